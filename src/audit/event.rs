@@ -1,0 +1,164 @@
+//! What can happen to a session, one variant an event. The words that scripts match on stand here.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ConnId, PolicyGeneration};
+use crate::policy::{DenyReason, Host, Method, Port, RuleId, Transport, Verdict};
+
+/// One fact about a session. A record (see [`super::record`]) adds who, when and the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", deny_unknown_fields)]
+pub enum AuditEvent {
+    /// The jail stands, confined as told; the command is about to be executed.
+    #[serde(rename = "session.started")]
+    SessionStarted {
+        /// The command as given, each argument capped at 4 KiB.
+        argv: Vec<String>,
+        /// Name of the profile.
+        profile: String,
+        /// `read-only`, `workspace-write` or `danger-full-access`.
+        mode: String,
+        /// The working directory inside the jail.
+        workspace: String,
+        /// The policy that will decide.
+        generation: PolicyGeneration,
+        /// What confinement was achieved.
+        isolation: Isolation,
+    },
+    /// A request was judged. Recorded before any byte or DNS query leaves for it.
+    #[serde(rename = "egress.decided")]
+    EgressDecided {
+        /// The connection it came on.
+        conn: ConnId,
+        /// The front door.
+        transport: Transport,
+        /// The destination as asked for.
+        host: Host,
+        /// The port as asked for.
+        port: Port,
+        /// The method, where the gate sees it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        method: Option<Method>,
+        /// The path without query, where the gate sees it; capped at 1 KiB.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Allow or deny.
+        verdict: Verdict,
+        /// Why, when denied.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<DenyReason>,
+        /// The rule that decided.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleId>,
+        /// The policy that decided.
+        generation: PolicyGeneration,
+    },
+    /// What a name resolved to, after the decision that allowed the query.
+    #[serde(rename = "dns.query")]
+    DnsQuery {
+        /// The connection that needed it.
+        conn: ConnId,
+        /// The name asked for.
+        name: String,
+        /// Addresses that may be dialed.
+        addresses: Vec<IpAddr>,
+        /// Addresses that policy refuses to dial.
+        refused: Vec<IpAddr>,
+    },
+    /// A connection to this address stands.
+    #[serde(rename = "egress.dialed")]
+    EgressDialed {
+        /// The connection it serves.
+        conn: ConnId,
+        /// The address, one of those checked.
+        address: SocketAddr,
+    },
+    /// A request failed outside of the rules: unreadable, refused address, wrong SNI, no answer.
+    #[serde(rename = "egress.refused")]
+    EgressRefused {
+        /// The connection it came on.
+        conn: ConnId,
+        /// The front door.
+        transport: Transport,
+        /// Why.
+        reason: DenyReason,
+        /// What exactly, for a person; never raw bytes from the jail.
+        detail: String,
+    },
+    /// A tunnel or request is over.
+    #[serde(rename = "egress.closed")]
+    EgressClosed {
+        /// The connection.
+        conn: ConnId,
+        /// Bytes from the jail to the network, payload only.
+        bytes_up: u64,
+        /// Bytes from the network to the jail, payload only.
+        bytes_down: u64,
+        /// Milliseconds from decision to end.
+        ms: u64,
+        /// Who ended it.
+        ended_by: EndedBy,
+    },
+    /// The session is over; always a session's last record.
+    #[serde(rename = "session.ended")]
+    SessionEnded {
+        /// How the command ended.
+        status: Status,
+        /// Milliseconds since `session.started`.
+        ms: u64,
+    },
+}
+
+/// Who ended a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndedBy {
+    /// The program in the jail.
+    Client,
+    /// The far end.
+    Upstream,
+    /// The gate: limit, time-out or shutdown.
+    Gate,
+    /// A transport error on either side.
+    Error,
+}
+
+/// How a session's command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It exited with this status.
+    Exited(u8),
+    /// This signal ended it.
+    Signaled(u8),
+    /// It was never executed.
+    NotStarted(String),
+    /// The session process died; the audit writer closed the log itself.
+    SessionLost,
+}
+
+/// The confinement that was achieved, as far as it could be asked of the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Isolation {
+    /// Which bubblewrap built the mounts, as `bubblewrap 0.8.0`.
+    pub bwrap: String,
+    /// Landlock ABI in force (0: none).
+    pub landlock_abi: u8,
+    /// Number of system calls that the seccomp table lets through.
+    pub seccomp_allowed: u32,
+    /// What was wanted and is missing; empty on a kernel that has all of it.
+    pub shortfalls: Vec<Shortfall>,
+}
+
+/// One wanted protection that this kernel lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shortfall {
+    /// What is missing, as `landlock: scoped signals`.
+    pub what: String,
+    /// What it needs, as `Landlock ABI 6 (Linux 6.12)`.
+    pub needs: String,
+}

@@ -1,0 +1,106 @@
+//! Identifiers. Each is a newtype that was valid when it was made.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// One confined run. A `UUIDv7` (RFC 9562), so that sessions sort by start time; users name it by any
+/// unique prefix of its 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SessionId(Uuid);
+
+impl SessionId {
+    /// A new identifier, from the clock and the kernel's random numbers.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_simple().fmt(f)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not 32 hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a session id (32 hex digits): {0:?}")]
+pub struct BadSessionId(String);
+
+impl FromStr for SessionId {
+    type Err = BadSessionId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || BadSessionId(text.chars().take(64).collect());
+        if text.len() != 32 {
+            return Err(bad());
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| bad())
+    }
+}
+
+impl TryFrom<String> for SessionId {
+    type Error = BadSessionId;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<SessionId> for String {
+    fn from(id: SessionId) -> Self {
+        id.to_string()
+    }
+}
+
+/// One accepted connection of a gate, counted from 1 within its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ConnId(pub u64);
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Identifies the compiled policy that took a decision: the first 16 hex digits of the SHA-256 of its
+/// serialised form, so that equal policies have equal generations on every host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PolicyGeneration(pub String);
+
+impl fmt::Display for PolicyGeneration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_id_reads_back_from_its_own_text_and_nothing_else() {
+        let id = SessionId::generate();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for bad in [
+            "",
+            "../../etc",
+            "0123",
+            &format!("{id}0"),
+            &id.to_string().replace(char::is_numeric, "g"),
+        ] {
+            assert!(bad.parse::<SessionId>().is_err(), "{bad:?}");
+        }
+    }
+}

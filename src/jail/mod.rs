@@ -1,0 +1,4 @@
+//! The jail.
+#![forbid(unsafe_code)]
+
+pub mod init;

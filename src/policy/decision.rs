@@ -1,0 +1,106 @@
+//! The answer: a value, never an `Err`. A denial is not an error.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::AddressClass;
+use super::rule::RuleId;
+use crate::ids::PolicyGeneration;
+
+/// What happens to a request. The default is the safe one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Refused, with a [`DenyReason`].
+    #[default]
+    Deny,
+    /// May go on to resolution and dialing.
+    Allow,
+}
+
+/// Why a request was refused. [`DenyReason::code`] is stable: agents, scripts and audits match on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DenyReason {
+    /// `network.enabled = false`.
+    NetworkDisabled,
+    /// No rule allows the host.
+    HostNotAllowed,
+    /// A rule denies the host; a deny wins over every allow.
+    HostDenied,
+    /// The host is allowed, this port is not.
+    PortNotAllowed,
+    /// The host is allowed, this method is not (a rule's list, or `mode = "limited"`).
+    MethodNotAllowed,
+    /// The host is allowed, this path is not.
+    PathNotAllowed,
+    /// `mode = "limited"` and a tunnel whose methods nobody can see.
+    TunnelNotAllowed,
+    /// The address, or every address the name resolved to, is in a refused class.
+    AddressRefused(AddressClass),
+    /// The request could not be read as exactly one destination.
+    Malformed,
+    /// The TLS server name differs from the host that was asked for.
+    SniMismatch,
+    /// Port 443, but what followed was not a TLS `ClientHello`.
+    NotTls,
+    /// The name does not resolve.
+    ResolveFailed,
+    /// No address answered.
+    DialFailed,
+    /// The audit writer did not take the record: no record, no traffic.
+    AuditUnavailable,
+    /// The session's limit of connections is reached.
+    TooManyConnections,
+    /// The peer took longer than the gate waits.
+    TimedOut,
+}
+
+impl DenyReason {
+    /// The stable word for scripts, agents and the audit log.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NetworkDisabled => "network_disabled",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::HostDenied => "host_denied",
+            Self::PortNotAllowed => "port_not_allowed",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::PathNotAllowed => "path_not_allowed",
+            Self::TunnelNotAllowed => "tunnel_not_allowed",
+            Self::AddressRefused(_) => "address_refused",
+            Self::Malformed => "malformed",
+            Self::SniMismatch => "sni_mismatch",
+            Self::NotTls => "not_tls",
+            Self::ResolveFailed => "resolve_failed",
+            Self::DialFailed => "dial_failed",
+            Self::AuditUnavailable => "audit_unavailable",
+            Self::TooManyConnections => "too_many_connections",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+impl fmt::Display for DenyReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())?;
+        if let Self::AddressRefused(class) = self {
+            write!(f, " ({class})")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What [`super::decide`] answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Allow or deny.
+    pub verdict: Verdict,
+    /// Set exactly when the verdict is deny.
+    pub reason: Option<DenyReason>,
+    /// The rule that decided, if one did.
+    pub rule: Option<RuleId>,
+    /// The policy that decided.
+    pub generation: PolicyGeneration,
+}

@@ -1,0 +1,29 @@
+//! What a session may do, decided without touching the world.
+//!
+//! Owns: hosts, addresses, rules, profiles, the one function [`decide`]. Trusts: nothing it parses.
+//! Never: reads a file, a clock, the environment or the network (callers hand in text and values).
+//!
+//! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
+//! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
+//! dialed) → [`profile`] (the TOML form and its valid form).
+#![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
+
+pub mod address;
+pub mod decision;
+pub mod host;
+pub mod profile;
+pub mod request;
+pub mod rule;
+pub mod ruleset;
+
+pub use address::{AddressClass, AddressPolicy};
+pub use decision::{Decision, DenyReason, Verdict};
+pub use host::{DomainName, Host};
+pub use profile::{
+    AuditPolicy, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
+    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Profile, Registry,
+};
+pub use request::{EgressRequest, Method, Port, Transport};
+pub use rule::{Effect, HostPattern, Rule, RuleId};
+pub use ruleset::{Ruleset, decide};

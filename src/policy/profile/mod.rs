@@ -1,0 +1,191 @@
+//! Profiles: a named set of permissions. [`Profile`] is the valid form; everything in it has been
+//! checked, and every process gets just the part that it enforces.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::address::AddressPolicy;
+use super::rule::Rule;
+
+/// A valid profile: layers merged, flags applied.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Profile {
+    /// The name it was asked for by.
+    pub name: String,
+    /// One line for people.
+    pub description: String,
+    /// What the jail sees of the host's files.
+    pub filesystem: FilesystemPolicy,
+    /// What the gate lets out.
+    pub network: NetworkPolicy,
+    /// What the command finds in its environment.
+    pub environment: EnvironmentPolicy,
+    /// Below this the session does not start.
+    pub isolation: IsolationFloor,
+    /// How Codex is set up in the jail.
+    pub codex: CodexPolicy,
+    /// How the log is kept.
+    pub audit: AuditPolicy,
+}
+
+/// How much of the file system the command may change. Ordered: the lesser grants less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FilesystemMode {
+    /// The workspace is readable; only the private home and `/tmp` can be written.
+    ReadOnly,
+    /// The workspace can be written.
+    WorkspaceWrite,
+    /// The host's whole file system with the caller's own rights. The gate stays.
+    DangerFullAccess,
+}
+
+impl fmt::Display for FilesystemMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadOnly => "read-only",
+            Self::WorkspaceWrite => "workspace-write",
+            Self::DangerFullAccess => "danger-full-access",
+        })
+    }
+}
+
+/// What the jail sees of the host's files. Paths may start with `~/` (the caller's home); relative
+/// ones count from the workspace. They are resolved by whoever builds the jail, never here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FilesystemPolicy {
+    /// How much may be changed.
+    pub mode: FilesystemMode,
+    /// Host paths that can be written, beside the workspace.
+    pub writable: Vec<PathBuf>,
+    /// Host paths that can be read, beside the default system paths.
+    pub readable: Vec<PathBuf>,
+    /// Host paths that are empty inside, wherever they would show.
+    pub masked: Vec<PathBuf>,
+    /// Paths under each writable root that stay read-only, present or not.
+    pub protected: Vec<PathBuf>,
+}
+
+/// Which methods are let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// Every method that a rule does not exclude.
+    Full,
+    /// GET, HEAD and OPTIONS.
+    Limited,
+}
+
+/// What a session may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkPolicy {
+    /// False: everything is refused as `network_disabled`, and recorded.
+    pub enabled: bool,
+    /// Which methods are let through.
+    pub mode: NetworkMode,
+    /// With [`NetworkMode::Limited`]: let TLS tunnels to allowed hosts pass although nobody sees the
+    /// methods inside them. Named for what it is.
+    pub unconfined_tunnels: bool,
+    /// Whether the jail has a SOCKS5 proxy beside the HTTP one.
+    pub enable_socks5: bool,
+    /// The HTTP proxy's port in the jail.
+    pub http_port: u16,
+    /// The SOCKS5 proxy's port in the jail.
+    pub socks_port: u16,
+    /// Every rule, of whatever origin.
+    pub rules: Vec<Rule>,
+    /// Exceptions to the refused addresses.
+    pub addresses: AddressPolicy,
+    /// Whom to ask for addresses.
+    pub dns: DnsPolicy,
+    /// Package registries whose hosts are looked up in their clients' configuration at launch and
+    /// become rules. Empty once they have.
+    pub registries: Vec<Registry>,
+    /// Bounds that keep one session from starving the host.
+    pub limits: NetworkLimits,
+}
+
+/// Whom the gate asks for addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsPolicy {
+    /// Name servers; empty: those of the host's `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// A family of package registries, by the client that knows its hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Registry {
+    /// Python packages.
+    Pip,
+    /// JavaScript packages.
+    Npm,
+    /// Rust crates.
+    Cargo,
+    /// Debian packages.
+    Apt,
+}
+
+/// Bounds of a gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkLimits {
+    /// Connections at once.
+    pub connections: u32,
+    /// The longest request head, in bytes.
+    pub head_bytes: u32,
+    /// Seconds for a head, a SOCKS greeting, a `ClientHello`.
+    pub head_seconds: u32,
+    /// Seconds for a dial.
+    pub dial_seconds: u32,
+    /// Seconds without a byte in either direction before a tunnel is closed.
+    pub idle_seconds: u32,
+}
+
+/// What the command finds in its environment; nothing else is inherited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct EnvironmentPolicy {
+    /// Variables passed through when the caller has them.
+    pub pass: Vec<String>,
+    /// Variables with these values; wins over `pass`.
+    pub set: BTreeMap<String, String>,
+}
+
+/// The weakest confinement that a session may start with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IsolationFloor {
+    /// Lowest Landlock ABI, at least 1 (Linux 5.13).
+    pub landlock_abi: u8,
+}
+
+/// How Codex is set up in the jail.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CodexPolicy {
+    /// Give the jail Codex's managed configuration and the caller's `config.toml` and `auth.json`.
+    pub enabled: bool,
+    /// More keys for Codex's managed configuration, as TOML; they win over the caller's own.
+    pub config: toml::Table,
+}
+
+/// When an audit record counts as kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// When the kernel has it: survives any crash of ours, not a power cut.
+    Batch,
+    /// When the disk has it (fdatasync(2) before each answer).
+    Each,
+}
+
+/// How the log is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditPolicy {
+    /// When a record counts as kept.
+    pub durability: Durability,
+}

@@ -1,0 +1,78 @@
+//! Session ↔ gate.
+//!
+//! The gate is started with two sockets: this control channel and its audit channel. The session
+//! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
+//! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
+//! init made (first HTTP, then SOCKS5 if the policy has it); the gate answers [`GateReply::Serving`].
+//! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
+//! [`GateReply::Drained`]. A closed control channel ends the gate at once.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::policy::{DenyReason, Host, NetworkPolicy, Port};
+
+/// First frame: everything the gate needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateBoot {
+    /// What the session may reach; the gate compiles it itself.
+    pub policy: NetworkPolicy,
+    /// Name servers to ask, from the profile or the host's resolv.conf; empty: no name resolves.
+    pub name_servers: Vec<SocketAddr>,
+    /// The lines of the host's `/etc/hosts`, capped at 64 KiB: the gate opens no files.
+    pub hosts_file: String,
+}
+
+/// What the session asks of the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GateCommand {
+    /// Accept on the listeners that came with this frame.
+    Serve,
+    /// The command is over: close everything, record it, report.
+    Drain,
+}
+
+/// What the gate answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum GateReply {
+    /// Policy compiled, gate confined: it can take the listeners.
+    Confined,
+    /// It accepts.
+    Serving,
+    /// Everything is closed and recorded.
+    Drained(GateSummary),
+    /// It could not start; one line, cause and cure.
+    Failed(String),
+}
+
+/// What a session reached and what it was refused, for the last lines of `run`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GateSummary {
+    /// Requests that were let through.
+    pub allowed: u64,
+    /// Payload bytes to the network.
+    pub bytes_up: u64,
+    /// Payload bytes from the network.
+    pub bytes_down: u64,
+    /// What was refused, most often first, at most 64 destinations.
+    pub denied: Vec<DeniedDestination>,
+}
+
+/// One refused destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeniedDestination {
+    /// The host as asked for.
+    pub host: Host,
+    /// The port as asked for.
+    pub port: Port,
+    /// Why, the last time.
+    pub reason: DenyReason,
+    /// How often.
+    pub count: u64,
+}

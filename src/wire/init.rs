@@ -1,0 +1,72 @@
+//! Session ↔ init, the first process in the jail.
+//!
+//! init reads its [`InitPlan`] from a sealed memfd, does its numbered list up to and including
+//! Landlock, and sends [`InitReport::Confined`] with the listening sockets. The session has the start
+//! recorded and sends [`Go`]. init applies seccomp and executes the command: the channel then closes
+//! (close-on-exec). [`InitReport::Failed`] at any time means that the command was not executed.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::Isolation;
+
+/// Everything init needs to know; nothing in it is secret, and the command can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitPlan {
+    /// Loopback ports to listen on, in the order the gate expects the sockets.
+    pub listen: Vec<u16>,
+    /// Paths in the jail that Landlock lets be read and executed.
+    pub readable: Vec<PathBuf>,
+    /// Paths in the jail that Landlock lets be written as well.
+    pub writable: Vec<PathBuf>,
+    /// The lowest Landlock ABI that the profile accepts.
+    pub landlock_floor: u8,
+    /// Which bubblewrap built the jail, for the report.
+    pub bwrap: String,
+    /// The command and its arguments; the first is looked up in `PATH` of `env` unless it has a slash.
+    pub argv: Vec<String>,
+    /// The whole environment of the command.
+    pub env: Vec<(String, String)>,
+}
+
+/// The session's word that the start is recorded and the gate serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Go {}
+
+/// What init says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum InitReport {
+    /// Confined but for seccomp; the listening sockets came with this frame.
+    Confined(Isolation),
+    /// The command will not be executed.
+    Failed(InitFailure),
+}
+
+/// Why init gave up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitFailure {
+    /// The step of the list in `jail::init`, as `bind 127.0.0.1:3128`.
+    pub step: String,
+    /// Cause and cure, one line.
+    pub error: String,
+    /// Which exit code it means.
+    pub kind: FailureKind,
+}
+
+/// Maps to the exit code of `run`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "the words of the exit codes")]
+pub enum FailureKind {
+    /// 125.
+    NotStarted,
+    /// 126.
+    NotExecutable,
+    /// 127.
+    NotFound,
+}

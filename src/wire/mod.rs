@@ -1,0 +1,14 @@
+//! What crosses process borders: length-capped frames on Unix sockets, with passed descriptors.
+//!
+//! Owns: the framing ([`frame`]) and the messages of each border, one file a border: [`audit`]
+//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init).
+//! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
+//! Never: decides anything.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod frame;
+pub mod gate;
+pub mod init;
+
+pub use frame::{Channel, MAX_FRAME, WireError};
