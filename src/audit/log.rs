@@ -10,12 +10,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use super::chain::ChainHash;
 use super::event::AuditEvent;
 use super::record::{Form, SealError};
-use super::{cap, folder};
+use super::{cap, folder, lock};
 use crate::ids::SessionId;
 use crate::policy::Durability;
 
@@ -84,7 +84,7 @@ struct Failed {
 
 impl Log {
     /// Makes the file `<session>.jsonl` in a folder, only readable by its owner, and locks it: the lock
-    /// (flock(2)) tells a reader that the writer lives. A file that exists is never continued. The name
+    /// tells a reader that the writer lives. A file that exists is never continued. The name
     /// is 32 hex digits and a suffix, and `O_EXCL` follows no symbolic link, so the file is in the folder.
     pub fn create(
         folder: impl AsFd,
@@ -100,12 +100,13 @@ impl Log {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
             let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let fd = rustix::fs::openat(&folder, &name, flags, Mode::RUSR | Mode::WUSR)?;
-            rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+            let file = File::from(fd);
+            lock::hold(&file)?;
             if durability == Durability::Each {
                 // fdatasync(2) of the file does not keep its name: that is in the folder.
                 rustix::fs::fsync(&folder)?;
             }
-            Ok(fd.into())
+            Ok(file)
         };
         let file = open().map_err(|error| LogError::Open {
             path: path.clone(),

@@ -14,6 +14,7 @@ mod cap;
 pub mod chain;
 pub mod event;
 pub mod folder;
+pub mod lock;
 pub mod log;
 pub mod reader;
 pub mod record;

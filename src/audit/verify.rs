@@ -8,10 +8,10 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::chain::ChainHash;
+use super::lock;
 use super::reader::{Ending, Line, Lines};
 use super::record::SealedLine;
 use crate::ids::SessionId;
@@ -103,10 +103,7 @@ pub enum Flaw {
 /// one the first record's own is taken.
 pub fn verify_file(file: &File, named: Option<SessionId>) -> io::Result<Report> {
     // Asked first: a log that nobody holds now does not change while we read.
-    let running = rustix::fs::flock(file, FlockOperation::NonBlockingLockShared).is_err();
-    if !running {
-        rustix::fs::flock(file, FlockOperation::Unlock)?;
-    }
+    let running = lock::is_held(file)?;
     let mut report = verify(BufReader::with_capacity(256 << 10, file), named)?;
     if running && report.state == State::Open {
         report.state = State::Running;
