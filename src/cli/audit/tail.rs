@@ -362,8 +362,8 @@ mod tests {
     #[test]
     fn the_last_lines_are_found_from_the_end_whatever_their_length() {
         let mut file = tempfile::tempfile().unwrap();
-        let long = "x".repeat(BLOCK);
-        io::Write::write_all(&mut file, format!("a\n{long}\nb\nc\npart").as_bytes()).unwrap();
+        let padding = "x".repeat(BLOCK);
+        io::Write::write_all(&mut file, format!("a\n{padding}\nb\nc\npart").as_bytes()).unwrap();
         let mut log = OpenLog::new(SessionId::generate(), file);
         let ends = [
             (0, 70_000),
