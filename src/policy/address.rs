@@ -98,12 +98,13 @@ fn embedded(outer: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
         // Compatible, translated ::ffff:0:0:0/96 (RFC 2765 section 2.1), NAT64 (RFC 6052 section 2.1),
         // and local NAT64 with a /96 (RFC 8215).
-        [0, 0, 0, 0, 0, 0, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
-            [Some(last), None]
-        }
+        [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => [Some(last), None],
         [0x64, 0xff9b, 1, ..] => [Some(last), Some(v4_after_48(outer))],
         // Teredo (RFC 4380 section 4): the server, and the client with every bit inverted.
-        [0x2001, 0, ..] => [Some(v4_of(outer, 64)), Some(Ipv4Addr::from_bits(!last.to_bits()))],
+        [0x2001, 0, ..] => [
+            Some(v4_of(outer, 64)),
+            Some(Ipv4Addr::from_bits(!last.to_bits())),
+        ],
         // 6to4 (RFC 3056 section 2).
         [0x2002, ..] => [Some(v4_of(outer, 80)), isatap(outer)],
         _ => [isatap(outer), None],
@@ -129,19 +130,19 @@ fn v4_after_48(outer: Ipv6Addr) -> Ipv4Addr {
 
 /// Where clouds hand out credentials to whoever asks from the machine.
 const METADATA: [IpAddr; 13] = [
-    v4_address(169, 254, 169, 254),                   // EC2, GCE, Azure, OCI and most others
-    v4_address(169, 254, 170, 2),                     // ECS task roles
-    v4_address(169, 254, 170, 23),                    // EKS pod identity
-    v4_address(169, 254, 169, 253),                   // EC2 resolver, answers for instance names
-    v4_address(169, 254, 0, 23),                      // Tencent Cloud
-    v4_address(169, 254, 42, 42),                     // Scaleway
-    v4_address(100, 100, 100, 200),                   // Alibaba Cloud
-    v4_address(192, 0, 0, 192),                       // Oracle Cloud Classic
-    v4_address(168, 63, 129, 16),                     // Azure WireServer, a public address
+    v4_address(169, 254, 169, 254), // EC2, GCE, Azure, OCI and most others
+    v4_address(169, 254, 170, 2),   // ECS task roles
+    v4_address(169, 254, 170, 23),  // EKS pod identity
+    v4_address(169, 254, 169, 253), // EC2 resolver, answers for instance names
+    v4_address(169, 254, 0, 23),    // Tencent Cloud
+    v4_address(169, 254, 42, 42),   // Scaleway
+    v4_address(100, 100, 100, 200), // Alibaba Cloud
+    v4_address(192, 0, 0, 192),     // Oracle Cloud Classic
+    v4_address(168, 63, 129, 16),   // Azure WireServer, a public address
     v6_address([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]), // EC2
     v6_address([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23]), // EKS pod identity
     v6_address([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]), // GCE
-    v6_address([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]),  // Scaleway
+    v6_address([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]), // Scaleway
 ];
 
 /// IPv4 blocks that are not globally reachable (IANA IPv4 Special-Purpose Address Registry, RFC 6890).
@@ -170,28 +171,62 @@ const V4_BLOCKS: [(Ipv4Net, AddressClass); 17] = [
 const V6_BLOCKS: [(Ipv6Net, AddressClass); 18] = [
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 128), AddressClass::Unspecified), // RFC 4291 section 2.5.2
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), AddressClass::Loopback),    // RFC 4291 section 2.5.3
-    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), AddressClass::Reserved), // local NAT64, RFC 8215
+    (
+        v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
+        AddressClass::Reserved,
+    ), // local NAT64, RFC 8215
     (v6([0, 0, 0, 0, 0, 0, 0, 0], 96), AddressClass::Reserved), // compatible, RFC 4291 section 2.5.5.1
-    (v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96), AddressClass::Reserved), // translated, RFC 2765
+    (
+        v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
+        AddressClass::Reserved,
+    ), // translated, RFC 2765
     (v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64), AddressClass::Reserved), // discard-only, RFC 6666
     (v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64), AddressClass::Reserved), // dummy prefix, RFC 9780
-    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), AddressClass::Reserved), // IETF protocols, RFC 2928: Teredo, ORCHID …
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), AddressClass::Reserved), // documentation, RFC 3849
-    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), AddressClass::Reserved), // 6to4, RFC 7526
-    (v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48), AddressClass::Reserved), // AS112, RFC 7534
-    (v6([0x3ffe, 0, 0, 0, 0, 0, 0, 0], 16), AddressClass::Reserved), // 6bone, returned, RFC 3701
-    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), AddressClass::Reserved), // documentation, RFC 9637
-    (v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16), AddressClass::Reserved), // SRv6 SIDs, RFC 9602
-    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), AddressClass::Private),   // unique local, RFC 4193
-    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), AddressClass::LinkLocal), // RFC 4291 section 2.5.6
+    (
+        v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
+        AddressClass::Reserved,
+    ), // IETF protocols, RFC 2928: Teredo, ORCHID …
+    (
+        v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
+        AddressClass::Reserved,
+    ), // documentation, RFC 3849
+    (
+        v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
+        AddressClass::Reserved,
+    ), // 6to4, RFC 7526
+    (
+        v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
+        AddressClass::Reserved,
+    ), // AS112, RFC 7534
+    (
+        v6([0x3ffe, 0, 0, 0, 0, 0, 0, 0], 16),
+        AddressClass::Reserved,
+    ), // 6bone, returned, RFC 3701
+    (
+        v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
+        AddressClass::Reserved,
+    ), // documentation, RFC 9637
+    (
+        v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
+        AddressClass::Reserved,
+    ), // SRv6 SIDs, RFC 9602
+    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), AddressClass::Private), // unique local, RFC 4193
+    (
+        v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+        AddressClass::LinkLocal,
+    ), // RFC 4291 section 2.5.6
     (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), AddressClass::Private), // site-local, RFC 3879
-    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), AddressClass::Multicast), // RFC 4291 section 2.7
+    (
+        v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
+        AddressClass::Multicast,
+    ), // RFC 4291 section 2.7
 ];
 
 const fn v4_address(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
 }
 
+#[expect(clippy::many_single_char_names, reason = "the eight segments")]
 const fn v6_address([a, b, c, d, e, f, g, h]: [u16; 8]) -> IpAddr {
     IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h))
 }
@@ -200,6 +235,7 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, length: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length)
 }
 
+#[expect(clippy::many_single_char_names, reason = "the eight segments")]
 const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), length)
 }

@@ -416,14 +416,27 @@ mod tests {
     fn brackets_stand_round_ipv6_in_an_authority_and_nowhere_else() {
         assert_eq!(Host::parse_bracketed("[::1]"), Host::parse("::1"));
         assert_eq!(Host::parse_bracketed("a.test"), Host::parse("a.test"));
-        for odd in ["::1", "[a.test]", "[127.0.0.1]", "[[::1]]", "[::1", "[::1%lo]", "[]"] {
+        for odd in [
+            "::1",
+            "[a.test]",
+            "[127.0.0.1]",
+            "[[::1]]",
+            "[::1",
+            "[::1%lo]",
+            "[]",
+        ] {
             assert!(Host::parse_bracketed(odd).is_err(), "{odd}");
         }
     }
 
     #[test]
     fn a_message_shows_foreign_text_escaped_and_short() {
-        let message = Host::parse(&"\u{1b}[2J".repeat(50)).unwrap_err().to_string();
-        assert!(!message.contains('\u{1b}') && message.len() < 500, "{message}");
+        let message = Host::parse(&"\u{1b}[2J".repeat(50))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            !message.contains('\u{1b}') && message.len() < 500,
+            "{message}"
+        );
     }
 }
