@@ -1,28 +1,18 @@
 //! `host[:port]` (RFC 9110 section 4.2, RFC 3986 section 3.2), read strictly: no user information, no
-//! empty port, brackets round IPv6 literals and nothing else. `Host::parse` decides what a host is.
-
-use std::net::Ipv6Addr;
+//! empty port. [`Host::parse_bracketed`] decides what a host is.
 
 use crate::policy::{Host, Port};
 
 /// Reads an authority; `None` when it is not exactly a host and perhaps a port.
 pub(super) fn parse_authority(text: &str) -> Option<(Host, Option<Port>)> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (literal, after) = rest.split_once(']')?;
-        // Checked here, because brackets must hold an IPv6 literal whatever `Host::parse` accepts.
-        let address: Ipv6Addr = literal.parse().ok()?;
-        let port = match after.strip_prefix(':') {
-            Some(port) => Some(Port::parse(port)?),
-            None if after.is_empty() => None,
-            None => return None,
-        };
-        return Some((Host::parse(&address.to_string()).ok()?, port));
-    }
-    let (host, port) = match text.split_once(':') {
-        Some((host, port)) => (host, Some(Port::parse(port)?)),
-        None => (text, None),
+    // A colon outside of brackets starts the port.
+    let end = text.find(']').map_or(0, |bracket| bracket + 1);
+    let (before, after) = text.split_at_checked(end)?;
+    let (host, port) = match after.split_once(':') {
+        Some((rest, port)) => (before.len() + rest.len(), Some(Port::parse(port)?)),
+        None => (text.len(), None),
     };
-    Some((Host::parse(host).ok()?, port))
+    Some((Host::parse_bracketed(text.get(..host)?).ok()?, port))
 }
 
 #[cfg(test)]

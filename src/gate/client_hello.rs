@@ -79,11 +79,6 @@ impl HelloReader {
     pub(super) fn into_raw(self) -> Vec<u8> {
         self.raw
     }
-
-    /// Whether nothing was pushed yet.
-    pub(super) fn is_empty(&self) -> bool {
-        self.raw.is_empty()
-    }
 }
 
 /// Type, version, length.
@@ -239,21 +234,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn length(bytes: &[u8]) -> [u8; 2] {
+        u16::try_from(bytes.len()).unwrap().to_be_bytes()
+    }
+
     /// A hello with these extensions, as one handshake message.
     fn message(extensions: &[(u16, Vec<u8>)]) -> Vec<u8> {
         let mut block = Vec::new();
         for (kind, content) in extensions {
             block.extend(kind.to_be_bytes());
-            block.extend((content.len() as u16).to_be_bytes());
+            block.extend(length(content));
             block.extend(content);
         }
         let mut body = vec![3, 3];
         body.extend([7; 32]);
         body.extend([0, 0, 2, 0x13, 1, 1, 0]);
-        body.extend((block.len() as u16).to_be_bytes());
+        body.extend(length(&block));
         body.extend(block);
         let mut message = vec![CLIENT_HELLO, 0];
-        message.extend((body.len() as u16).to_be_bytes());
+        message.extend(length(&body));
         message.extend(body);
         message
     }
@@ -262,7 +261,7 @@ mod tests {
         let mut bytes = Vec::new();
         for part in message.chunks(fragment) {
             bytes.extend([HANDSHAKE, 3, 1]);
-            bytes.extend((part.len() as u16).to_be_bytes());
+            bytes.extend(length(part));
             bytes.extend(part);
         }
         bytes
@@ -272,10 +271,10 @@ mod tests {
         let mut block = Vec::new();
         for (kind, name) in list {
             block.push(*kind);
-            block.extend((name.len() as u16).to_be_bytes());
+            block.extend(length(name));
             block.extend(*name);
         }
-        let mut content = (block.len() as u16).to_be_bytes().to_vec();
+        let mut content = length(&block).to_vec();
         content.extend(block);
         (SERVER_NAME, content)
     }
@@ -332,7 +331,7 @@ mod tests {
                 "{what}: {read:?}"
             );
         }
-        let twice = [message(&[good.clone()]), message(&[good])].concat();
+        let twice = message(&[good]).repeat(2);
         assert!(matches!(
             read(&records(&twice, 4096)),
             Err(HelloError::Malformed(_))

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, NetPort, Ruleset,
@@ -16,9 +17,10 @@ use seccompiler::{
     SeccompRule,
 };
 
-use crate::policy::{Effect, NetworkPolicy, Port};
+use crate::policy;
 use crate::sys::{capability, harden, seccomp};
-use crate::wire::gate::GateBoot;
+
+use super::state::Gate;
 
 /// The newest Landlock interface whose rights are asked for; TCP needs 4 (Linux 6.7), scopes 6 (6.12).
 const NEWEST_ABI: ABI = ABI::V6;
@@ -61,9 +63,9 @@ pub(super) enum ConfineError {
 }
 
 /// Gives everything up, in an order in which each step is still permitted.
-pub(super) fn confine(boot: &GateBoot) -> Result<(), ConfineError> {
+pub(super) fn confine(gate: &Gate, name_servers: &[SocketAddr]) -> Result<(), ConfineError> {
     // 1. Descriptors first: raising the hard limit may need CAP_SYS_RESOURCE.
-    raise_descriptors(boot.policy.limits.connections)?;
+    raise_descriptors(gate.limits.connections)?;
     // 2. No new privileges, no core dump, no ptrace by the same user.
     harden::harden().map_err(ConfineError::Harden)?;
     // 3. Capabilities, while capset(2) is still allowed.
@@ -73,7 +75,7 @@ pub(super) fn confine(boot: &GateBoot) -> Result<(), ConfineError> {
         return Err(ConfineError::CapabilitiesLeft(one.clone()));
     }
     // 4. Landlock, while its system calls are still allowed.
-    no_files_and_few_ports(&reachable_ports(boot))?;
+    no_files_and_few_ports(&reachable_ports(&gate.rules, name_servers))?;
     // 5. Seccomp last.
     let program = seccomp::allow_only(table()?, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
     seccomp::install(&program)?;
@@ -81,8 +83,8 @@ pub(super) fn confine(boot: &GateBoot) -> Result<(), ConfineError> {
 }
 
 /// Lets the limit of connections fit, or as much of it as we may: accept(2) backs off at the rest.
-fn raise_descriptors(connections: u32) -> Result<(), ConfineError> {
-    let wanted = u64::from(connections) * FDS_PER_CONNECTION + FDS_BESIDE;
+fn raise_descriptors(connections: usize) -> Result<(), ConfineError> {
+    let wanted = connections as u64 * FDS_PER_CONNECTION + FDS_BESIDE;
     let failed = |errno: nix::Error| ConfineError::Descriptors(errno.into());
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(failed)?;
     if soft >= wanted {
@@ -95,24 +97,10 @@ fn raise_descriptors(connections: u32) -> Result<(), ConfineError> {
 }
 
 /// Ports that some rule allows, and those of the name servers.
-fn reachable_ports(boot: &GateBoot) -> BTreeSet<u16> {
-    let servers = boot.name_servers.iter().map(std::net::SocketAddr::port);
-    allowed_ports(&boot.policy).chain(servers).collect()
-}
-
-fn allowed_ports(policy: &NetworkPolicy) -> impl Iterator<Item = u16> + '_ {
-    let allows = policy
-        .rules
-        .iter()
-        .filter(|rule| rule.effect == Effect::Allow);
-    allows.flat_map(|rule| {
-        let ports = if rule.ports.is_empty() {
-            &[Port::HTTP, Port::HTTPS][..]
-        } else {
-            &rule.ports
-        };
-        ports.iter().map(|port| port.number())
-    })
+fn reachable_ports(rules: &policy::Ruleset, name_servers: &[SocketAddr]) -> BTreeSet<u16> {
+    let servers = name_servers.iter().map(SocketAddr::port);
+    let allowed = rules.ports().into_iter().map(policy::Port::number);
+    allowed.chain(servers).collect()
 }
 
 /// No file at all, no TCP port to bind, TCP connections to these ports alone, no signal and no abstract

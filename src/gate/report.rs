@@ -86,7 +86,7 @@ impl Reporter {
     /// bounded, because its next request waits for an acknowledgement behind it.
     pub(super) fn note(&self, event: AuditEvent) {
         // A lost channel refuses every new request; nothing is left to do for this one.
-        drop(self.enqueue(event, None));
+        self.enqueue(event, None).ok();
     }
 
     /// Waits until every record has its answer, or the channel is lost.
@@ -201,7 +201,7 @@ impl Reporter {
         }
         if let Some(waiter) = waiter {
             // A caller that gave up waiting is no fault of the channel.
-            drop(waiter.send(()));
+            waiter.send(()).ok();
         }
         self.answered.notify_waiters();
         Ok(())

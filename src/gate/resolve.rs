@@ -83,7 +83,7 @@ fn keep_allowed(
     let mut refused = Vec::new();
     let mut class = AddressClass::Unspecified;
     for address in found {
-        match gate.addresses.check(*address) {
+        match gate.rules.addresses().check(*address) {
             Ok(()) => pinned.push(SocketAddr::new(*address, destination.port.number())),
             Err(why) => {
                 refused.push(*address);

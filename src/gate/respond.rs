@@ -119,7 +119,7 @@ fn proxy_error(reason: DenyReason) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct Body {
     error: &'static str,
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,7 +127,7 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rule: Option<&'a str>,
+    rule: Option<String>,
     hint: &'static str,
 }
 
@@ -137,7 +137,7 @@ fn body(refusal: &Refusal) -> Vec<u8> {
         code: refusal.reason.code(),
         host: refusal.host.as_ref().map(ToString::to_string),
         port: refusal.port.map(crate::policy::Port::number),
-        rule: refusal.rule.as_ref().map(|rule| rule.0.as_str()),
+        rule: refusal.rule.as_ref().map(ToString::to_string),
         hint: hint(refusal.reason),
     };
     // Strings and numbers always serialise; an empty body would still carry the headers.

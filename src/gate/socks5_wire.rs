@@ -47,9 +47,8 @@ pub(super) fn read_greeting(bytes: &[u8]) -> Result<Read<bool>, Malformed> {
         }
         Some(_) => return Err(speaks_otherwise("not SOCKS5")),
     }
-    let (head, methods) = match bytes.split_first_chunk::<2>() {
-        Some(split) => split,
-        None => return Ok(Read::More(2 - bytes.len())),
+    let Some((head, methods)) = bytes.split_first_chunk::<2>() else {
+        return Ok(Read::More(2 - bytes.len()));
     };
     let [_, count] = *head;
     let missing = usize::from(count).saturating_sub(methods.len());
@@ -119,17 +118,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn domain(name: &[u8], port: u16) -> Vec<u8> {
-        let mut bytes = vec![5, 1, 0, DOMAIN, name.len() as u8];
+        let mut bytes = vec![5, 1, 0, DOMAIN, u8::try_from(name.len()).unwrap()];
         bytes.extend(name);
         bytes.extend(port.to_be_bytes());
         bytes
     }
 
-    fn whole(host: &str, port: u16) -> Result<Read<(Host, Port)>, Malformed> {
-        Ok(Read::Whole((
-            Host::parse(host).unwrap(),
-            Port::new(port).unwrap(),
-        )))
+    fn whole(host: &str, port: u16) -> Read<(Host, Port)> {
+        Read::Whole((Host::parse(host).unwrap(), Port::new(port).unwrap()))
     }
 
     fn refused(bytes: &[u8]) -> Option<u8> {
@@ -138,13 +134,16 @@ mod tests {
 
     #[test]
     fn names_and_addresses_are_read() {
-        assert_eq!(read_request(&domain(b"a.test", 443)), whole("a.test", 443));
+        assert_eq!(
+            read_request(&domain(b"a.test", 443)),
+            Ok(whole("a.test", 443))
+        );
         assert_eq!(
             read_request(&[5, 1, 0, 1, 192, 0, 2, 1, 0, 80]),
-            whole("192.0.2.1", 80)
+            Ok(whole("192.0.2.1", 80))
         );
         let v6 = [&[5, 1, 0, 4][..], &Ipv6Addr::LOCALHOST.octets(), &[0, 80]].concat();
-        assert_eq!(read_request(&v6), whole("::1", 80));
+        assert_eq!(read_request(&v6), Ok(whole("::1", 80)));
     }
 
     #[test]
@@ -201,7 +200,7 @@ mod tests {
                 match read_request(&bytes[..have]).unwrap() {
                     Read::More(more) => have += more,
                     Read::Whole(read) => {
-                        prop_assert_eq!(Ok(Read::Whole(read)), whole(&name, port));
+                        prop_assert_eq!(Read::Whole(read), whole(&name, port));
                         break;
                     }
                 }

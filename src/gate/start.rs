@@ -97,7 +97,7 @@ fn run(control: &Channel) -> Result<(), StartError> {
     // 4. The compiled policy and all that works by it.
     let gate = build(&runtime, &boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
-    confine(&boot)?;
+    confine(&gate, &boot.name_servers)?;
     control.send(&GateReply::Confined)?;
     // 6. The listeners, made in the jail's network namespace.
     let (command, sockets): (GateCommand, _) = control.recv_with()?;
@@ -121,7 +121,6 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
     Ok(Rc::new(Gate {
         rules: Ruleset::compile(policy),
         mode: policy.mode,
-        addresses: policy.addresses.clone(),
         limits: Limits::from(&policy.limits),
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         reporter: Reporter::new(audit),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::policy::{AddressPolicy, NetworkLimits, NetworkMode, Ruleset};
+use crate::policy::{NetworkLimits, NetworkMode, Ruleset};
 
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -22,8 +22,6 @@ pub(super) struct Gate {
     pub(super) rules: Ruleset,
     /// Whether writing methods are let through; then also content in a GET is refused.
     pub(super) mode: NetworkMode,
-    /// Which addresses may be dialed.
-    pub(super) addresses: AddressPolicy,
     /// Bounds, as the policy has them.
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
