@@ -4,6 +4,8 @@
 //! takes six times its length there. What was cut ends with `…`.
 
 use super::event::{AuditEvent, Status};
+use crate::ids::PolicyGeneration;
+use crate::policy::RuleId;
 
 /// One argument.
 const ARGUMENT: usize = 4 << 10;
@@ -43,9 +45,10 @@ impl AuditEvent {
                     cut(&mut shortfall.what, WORD);
                     cut(&mut shortfall.needs, WORD);
                 }
-                for word in [profile, mode, &mut generation.0, &mut isolation.bwrap] {
+                for word in [profile, mode, &mut isolation.bwrap] {
                     cut(word, WORD);
                 }
+                *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::EgressDecided {
                 path,
@@ -57,9 +60,9 @@ impl AuditEvent {
                     cut(path, TEXT);
                 }
                 if let Some(rule) = rule {
-                    cut(&mut rule.0, WORD + TEXT);
+                    *rule = RuleId::new(shortened(rule.as_str(), WORD + TEXT));
                 }
-                cut(&mut generation.0, WORD);
+                *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::DnsQuery {
                 name,
@@ -96,6 +99,13 @@ fn cut_arguments(argv: &mut Vec<String>) {
         argv.truncate(fitting);
         argv.push(format!("… {dropped} more arguments"));
     }
+}
+
+/// A copy that is [`cut`].
+fn shortened(text: &str, cap: usize) -> String {
+    let mut text = text.to_owned();
+    cut(&mut text, cap);
+    text
 }
 
 /// Cuts a text to `cap` bytes as written, at a character border.

@@ -107,7 +107,7 @@ fn decided(event: &AuditEvent) -> String {
     why.extend(reason.map(|reason| format!(", {reason}")));
     why.extend(
         rule.as_ref()
-            .map(|rule| format!(", by {}", escape(&rule.0))),
+            .map(|rule| format!(", by {}", escape(rule.as_str()))),
     );
     let verdict = match verdict {
         Verdict::Allow => "allow",

@@ -229,7 +229,7 @@ fn tell_start(start: &Start) -> Vec<String> {
         format!("workspace  {}", escape(&start.workspace)),
         format!(
             "profile    {profile} ({mode}), policy {}",
-            escape(&start.generation.0)
+            escape(start.generation.as_str())
         ),
         format!("isolation  {achieved}"),
         format!("started    {:.3}", start.at),
@@ -278,7 +278,7 @@ fn table(destinations: &[Destination]) -> Vec<String> {
 /// A row for what was let through, another for what was not.
 fn cells(destination: &Destination) -> Vec<[String; 6]> {
     let name = phrase::destination(&destination.host, destination.port);
-    let rule = destination.rule.as_ref().map(|rule| escape(&rule.0));
+    let rule = destination.rule.as_ref().map(|rule| escape(rule.as_str()));
     let reason = destination.reason.map(|reason| reason.to_string());
     let nothing = || "-".to_owned();
     let mut rows = Vec::new();
