@@ -1,6 +1,12 @@
 //! Start to exit of `/bin/true`: a whole session (jail, gate, audit) against bare bubblewrap with the
 //! namespaces and system mounts that any jail needs, interleaved in one run; prints the ratio of medians.
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, reason = "a benchmark")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a benchmark"
+)]
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,9 +28,31 @@ fn main() {
                 .env("XDG_STATE_HOME", &state),
         );
         let jail = time(Command::new("bwrap").args([
-            "--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin",
-            "--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--ro-bind", "/etc", "/etc",
-            "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--", "/bin/true",
+            "--unshare-all",
+            "--die-with-parent",
+            "--ro-bind",
+            "/usr",
+            "/usr",
+            "--symlink",
+            "usr/bin",
+            "/bin",
+            "--symlink",
+            "usr/lib",
+            "/lib",
+            "--symlink",
+            "usr/lib64",
+            "/lib64",
+            "--ro-bind",
+            "/etc",
+            "/etc",
+            "--proc",
+            "/proc",
+            "--dev",
+            "/dev",
+            "--tmpfs",
+            "/tmp",
+            "--",
+            "/bin/true",
         ]));
         // The first rounds warm the page cache.
         if round >= 5 {
@@ -33,10 +61,16 @@ fn main() {
         }
     }
     let (ours, bare) = (median(&mut ours), median(&mut bare));
-    println!("start to exit of /bin/true, median of {} interleaved runs", ROUNDS - 5);
+    println!(
+        "start to exit of /bin/true, median of {} interleaved runs",
+        ROUNDS - 5
+    );
     println!("  portcullis run  {:6.1} ms", millis(ours));
     println!("  bare bwrap      {:6.1} ms", millis(bare));
-    println!("  ratio           {:6.2}", ours.as_secs_f64() / bare.as_secs_f64());
+    println!(
+        "  ratio           {:6.2}",
+        ours.as_secs_f64() / bare.as_secs_f64()
+    );
 }
 
 fn time(command: &mut Command) -> Duration {

@@ -1,6 +1,12 @@
 //! Bulk through one CONNECT tunnel, curl in the jail, against the same curl on the host without a proxy,
 //! interleaved in one run; prints bytes per second and the ratio of medians.
-#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs, reason = "a benchmark")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a benchmark"
+)]
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,22 +32,45 @@ fn main() {
     );
     std::fs::write(&profile, text).unwrap();
     let url = format!("http://127.0.0.1:{port}/");
-    let curl = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{speed_download}"];
+    let curl = [
+        "curl",
+        "--silent",
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{speed_download}",
+    ];
     let mut tunnelled = Vec::new();
     let mut direct = Vec::new();
     for _ in 0..ROUNDS {
         let mut jailed = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        jailed.args(["run", "--quiet", "-p"]).arg(&profile).arg("--").args(curl);
-        jailed.args(["--proxytunnel", &url]).current_dir(folder.path());
+        jailed
+            .args(["run", "--quiet", "-p"])
+            .arg(&profile)
+            .arg("--")
+            .args(curl);
+        jailed
+            .args(["--proxytunnel", &url])
+            .current_dir(folder.path());
         jailed.env("XDG_STATE_HOME", folder.path().join("state"));
         tunnelled.push(speed(&mut jailed));
-        direct.push(speed(Command::new("curl").args(&curl[1..]).args(["--noproxy", "*", &url])));
+        direct.push(speed(Command::new("curl").args(&curl[1..]).args([
+            "--noproxy",
+            "*",
+            &url,
+        ])));
     }
     let (tunnelled, direct) = (median(&mut tunnelled), median(&mut direct));
     println!("1 GiB through one CONNECT tunnel, median of {ROUNDS} interleaved runs");
-    println!("  in the jail, through the gate  {:7.0} MB/s", tunnelled / 1e6);
+    println!(
+        "  in the jail, through the gate  {:7.0} MB/s",
+        tunnelled / 1e6
+    );
     println!("  on the host, direct            {:7.0} MB/s", direct / 1e6);
-    println!("  ratio                          {:7.2}", tunnelled / direct);
+    println!(
+        "  ratio                          {:7.2}",
+        tunnelled / direct
+    );
 }
 
 fn speed(command: &mut Command) -> f64 {

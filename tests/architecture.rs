@@ -7,20 +7,32 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Leaves first. One row may be imported by every row below it.
-const ROWS: [&str; 11] =
-    ["exit", "ids", "sys", "policy", "audit", "codex", "wire", "jail", "gate", "session", "cli"];
+const ROWS: [&str; 11] = [
+    "exit", "ids", "sys", "policy", "audit", "codex", "wire", "jail", "gate", "session", "cli",
+];
 
 /// Pairs that the order would permit and the design forbids: processes talk over `wire`.
 const FORBIDDEN: [(&str, &str, &str); 4] = [
-    ("gate", "jail", "the gate and the jail are different processes"),
-    ("session", "gate", "the session starts the gate and talks to it over wire"),
+    (
+        "gate",
+        "jail",
+        "the gate and the jail are different processes",
+    ),
+    (
+        "session",
+        "gate",
+        "the session starts the gate and talks to it over wire",
+    ),
     ("cli", "gate", "the command line never runs a gate's code"),
     ("jail", "policy::ruleset", "the jail knows no rules"),
 ];
 
 /// Pairs against the order that are sound, each with its reason.
-const PERMITTED: [(&str, &str, &str); 1] =
-    [("audit", "wire", "the writer process, audit::writer, answers on its channels")];
+const PERMITTED: [(&str, &str, &str); 1] = [(
+    "audit",
+    "wire",
+    "the writer process, audit::writer, answers on its channels",
+)];
 
 #[test]
 fn modules_import_only_from_rows_above_their_own() {
@@ -30,15 +42,23 @@ fn modules_import_only_from_rows_above_their_own() {
         for import in imports(&file) {
             let target = import.split("::").next().unwrap();
             let Some(target_row) = ROWS.iter().position(|name| *name == target) else {
-                panic!("{}: crate::{import} is in no row of the table", file.display());
+                panic!(
+                    "{}: crate::{import} is in no row of the table",
+                    file.display()
+                );
             };
-            let permitted = PERMITTED.iter().any(|(from, to, _)| *from == module && *to == target);
+            let permitted = PERMITTED
+                .iter()
+                .any(|(from, to, _)| *from == module && *to == target);
             if target_row > row && !permitted {
                 broken.push(format!("{}: {module} imports {target}", file.display()));
             }
             for (from, to, why) in FORBIDDEN {
                 if module == from && (import == to || import.starts_with(&format!("{to}::"))) {
-                    broken.push(format!("{}: {module} imports {to}, but {why}", file.display()));
+                    broken.push(format!(
+                        "{}: {module} imports {to}, but {why}",
+                        file.display()
+                    ));
                 }
             }
         }
@@ -53,7 +73,10 @@ fn every_module_of_the_tree_is_in_the_table_and_the_other_way_round() {
     assert_eq!(modules, rows);
     let table = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     for row in ROWS {
-        assert!(table.contains(&format!("| `{row}` |")), "ARCHITECTURE.md has no row for `{row}`");
+        assert!(
+            table.contains(&format!("| `{row}` |")),
+            "ARCHITECTURE.md has no row for `{row}`"
+        );
     }
 }
 
@@ -62,7 +85,9 @@ fn unsafe_code_lives_in_sys_alone() {
     for (file, module) in sources() {
         if module != "sys" {
             let text = fs::read_to_string(&file).unwrap();
-            let uses = text.lines().any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
+            let uses = text
+                .lines()
+                .any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
             assert!(!uses, "{} uses unsafe", file.display());
         }
     }
@@ -73,8 +98,19 @@ fn pure_modules_do_not_touch_the_world() {
     for (file, module) in sources() {
         if module == "policy" || module == "codex" {
             let text = fs::read_to_string(&file).unwrap();
-            for world in ["std::fs", "std::env::var", "std::process", "std::time", "std::net::Tcp", "tokio"] {
-                assert!(!text.contains(world), "{} is pure but names {world}", file.display());
+            for world in [
+                "std::fs",
+                "std::env::var",
+                "std::process",
+                "std::time",
+                "std::net::Tcp",
+                "tokio",
+            ] {
+                assert!(
+                    !text.contains(world),
+                    "{} is pure but names {world}",
+                    file.display()
+                );
             }
         }
     }
@@ -96,7 +132,12 @@ fn sources() -> Vec<(PathBuf, String)> {
         }
     }
     let module = |path: &Path| {
-        let first = path.strip_prefix(&source).unwrap().components().next().unwrap();
+        let first = path
+            .strip_prefix(&source)
+            .unwrap()
+            .components()
+            .next()
+            .unwrap();
         let name = first.as_os_str().to_str().unwrap();
         name.trim_end_matches(".rs").to_owned()
     };
@@ -112,9 +153,15 @@ fn sources() -> Vec<(PathBuf, String)> {
 /// What follows `crate::` in the code of a file; comments and documentation do not count.
 fn imports(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| line.split("crate::").skip(1))
-        .map(|rest| rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').next().unwrap())
+        .map(|rest| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+                .next()
+                .unwrap()
+        })
         .map(|path| path.trim_end_matches(':').to_owned())
         .collect()
 }

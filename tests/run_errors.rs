@@ -1,5 +1,9 @@
 //! Bad input to `portcullis run`: one line with cause and cure, and the exit code that says whose fault.
-#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests may panic and start programs")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic and start programs"
+)]
 
 #[path = "support/cli.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
@@ -26,8 +30,16 @@ fn without_bubblewrap_it_says_how_to_install_it() {
     for who in EVERYONE {
         let install = Install::new(who);
         let empty = install.path("home").display().to_string();
-        let output = install.command(["run", "--", "/bin/true"]).env("PATH", empty).output().unwrap();
-        assert_complains(&Run::of(&output), 125, &["bubblewrap", "apt install bubblewrap"]);
+        let output = install
+            .command(["run", "--", "/bin/true"])
+            .env("PATH", empty)
+            .output()
+            .unwrap();
+        assert_complains(
+            &Run::of(&output),
+            125,
+            &["bubblewrap is not installed", "install the package"],
+        );
     }
 }
 
@@ -37,7 +49,11 @@ fn an_old_bubblewrap_is_named_with_the_version_it_needs() {
     let fake = install.write("old/bwrap", "#!/bin/sh\necho bubblewrap 0.4.1\n");
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let path = install.path("old").display().to_string();
-    let output = install.command(["run", "--", "/bin/true"]).env("PATH", path).output().unwrap();
+    let output = install
+        .command(["run", "--", "/bin/true"])
+        .env("PATH", path)
+        .output()
+        .unwrap();
     assert_complains(&Run::of(&output), 125, &["0.4.1", "0.8"]);
 }
 
@@ -50,7 +66,10 @@ fn an_unknown_profile_is_answered_with_the_nearest_and_the_list() {
 #[test]
 fn a_typo_in_a_profile_is_answered_with_its_key_path_and_the_nearest_key() {
     let install = Install::new(Who::User);
-    let file = install.write("work/p.toml", "extends = \"base\"\n[network]\nenabeld = true\n");
+    let file = install.write(
+        "work/p.toml",
+        "extends = \"base\"\n[network]\nenabeld = true\n",
+    );
     let run = install.run(&["-p", &file.display().to_string()], &["/bin/true"]);
     assert_complains(&run, 125, &["network.enabeld", "enabled"]);
 }
@@ -88,10 +107,20 @@ fn a_command_that_only_the_host_has_is_127_with_the_flag_that_shows_it() {
     let path = format!("{folder}:/usr/bin:/bin");
     let run = |flags: &[&str]| {
         let arguments = [&["run"], flags, &["--", "tool"]].concat();
-        Run::of(&install.command(arguments).env("PATH", &path).output().unwrap())
+        Run::of(
+            &install
+                .command(arguments)
+                .env("PATH", &path)
+                .output()
+                .unwrap(),
+        )
     };
     assert_complains(&run(&[]), 127, &["tool", &format!("--ro {folder}")]);
-    assert_eq!(run(&["--ro", &folder]).status, Some(7), "the flag it named works");
+    assert_eq!(
+        run(&["--ro", &folder]).status,
+        Some(7),
+        "the flag it named works"
+    );
 }
 
 #[test]
@@ -106,7 +135,11 @@ fn a_taken_port_is_named_with_its_profile_key() {
     let install = Install::new(Who::User);
     let text = "extends = \"base\"\n[network]\nhttp_port = 8081\n";
     let file = install.write("work/p.toml", text).display().to_string();
-    assert_complains(&install.run(&["-p", &file], &["/bin/true"]), 125, &["127.0.0.1:8081", "network.socks_port"]);
+    assert_complains(
+        &install.run(&["-p", &file], &["/bin/true"]),
+        125,
+        &["127.0.0.1:8081", "network.socks_port"],
+    );
 }
 
 #[test]
@@ -114,8 +147,16 @@ fn an_audit_folder_that_cannot_be_written_stops_the_start() {
     let install = Install::new(Who::User);
     let locked = install.path("locked");
     fs::create_dir(&locked).unwrap();
-    let output = install.command(["run", "--", "/bin/touch", "ran"]).env("XDG_STATE_HOME", &locked).output().unwrap();
-    assert_complains(&Run::of(&output), 125, &["audit", "locked", "Permission denied"]);
+    let output = install
+        .command(["run", "--", "/bin/touch", "ran"])
+        .env("XDG_STATE_HOME", &locked)
+        .output()
+        .unwrap();
+    assert_complains(
+        &Run::of(&output),
+        125,
+        &["audit", "locked", "Permission denied"],
+    );
     assert!(!install.work().join("ran").exists(), "no record, no start");
 }
 

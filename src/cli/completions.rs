@@ -10,7 +10,9 @@ use crate::exit::Exit;
 
 /// Flags of `completions`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  portcullis completions bash > ~/.local/share/bash-completion/completions/portcullis")]
+#[command(
+    after_help = "Example:\n  portcullis completions bash > ~/.local/share/bash-completion/completions/portcullis"
+)]
 pub struct CompletionsArguments {
     /// The shell to write for
     shell: Shell,
@@ -19,7 +21,12 @@ pub struct CompletionsArguments {
 /// Prints the script.
 pub fn run(arguments: &CompletionsArguments) -> Outcome {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut super::Arguments::command(), "portcullis", &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut super::Arguments::command(),
+        "portcullis",
+        &mut script,
+    );
     // A closed pipe is the reader's choice.
     drop(io::stdout().lock().write_all(&script));
     Ok(Exit::Success)

@@ -70,5 +70,9 @@ pub fn main() -> ExitCode {
 fn usage(error: &clap::Error) -> Exit {
     // Nothing is left to tell it to when the terminal is gone.
     drop(error.print());
-    if error.use_stderr() { Exit::Usage } else { Exit::Success }
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Success
+    }
 }

@@ -103,7 +103,11 @@ fn load(name: &str, overrides: &Overrides, quiet: bool) -> Result<Profile, Failu
 fn explain(arguments: ExplainArguments) -> Outcome {
     let request = EgressRequest::parse(&format!("{} {}", arguments.method, arguments.url))
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let overrides = Overrides { allow: arguments.allow, deny: arguments.deny, ..Overrides::default() };
+    let overrides = Overrides {
+        allow: arguments.allow,
+        deny: arguments.deny,
+        ..Overrides::default()
+    };
     let profile = load(&arguments.profile, &overrides, arguments.json)?;
     let rules = Ruleset::compile(&profile.network);
     let decision = decide(&rules, &request);
@@ -117,13 +121,24 @@ fn explain(arguments: ExplainArguments) -> Outcome {
             break;
         }
     }
-    Ok(if decision.verdict == Verdict::Allow { Exit::Success } else { Exit::No })
+    Ok(if decision.verdict == Verdict::Allow {
+        Exit::Success
+    } else {
+        Exit::No
+    })
 }
 
 fn as_text(request: &EgressRequest, decision: &Decision, profile: &Profile) -> Vec<String> {
     let EgressRequest { host, port, .. } = request;
-    let verdict = if decision.verdict == Verdict::Allow { "allow" } else { "deny" };
-    let mut lines = vec![format!("{verdict}  {host}:{port}  (profile {})", profile.name)];
+    let verdict = if decision.verdict == Verdict::Allow {
+        "allow"
+    } else {
+        "deny"
+    };
+    let mut lines = vec![format!(
+        "{verdict}  {host}:{port}  (profile {})",
+        profile.name
+    )];
     if let Some(rule) = &decision.rule {
         lines.push(format!("  rule    {rule}"));
     }
@@ -131,9 +146,13 @@ fn as_text(request: &EgressRequest, decision: &Decision, profile: &Profile) -> V
         lines.push(format!("  reason  {reason}"));
         lines.extend(remedy(request, reason).map(|remedy| format!("  cure    {remedy}")));
     } else {
-        lines.push("  then    the name is resolved; private and other special addresses are refused".to_owned());
+        lines.push(
+            "  then    the name is resolved; private and other special addresses are refused"
+                .to_owned(),
+        );
         if request.transport != Transport::Forward {
-            lines.push("  note    inside the TLS tunnel, methods and paths are not seen".to_owned());
+            lines
+                .push("  note    inside the TLS tunnel, methods and paths are not seen".to_owned());
             if profile.network.mode == NetworkMode::Limited {
                 lines.push("  note    so mode = \"limited\" holds for plain HTTP only (unconfined_tunnels)".to_owned());
             }
@@ -184,11 +203,18 @@ fn check(arguments: &CheckArguments) -> Outcome {
     let tests = PolicyTest::read_all(name, &text).map_err(|error| config(&error))?;
     let rules = Ruleset::compile(&profile.network);
     let mut failed = 0;
-    for PolicyTest { text, request, expect } in &tests {
+    for PolicyTest {
+        text,
+        request,
+        expect,
+    } in &tests
+    {
         let decision = decide(&rules, request);
         if decision.verdict != *expect {
             failed += 1;
-            let why = decision.reason.map_or_else(|| "allowed".to_owned(), |reason| reason.to_string());
+            let why = decision
+                .reason
+                .map_or_else(|| "allowed".to_owned(), |reason| reason.to_string());
             print::error(print::escape(&format!("{name}: test {text:?}: {why}")));
         }
     }
@@ -196,7 +222,10 @@ fn check(arguments: &CheckArguments) -> Outcome {
     let line = if arguments.json {
         json!({ "profile": name, "valid": true, "tests": total, "failed": failed }).to_string()
     } else {
-        format!("{name}: valid; {} of {total} tests as expected", total - failed)
+        format!(
+            "{name}: valid; {} of {total} tests as expected",
+            total - failed
+        )
     };
     // A closed pipe is the reader's choice.
     drop(print::line(line));

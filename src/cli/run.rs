@@ -91,9 +91,16 @@ pub fn run(arguments: RunArguments) -> Outcome {
 }
 
 fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
-    let argv = arguments.command.into_iter().map(OsString::into_string).collect::<Result<_, _>>();
+    let argv = arguments
+        .command
+        .into_iter()
+        .map(OsString::into_string)
+        .collect::<Result<_, _>>();
     let argv = argv.map_err(|word| {
-        Failure::new(Exit::Usage, format!("command: {} is not UTF-8", word.display()))
+        Failure::new(
+            Exit::Usage,
+            format!("command: {} is not UTF-8", word.display()),
+        )
     })?;
     Ok(LaunchRequest {
         profile: arguments.profile,
@@ -118,7 +125,9 @@ fn tell(progress: Progress<'_>, quiet: bool) {
             print::error("the gate died: this session has no network any more");
         }
         Progress::Notice(Notice::AuditLost) => {
-            print::error("the audit writer died: every request is refused from now on; see portcullis audit verify");
+            print::error(
+                "the audit writer died: every request is refused from now on; see portcullis audit verify",
+            );
         }
         Progress::Notice(Notice::Killing) => {
             print::error("the command did not end when asked: killing the jail");
@@ -128,18 +137,32 @@ fn tell(progress: Progress<'_>, quiet: bool) {
 
 /// The last lines: what was refused, and the flag that would allow it.
 fn explain_denials(report: &Report) {
-    let Some(summary) = &report.summary else { return };
+    let Some(summary) = &report.summary else {
+        return;
+    };
     for denied in &summary.denied {
         print::error(print::escape(&denial(denied)));
     }
     if !summary.denied.is_empty() {
-        print::error(format!("all of it: portcullis audit show {}", report.session));
+        print::error(format!(
+            "all of it: portcullis audit show {}",
+            report.session
+        ));
     }
 }
 
 fn denial(denied: &DeniedDestination) -> String {
-    let DeniedDestination { host, port, reason, count } = denied;
-    let times = if *count == 1 { String::new() } else { format!(" ({count} times)") };
+    let DeniedDestination {
+        host,
+        port,
+        reason,
+        count,
+    } = denied;
+    let times = if *count == 1 {
+        String::new()
+    } else {
+        format!(" ({count} times)")
+    };
     let request = EgressRequest {
         transport: Transport::Connect,
         host: host.clone(),
@@ -147,6 +170,7 @@ fn denial(denied: &DeniedDestination) -> String {
         method: None,
         path: None,
     };
-    let remedy = remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
+    let remedy =
+        remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
     format!("refused {host}:{port}{times}: {reason}{remedy}")
 }

@@ -18,7 +18,10 @@ pub struct Confined {
 /// Rewrites `-s MODE`, `--sandbox MODE`, `-c sandbox_mode=MODE` and `--full-auto`, in every spelling that
 /// clap takes. What follows `--` is a prompt.
 pub fn confine(argv: &[String]) -> Confined {
-    let mut confined = Confined { argv: Vec::with_capacity(argv.len()), asked: None };
+    let mut confined = Confined {
+        argv: Vec::with_capacity(argv.len()),
+        asked: None,
+    };
     let mut words = argv.iter();
     while let Some(word) = words.next() {
         if word == "--" {
@@ -29,17 +32,30 @@ pub fn confine(argv: &[String]) -> Confined {
         if word == "--full-auto" {
             // Means workspace-write, and approvals that Codex takes from its configuration.
             confined.ask("workspace-write");
-            confined.argv.extend(["--sandbox".to_owned(), UNCONFINED.to_owned()]);
+            confined
+                .argv
+                .extend(["--sandbox".to_owned(), UNCONFINED.to_owned()]);
         } else if word == "-s" || word == "--sandbox" {
             confined.argv.push(word.clone());
-            confined.argv.extend(words.next().map(|mode| confined_mode(&mut confined.asked, mode)));
-        } else if let Some((flag, mode)) = joined(word, "--sandbox=").or_else(|| joined(word, "-s")) {
+            confined.argv.extend(
+                words
+                    .next()
+                    .map(|mode| confined_mode(&mut confined.asked, mode)),
+            );
+        } else if let Some((flag, mode)) = joined(word, "--sandbox=").or_else(|| joined(word, "-s"))
+        {
             let mode = confined_mode(&mut confined.asked, mode.trim_start_matches('='));
             confined.argv.push(format!("{flag}{mode}"));
         } else if word == "-c" || word == "--config" {
             confined.argv.push(word.clone());
-            confined.argv.extend(words.next().map(|setting| confined_setting(&mut confined.asked, setting)));
-        } else if let Some((flag, setting)) = joined(word, "--config=").or_else(|| joined(word, "-c")) {
+            confined.argv.extend(
+                words
+                    .next()
+                    .map(|setting| confined_setting(&mut confined.asked, setting)),
+            );
+        } else if let Some((flag, setting)) =
+            joined(word, "--config=").or_else(|| joined(word, "-c"))
+        {
             let setting = confined_setting(&mut confined.asked, setting);
             confined.argv.push(format!("{flag}{setting}"));
         } else {
@@ -58,8 +74,10 @@ impl Confined {
 /// `-sMODE` and `--sandbox=MODE`: the flag and what is joined to it. `-s` alone and longer flags are none.
 fn joined<'a>(word: &'a str, flag: &'static str) -> Option<(&'static str, &'a str)> {
     let value = word.strip_prefix(flag)?;
-    (!value.is_empty() && !word.starts_with("--s=") && (flag.starts_with("--") || !word.starts_with("--")))
-        .then_some((flag, value))
+    (!value.is_empty()
+        && !word.starts_with("--s=")
+        && (flag.starts_with("--") || !word.starts_with("--")))
+    .then_some((flag, value))
 }
 
 fn confined_mode(asked: &mut Option<FilesystemMode>, mode: &str) -> String {
@@ -96,21 +114,68 @@ mod tests {
     fn every_spelling_of_a_sandbox_is_replaced_and_reported() {
         use FilesystemMode::{ReadOnly, WorkspaceWrite};
         let cases = [
-            ("codex exec -s read-only p", "codex exec -s danger-full-access p", Some(ReadOnly)),
-            ("codex -sread-only p", "codex -sdanger-full-access p", Some(ReadOnly)),
-            ("codex --sandbox=workspace-write", "codex --sandbox=danger-full-access", Some(WorkspaceWrite)),
-            ("codex -c sandbox_mode=\"read-only\"", "codex -c sandbox_mode=\"danger-full-access\"", Some(ReadOnly)),
-            ("codex -csandbox_mode='read-only'", "codex -csandbox_mode=\"danger-full-access\"", Some(ReadOnly)),
-            ("codex exec --full-auto p", "codex exec --sandbox danger-full-access p", Some(WorkspaceWrite)),
-            ("codex -s workspace-write -s read-only", "codex -s danger-full-access -s danger-full-access", Some(ReadOnly)),
-            ("codex exec --skip-git-repo-check -c model=m p", "codex exec --skip-git-repo-check -c model=m p", None),
+            (
+                "codex exec -s read-only p",
+                "codex exec -s danger-full-access p",
+                Some(ReadOnly),
+            ),
+            (
+                "codex -sread-only p",
+                "codex -sdanger-full-access p",
+                Some(ReadOnly),
+            ),
+            (
+                "codex --sandbox=workspace-write",
+                "codex --sandbox=danger-full-access",
+                Some(WorkspaceWrite),
+            ),
+            (
+                "codex -c sandbox_mode=\"read-only\"",
+                "codex -c sandbox_mode=\"danger-full-access\"",
+                Some(ReadOnly),
+            ),
+            (
+                "codex -csandbox_mode='read-only'",
+                "codex -csandbox_mode=\"danger-full-access\"",
+                Some(ReadOnly),
+            ),
+            (
+                "codex exec --full-auto p",
+                "codex exec --sandbox danger-full-access p",
+                Some(WorkspaceWrite),
+            ),
+            (
+                "codex -s workspace-write -s read-only",
+                "codex -s danger-full-access -s danger-full-access",
+                Some(ReadOnly),
+            ),
+            (
+                "codex exec --skip-git-repo-check -c model=m p",
+                "codex exec --skip-git-repo-check -c model=m p",
+                None,
+            ),
             ("codex exec --yolo p", "codex exec --yolo p", None),
-            ("codex exec -- -s read-only", "codex exec -- -s read-only", None),
-            ("codex -s danger-full-access", "codex -s danger-full-access", None),
+            (
+                "codex exec -- -s read-only",
+                "codex exec -- -s read-only",
+                None,
+            ),
+            (
+                "codex -s danger-full-access",
+                "codex -s danger-full-access",
+                None,
+            ),
         ];
         let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         for (given, expected, asked) in cases {
-            assert_eq!(confine(&words(given)), Confined { argv: words(expected), asked }, "{given}");
+            assert_eq!(
+                confine(&words(given)),
+                Confined {
+                    argv: words(expected),
+                    asked
+                },
+                "{given}"
+            );
         }
     }
 }

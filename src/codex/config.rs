@@ -35,7 +35,11 @@ fn defaults() -> Table {
 }
 
 fn off(keys: &[&str]) -> Value {
-    Value::Table(keys.iter().map(|key| ((*key).to_owned(), false.into())).collect())
+    Value::Table(
+        keys.iter()
+            .map(|key| ((*key).to_owned(), false.into()))
+            .collect(),
+    )
 }
 
 fn merge(into: &mut Table, from: &Table) {
@@ -70,6 +74,9 @@ plugins = true
 api_key_model_discovery = false
 unbounded_connection_retries = false
 ";
-        assert_eq!(text.parse::<Table>().unwrap(), expected.parse::<Table>().unwrap());
+        assert_eq!(
+            text.parse::<Table>().unwrap(),
+            expected.parse::<Table>().unwrap()
+        );
     }
 }

@@ -20,18 +20,30 @@ pub struct NativeLayout {
 /// Where to look, most likely first, given the launcher with all links resolved. Empty if that is not
 /// Codex's. A native binary that was named directly is its own layout.
 pub fn candidates(launcher: &Path, arch: &str) -> Vec<NativeLayout> {
-    let Some(triple) = triple(arch) else { return Vec::new() };
+    let Some(triple) = triple(arch) else {
+        return Vec::new();
+    };
     if launcher.file_name().is_some_and(|name| name == "codex") {
-        return vendor_of(launcher).map(|vendor| layouts(&vendor)).unwrap_or_default();
+        return vendor_of(launcher)
+            .map(|vendor| layouts(&vendor))
+            .unwrap_or_default();
     }
     if launcher.file_name().is_none_or(|name| name != "codex.js") {
         return Vec::new();
     }
     // …/@openai/codex/bin/codex.js
-    let Some(package) = launcher.parent().and_then(Path::parent) else { return Vec::new() };
-    let platform = format!("@openai/codex-linux-{}", if arch == "x86_64" { "x64" } else { "arm64" });
+    let Some(package) = launcher.parent().and_then(Path::parent) else {
+        return Vec::new();
+    };
+    let platform = format!(
+        "@openai/codex-linux-{}",
+        if arch == "x86_64" { "x64" } else { "arm64" }
+    );
     let nested = package.join("node_modules").join(&platform);
-    let hoisted = package.parent().and_then(Path::parent).map(|modules| modules.join(&platform));
+    let hoisted = package
+        .parent()
+        .and_then(Path::parent)
+        .map(|modules| modules.join(&platform));
     [Some(nested), hoisted, Some(package.to_path_buf())]
         .into_iter()
         .flatten()
@@ -74,7 +86,10 @@ mod tests {
 
     fn binaries(launcher: &str) -> Vec<String> {
         let found = candidates(Path::new(launcher), "x86_64");
-        found.iter().map(|layout| layout.binary.to_str().unwrap().to_owned()).collect()
+        found
+            .iter()
+            .map(|layout| layout.binary.to_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -97,6 +112,9 @@ mod tests {
         assert_eq!(binaries(native).first().map(String::as_str), Some(native));
         assert_eq!(binaries("/usr/bin/codex"), Vec::<String>::new());
         assert_eq!(binaries("/usr/bin/python3"), Vec::<String>::new());
-        assert_eq!(candidates(Path::new("/n/@openai/codex/bin/codex.js"), "riscv64"), vec![]);
+        assert_eq!(
+            candidates(Path::new("/n/@openai/codex/bin/codex.js"), "riscv64"),
+            vec![]
+        );
     }
 }

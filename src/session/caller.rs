@@ -48,7 +48,10 @@ impl Caller {
 
     /// An environment variable, if it is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
-        self.environment.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+        self.environment
+            .get(OsStr::new(name))
+            .map(OsString::as_os_str)
+            .filter(|value| !value.is_empty())
     }
 
     /// Portcullis's own folder of state: `$XDG_STATE_HOME/portcullis`.

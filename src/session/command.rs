@@ -48,7 +48,10 @@ pub struct Command {
 
 /// Prepares a command line: a Codex launcher is replaced by the native binary it would start.
 pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
-    let mut command = Command { argv: argv.to_vec(), ..Command::default() };
+    let mut command = Command {
+        argv: argv.to_vec(),
+        ..Command::default()
+    };
     command.on_host = argv.first().and_then(|name| locate(name, caller));
     if let Some(layout) = command.on_host.as_deref().and_then(native_codex) {
         let confined = codex::argv::confine(argv);
@@ -70,7 +73,9 @@ pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
 
 /// Where the caller's shell would have found the command, links resolved.
 fn locate(name: &str, caller: &Caller) -> Option<PathBuf> {
-    let path = caller.variable("PATH").unwrap_or(OsStr::new("/usr/bin:/bin"));
+    let path = caller
+        .variable("PATH")
+        .unwrap_or(OsStr::new("/usr/bin:/bin"));
     let found = find_in_path(OsStr::new(name), path)?;
     std::fs::canonicalize(found).ok()
 }
@@ -83,8 +88,13 @@ fn native_codex(resolved: &Path) -> Option<codex::package::NativeLayout> {
 
 fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
     let managed = codex::config::managed(&profile.codex.config);
-    command.files.push(("/etc/codex/managed_config.toml".into(), managed.into_bytes()));
-    let host_home = caller.variable("CODEX_HOME").map_or_else(|| caller.home.join(".codex"), PathBuf::from);
+    command.files.push((
+        "/etc/codex/managed_config.toml".into(),
+        managed.into_bytes(),
+    ));
+    let host_home = caller
+        .variable("CODEX_HOME")
+        .map_or_else(|| caller.home.join(".codex"), PathBuf::from);
     let jail_home = caller.home.join(".codex");
     for name in CODEX_FILES {
         let source = host_home.join(name);
@@ -101,9 +111,17 @@ fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
 
 fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) {
     for name in CERTIFICATE_VARIABLES {
-        let passed = profile.environment.pass.iter().any(|pattern| pattern == name);
+        let passed = profile
+            .environment
+            .pass
+            .iter()
+            .any(|pattern| pattern == name);
         let set = profile.environment.set.get(name).map(PathBuf::from);
-        let file = set.or_else(|| passed.then(|| caller.variable(name).map(PathBuf::from)).flatten());
+        let file = set.or_else(|| {
+            passed
+                .then(|| caller.variable(name).map(PathBuf::from))
+                .flatten()
+        });
         if let Some(file) = file.filter(|file| file.is_absolute() && file.is_file()) {
             command.shown.push((file.clone(), file));
         }

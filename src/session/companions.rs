@@ -78,10 +78,11 @@ pub fn receive<T: DeserializeOwned>(
             return Err(CompanionError::TimedOut(who));
         }
         let queue = signals.as_deref().map_or(channel.as_fd(), AsFd::as_fd);
-        let [spoke, _] =
-            readable([channel.as_fd(), queue], left).map_err(CompanionError::Wait)?;
+        let [spoke, _] = readable([channel.as_fd(), queue], left).map_err(CompanionError::Wait)?;
         if spoke {
-            return channel.recv_with().map_err(|source| CompanionError::Wire { who, source });
+            return channel
+                .recv_with()
+                .map_err(|source| CompanionError::Wire { who, source });
         }
         if let Some(queue) = signals.as_deref_mut()
             && let Some(arrived) = queue.next().map_err(CompanionError::Wait)?
@@ -93,7 +94,10 @@ pub fn receive<T: DeserializeOwned>(
 }
 
 /// Which of the descriptors can be read (or are closed at the other end), waiting at most `timeout`.
-pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Duration) -> io::Result<[bool; N]> {
+pub fn readable<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Duration,
+) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
     match poll(&mut polled, Some(&timeout)) {
@@ -105,20 +109,27 @@ pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Duration) -> 
 
 /// The path of a program that is installed beside this one.
 pub fn beside(name: &str) -> Result<PathBuf, CompanionError> {
-    let own = std::env::current_exe()
-        .map_err(|source| CompanionError::Start { path: name.into(), source })?;
+    let own = std::env::current_exe().map_err(|source| CompanionError::Start {
+        path: name.into(),
+        source,
+    })?;
     Ok(own.with_file_name(name))
 }
 
 fn start(name: &str, fds: [OwnedFd; 2], folder: Option<OwnedFd>) -> Result<Child, CompanionError> {
     let path = beside(name)?;
     let [control, second] = fds;
-    let mut spawn =
-        Spawn::new(&path).inherit_stderr().own_process_group().fd(control, 3).fd(second, 4);
+    let mut spawn = Spawn::new(&path)
+        .inherit_stderr()
+        .own_process_group()
+        .fd(control, 3)
+        .fd(second, 4);
     if let Some(folder) = folder {
         spawn = spawn.fd(folder, 5);
     }
-    spawn.start().map_err(|source| CompanionError::Start { path, source })
+    spawn
+        .start()
+        .map_err(|source| CompanionError::Start { path, source })
 }
 
 // === impl AuditWriter ===
@@ -137,36 +148,55 @@ impl AuditWriter {
 
     /// Starts the writer on an open log folder; the other channel is for the gate.
     pub fn start(boot: &AuditBoot, folder: OwnedFd) -> Result<(Self, Channel), CompanionError> {
-        let wire = |source| CompanionError::Wire { who: Self::WHO, source };
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
         let (channel, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
         let (gate, gate_theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
-        let child = start("portcullis-audit", [theirs.into(), gate_theirs.into()], Some(folder))?;
+        let child = start(
+            "portcullis-audit",
+            [theirs.into(), gate_theirs.into()],
+            Some(folder),
+        )?;
         channel.send(boot).map_err(wire)?;
-        Ok((Self { child, channel, next: 1 }, gate))
+        Ok((
+            Self {
+                child,
+                channel,
+                next: 1,
+            },
+            gate,
+        ))
     }
 
     /// Waits until records can be written.
     pub fn ready(&self, signals: &mut Signals) -> Result<(), CompanionError> {
         match receive(Self::WHO, &self.channel, Some(signals))?.message {
             AuditReply::Ready => Ok(()),
-            AuditReply::Failed { error, .. } => {
-                Err(CompanionError::Refused { who: Self::WHO, message: error })
-            }
+            AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
+                who: Self::WHO,
+                message: error,
+            }),
             AuditReply::Recorded { .. } => Err(CompanionError::Unexpected(Self::WHO)),
         }
     }
 
     /// Has an event recorded; returns once it is.
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
-        let wire = |source| CompanionError::Wire { who: Self::WHO, source };
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
         let id = self.next;
         self.next += 1;
         self.channel.send(&Append { id, event }).map_err(wire)?;
         match self.channel.recv().map_err(wire)? {
             AuditReply::Recorded { id: recorded, .. } if recorded == id => Ok(()),
-            AuditReply::Failed { error, .. } => {
-                Err(CompanionError::Refused { who: Self::WHO, message: error })
-            }
+            AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
+                who: Self::WHO,
+                message: error,
+            }),
             AuditReply::Ready | AuditReply::Recorded { .. } => {
                 Err(CompanionError::Unexpected(Self::WHO))
             }
@@ -175,7 +205,9 @@ impl AuditWriter {
 
     /// Closes the channel and waits until the writer has written everything and ended.
     pub fn finish(self) -> io::Result<()> {
-        let Self { mut child, channel, .. } = self;
+        let Self {
+            mut child, channel, ..
+        } = self;
         drop(channel);
         child.wait().map(|_| ())
     }
@@ -201,7 +233,10 @@ impl Gate {
 
     /// Starts the gate and tells it its policy; it compiles it and confines itself meanwhile.
     pub fn start(boot: &GateBoot, audit: Channel) -> Result<Self, CompanionError> {
-        let wire = |source| CompanionError::Wire { who: Self::WHO, source };
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
         let (control, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
         let child = start("portcullis-gate", [theirs.into(), audit.into()], None)?;
         control.send(boot).map_err(wire)?;
@@ -218,11 +253,18 @@ impl Gate {
 
     /// Hands over the listening sockets and waits until the gate accepts on them. None is kept here:
     /// should the gate die, a connect in the jail is refused at once instead of waiting in a backlog.
-    pub fn serve(&self, listeners: Vec<OwnedFd>, signals: &mut Signals) -> Result<(), CompanionError> {
+    pub fn serve(
+        &self,
+        listeners: Vec<OwnedFd>,
+        signals: &mut Signals,
+    ) -> Result<(), CompanionError> {
         let borrowed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
         self.control
             .send_with(&GateCommand::Serve, &borrowed)
-            .map_err(|source| CompanionError::Wire { who: Self::WHO, source })?;
+            .map_err(|source| CompanionError::Wire {
+                who: Self::WHO,
+                source,
+            })?;
         drop(borrowed);
         drop(listeners);
         match receive(Self::WHO, &self.control, Some(signals))?.message {
@@ -235,7 +277,10 @@ impl Gate {
     pub fn drain(self) -> Result<GateSummary, CompanionError> {
         self.control
             .send(&GateCommand::Drain)
-            .map_err(|source| CompanionError::Wire { who: Self::WHO, source })?;
+            .map_err(|source| CompanionError::Wire {
+                who: Self::WHO,
+                source,
+            })?;
         let summary = match receive(Self::WHO, &self.control, None)?.message {
             GateReply::Drained(summary) => summary,
             other => return Err(Self::complaint(other)),
@@ -253,7 +298,10 @@ impl Gate {
 
     fn complaint(reply: GateReply) -> CompanionError {
         match reply {
-            GateReply::Failed(message) => CompanionError::Refused { who: Self::WHO, message },
+            GateReply::Failed(message) => CompanionError::Refused {
+                who: Self::WHO,
+                message,
+            },
             GateReply::Confined | GateReply::Serving | GateReply::Drained(_) => {
                 CompanionError::Unexpected(Self::WHO)
             }
@@ -276,7 +324,11 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
     };
     let mut hosts_file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
     hosts_file.truncate(hosts_file.floor_char_boundary(64 << 10));
-    GateBoot { policy, name_servers, hosts_file }
+    GateBoot {
+        policy,
+        name_servers,
+        hosts_file,
+    }
 }
 
 /// The `nameserver` lines of a resolv.conf(5).
@@ -285,7 +337,11 @@ fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
         let mut words = line.split_ascii_whitespace();
         (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
     };
-    resolv_conf.lines().filter_map(address).map(|ip| SocketAddr::new(ip, 53)).collect()
+    resolv_conf
+        .lines()
+        .filter_map(address)
+        .map(|ip| SocketAddr::new(ip, 53))
+        .collect()
 }
 
 #[cfg(test)]
@@ -295,7 +351,8 @@ mod tests {
     #[test]
     fn name_servers_are_the_nameserver_lines_of_resolv_conf() {
         let text = "# nameserver 1.1.1.1\nsearch corp\nnameserver 10.0.0.2\nnameserver ::1\nnameserver x\n";
-        let expected: Vec<SocketAddr> = vec!["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
+        let expected: Vec<SocketAddr> =
+            vec!["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
         assert_eq!(name_servers(text), expected);
     }
 }

@@ -8,8 +8,14 @@ use crate::policy::EnvironmentPolicy;
 use super::caller::Caller;
 
 /// Where programs are looked for after the caller's own folders.
-const SYSTEM_PATH: [&str; 6] =
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const SYSTEM_PATH: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
 
 /// What is known about the jail when its environment is built.
 #[derive(Debug)]
@@ -24,17 +30,30 @@ pub struct Surroundings<'a> {
 
 /// Later sources win: identity, what the profile passes through, what the session sets, what the
 /// profile sets. Values that are not UTF-8 are not passed.
-pub fn build(caller: &Caller, policy: &EnvironmentPolicy, jail: Surroundings<'_>) -> Vec<(String, String)> {
+pub fn build(
+    caller: &Caller,
+    policy: &EnvironmentPolicy,
+    jail: Surroundings<'_>,
+) -> Vec<(String, String)> {
     let mut variables = std::collections::BTreeMap::new();
     let home = caller.home.to_string_lossy().into_owned();
-    for (name, value) in
-        [("HOME", home.as_str()), ("USER", &caller.user), ("LOGNAME", &caller.user), ("SHELL", "/bin/sh"), ("TMPDIR", "/tmp")]
-    {
+    for (name, value) in [
+        ("HOME", home.as_str()),
+        ("USER", &caller.user),
+        ("LOGNAME", &caller.user),
+        ("SHELL", "/bin/sh"),
+        ("TMPDIR", "/tmp"),
+    ] {
         variables.insert(name.to_owned(), value.to_owned());
     }
-    variables.insert("PATH".to_owned(), path(caller, jail.visible, jail.path_first));
+    variables.insert(
+        "PATH".to_owned(),
+        path(caller, jail.visible, jail.path_first),
+    );
     for (name, value) in &caller.environment {
-        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else { continue };
+        let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
+            continue;
+        };
         if policy.pass.iter().any(|pattern| passes(pattern, name)) {
             variables.insert(name.to_owned(), value.to_owned());
         }
@@ -57,7 +76,11 @@ fn path(caller: &Caller, visible: &[PathBuf], first: &[PathBuf]) -> String {
     let callers = std::env::split_paths(callers)
         .filter(|entry| entry.is_absolute() && visible.iter().any(|root| entry.starts_with(root)));
     let mut entries: Vec<String> = Vec::new();
-    let all = first.iter().cloned().chain(callers).chain(SYSTEM_PATH.map(PathBuf::from));
+    let all = first
+        .iter()
+        .cloned()
+        .chain(callers)
+        .chain(SYSTEM_PATH.map(PathBuf::from));
     for entry in all.filter_map(|entry| plain(&entry)) {
         if !entries.contains(&entry) {
             entries.push(entry);
@@ -67,7 +90,9 @@ fn path(caller: &Caller, visible: &[PathBuf], first: &[PathBuf]) -> String {
 }
 
 fn plain(path: &Path) -> Option<String> {
-    path.to_str().filter(|text| !text.contains(':')).map(str::to_owned)
+    path.to_str()
+        .filter(|text| !text.contains(':'))
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -82,7 +107,10 @@ mod tests {
             user: "ada".to_owned(),
             group: "ada".to_owned(),
             home: "/home/ada".into(),
-            environment: variables.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            environment: variables
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
         }
     }
 
@@ -109,13 +137,19 @@ mod tests {
             ("HTTP_PROXY", "http://127.0.0.1:3128"),
             ("LC_ALL", "C"),
             ("LOGNAME", "ada"),
-            ("PATH", "/opt/codex/path:/usr/bin:/opt/tool/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"),
+            (
+                "PATH",
+                "/opt/codex/path:/usr/bin:/opt/tool/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
+            ),
             ("SHELL", "/bin/sh"),
             ("TERM", "dumb"),
             ("TMPDIR", "/tmp"),
             ("USER", "ada"),
         ];
-        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         assert_eq!(build(&caller, &policy, jail), expected);
     }
 }

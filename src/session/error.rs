@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 use crate::audit::folder::FolderError;
 use crate::exit::Exit;
@@ -47,10 +48,12 @@ pub enum LaunchError {
         hint: String,
     },
     /// The jail ended before init spoke: bubblewrap has told why on standard error.
-    #[error("the jail did not start: bubblewrap exited with {status}, its reason is in the line above")]
+    #[error(
+        "the jail did not start: bubblewrap ended with {status}, and its reason is in the line above"
+    )]
     NoJail {
-        /// What bubblewrap exited with.
-        status: u8,
+        /// How bubblewrap ended.
+        status: ExitStatus,
     },
     /// The kernel refused something ordinary.
     #[error("{what}: {source}")]

@@ -79,15 +79,23 @@ struct Companions {
 impl Companions {
     /// Step 3.
     fn start(plan: &Plan) -> Result<Self, LaunchError> {
-        let folder = plan
-            .log
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|source| LaunchError::System { what: "pass the log folder", source })?;
+        let folder =
+            plan.log
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|source| LaunchError::System {
+                    what: "pass the log folder",
+                    source,
+                })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let boot = companions::gate_boot(plan.profile.network.clone());
         let gate = Gate::start(&boot, gate_audit)?;
-        Ok(Self { audit, gate, recording: false, since: Instant::now() })
+        Ok(Self {
+            audit,
+            gate,
+            recording: false,
+            since: Instant::now(),
+        })
     }
 
     /// Step 8. The command's status stands even if the last record could not be kept; that is told.
@@ -105,14 +113,25 @@ impl Companions {
                 Err(error) => Status::NotStarted(error.to_string()),
             };
             let ms = millis(self.since.elapsed());
-            if self.audit.append(AuditEvent::SessionEnded { status, ms }).is_err() {
+            if self
+                .audit
+                .append(AuditEvent::SessionEnded { status, ms })
+                .is_err()
+            {
                 tell(Progress::Notice(Notice::AuditLost));
             }
         }
         let waited = self.audit.finish();
         let exit = Exit::Command(outcome?);
-        waited.map_err(|source| LaunchError::System { what: "wait for the audit writer", source })?;
-        Ok(Report { session: plan.session, exit, summary })
+        waited.map_err(|source| LaunchError::System {
+            what: "wait for the audit writer",
+            source,
+        })?;
+        Ok(Report {
+            session: plan.session,
+            exit,
+            summary,
+        })
     }
 }
 
@@ -128,16 +147,21 @@ struct Jail {
 fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let path = plan.caller.variable("PATH").unwrap_or_default();
     let bwrap = jail::bwrap::find(path, &plan.command.bundled_bwrap)?;
-    let prepared = jail::prepare(&plan.jail_request())?;
+    let program = companions::beside("portcullis-init")?;
+    let program = File::open(&program).map_err(|source| CompanionError::Start {
+        path: program,
+        source,
+    })?;
+    let prepared = jail::prepare(&plan.jail_request(&program))?;
     let (readable, writable) = prepared.landlock_paths();
     let init_plan = plan.init_plan(&bwrap, readable, writable);
-    let program = companions::beside("portcullis-init")?;
-    let program = File::open(&program)
-        .map_err(|source| CompanionError::Start { path: program, source })?;
-    let wire = |source: io::Error| LaunchError::System { what: "make a channel", source };
-    let (init, theirs) = Channel::pair().map_err(wire)?;
-    init.learn_sender().map_err(wire)?;
-    let running = prepared.start(&bwrap, program, &init_plan, theirs.into())?;
+    let system = |source: io::Error| LaunchError::System {
+        what: "make a channel",
+        source,
+    };
+    let (init, theirs) = Channel::pair().map_err(system)?;
+    init.learn_sender().map_err(system)?;
+    let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
     Ok(Jail { running, init })
 }
 
@@ -157,13 +181,11 @@ impl Jail {
         companions: &mut Companions,
         signals: &mut Signals,
     ) -> Result<Live, LaunchError> {
-        match self.release(plan, companions, signals) {
-            Ok(command) => Ok(Live { running: self.running, command }),
-            Err(error) => {
-                self.running.kill();
-                Err(error)
-            }
-        }
+        let command = self.release(plan, companions, signals)?;
+        Ok(Live {
+            running: self.running,
+            command,
+        })
     }
 
     fn release(
@@ -185,15 +207,25 @@ impl Jail {
 
     fn confined(&mut self, plan: &Plan, signals: &mut Signals) -> Result<Confined, LaunchError> {
         let received = match receive::<InitReport>("init", &self.init, Some(signals)) {
-            Err(CompanionError::Wire { source: WireError::Closed, .. }) => {
-                return Err(LaunchError::NoJail { status: self.running.kill() });
+            Err(CompanionError::Wire {
+                source: WireError::Closed,
+                ..
+            }) => {
+                let status = self.running.child().wait();
+                let status = status.map_err(|source| LaunchError::System {
+                    what: "wait for bubblewrap",
+                    source,
+                })?;
+                return Err(LaunchError::NoJail { status });
             }
             other => other?,
         };
         match (received.message, received.sender) {
-            (InitReport::Confined(isolation), Some(pid)) => {
-                Ok(Confined { isolation, listeners: received.fds, pid })
-            }
+            (InitReport::Confined(isolation), Some(pid)) => Ok(Confined {
+                isolation,
+                listeners: received.fds,
+                pid,
+            }),
             (InitReport::Failed(failure), _) => Err(plan.explain(failure)),
             (InitReport::Confined(_), None) => Err(CompanionError::Unexpected("init").into()),
         }
@@ -201,7 +233,10 @@ impl Jail {
 
     /// The channel is close-on-exec, so its end without a word means that the command runs.
     fn execute(&self, plan: &Plan) -> Result<(), LaunchError> {
-        let wire = |source| CompanionError::Wire { who: "init", source };
+        let wire = |source| CompanionError::Wire {
+            who: "init",
+            source,
+        };
         self.init.send(&Go {}).map_err(wire)?;
         match self.init.recv::<InitReport>() {
             Err(WireError::Closed) => Ok(()),
@@ -235,9 +270,14 @@ impl Live {
             gate: Some(&companions.gate),
             audit: Some(&companions.audit),
         };
-        let status = watch::until_the_end(watch, |notice| tell(Progress::Notice(notice)));
-        self.running.finish()?;
-        status.map_err(|source| LaunchError::System { what: "watch the jail", source })
+        let system = |source| LaunchError::System {
+            what: "watch the jail",
+            source,
+        };
+        let status =
+            watch::until_the_end(watch, |notice| tell(Progress::Notice(notice))).map_err(system)?;
+        self.running.finish().map_err(system)?;
+        Ok(status)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Everything that is settled before anything is started.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::audit::folder::{self, LogFolder};
@@ -52,14 +53,18 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
-        let profile = super::profiles::load(&request.profile, &caller)?.apply(&request.overrides)?;
+        let profile =
+            super::profiles::load(&request.profile, &caller)?.apply(&request.overrides)?;
         let (mut profile, findings) = super::registries::resolve(profile, &caller);
         for finding in &findings {
             tell(Progress::Note(&finding.to_string()));
         }
         let workspace = workspace(request.folder.as_deref())?;
         let command = command::prepare(&request.argv, &caller, &profile);
-        if let Some(asked) = command.asked_mode.filter(|asked| *asked < profile.filesystem.mode) {
+        if let Some(asked) = command
+            .asked_mode
+            .filter(|asked| *asked < profile.filesystem.mode)
+        {
             profile.filesystem.mode = asked;
             tell(Progress::Note(&format!(
                 "the jail is Codex's sandbox: it narrows itself to {asked}, Codex's own stays off"
@@ -70,7 +75,16 @@ impl Plan {
         let rules = Ruleset::compile(&profile.network);
         let asked = request.argv.clone();
         let session = SessionId::generate();
-        Ok(Self { session, caller, profile, rules, workspace, command, asked, log })
+        Ok(Self {
+            session,
+            caller,
+            profile,
+            rules,
+            workspace,
+            command,
+            asked,
+            log,
+        })
     }
 
     /// What the audit writer is told.
@@ -84,7 +98,7 @@ impl Plan {
     }
 
     /// What the jail is built from.
-    pub(super) fn jail_request(&self) -> JailRequest<'_> {
+    pub(super) fn jail_request<'a>(&'a self, init: &'a File) -> JailRequest<'a> {
         JailRequest {
             policy: &self.profile.filesystem,
             workspace: &self.workspace,
@@ -99,11 +113,17 @@ impl Plan {
             hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
             shown: self.command.shown.clone(),
             files: self.command.files.clone(),
+            init,
         }
     }
 
     /// What init is told, once it is known what the jail shows.
-    pub(super) fn init_plan(&self, bwrap: &Bwrap, readable: Vec<PathBuf>, writable: Vec<PathBuf>) -> InitPlan {
+    pub(super) fn init_plan(
+        &self,
+        bwrap: &Bwrap,
+        readable: Vec<PathBuf>,
+        writable: Vec<PathBuf>,
+    ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
@@ -134,7 +154,11 @@ impl Plan {
         environment::build(
             &self.caller,
             &self.profile.environment,
-            Surroundings { visible, path_first, session },
+            Surroundings {
+                visible,
+                path_first,
+                session,
+            },
         )
     }
 
@@ -170,7 +194,10 @@ impl Plan {
 /// The workspace as an absolute path without links.
 fn workspace(folder: Option<&Path>) -> Result<PathBuf, LaunchError> {
     let path = folder.unwrap_or(Path::new("."));
-    let failed = |source| LaunchError::Workspace { path: path.to_path_buf(), source };
+    let failed = |source| LaunchError::Workspace {
+        path: path.to_path_buf(),
+        source,
+    };
     let canonical = std::fs::canonicalize(path).map_err(failed)?;
     // Also proves that it is a folder and that the caller may read it.
     std::fs::read_dir(&canonical).map_err(failed)?;

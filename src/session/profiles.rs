@@ -32,18 +32,25 @@ pub enum LoadError {
 pub fn load(name: &str, caller: &Caller) -> Result<Profile, LoadError> {
     let folder = caller.config_folder().join("profiles");
     // Read first, for an error that names the file as it was given.
-    let named = if names_a_file(name) { Some(text(name, caller)?) } else { None };
+    let named = if names_a_file(name) {
+        Some(text(name, caller)?)
+    } else {
+        None
+    };
     let mut lookup = |wanted: &str| match &named {
         Some(text) if wanted == name => Ok(Some(text.clone())),
         _ => by_name(wanted, &folder),
     };
-    Profile::read(name, &mut lookup).map_err(|error| match error {
-        // The policy knows what is built in; here the caller's own are known as well.
-        ProfileError::Missing { name, extended_by, .. } => {
-            ProfileError::missing(&name, extended_by.as_deref(), names(caller))
+    Profile::read(name, &mut lookup).map_err(|error| {
+        match error {
+            // The policy knows what is built in; here the caller's own are known as well.
+            ProfileError::Missing {
+                name, extended_by, ..
+            } => ProfileError::missing(&name, extended_by.as_deref(), names(caller)),
+            other => other,
         }
-        other => other,
-    }.into())
+        .into()
+    })
 }
 
 /// A profile's own text, without what it extends.
@@ -63,9 +70,14 @@ pub fn text(name: &str, caller: &Caller) -> Result<String, LoadError> {
 pub fn names(caller: &Caller) -> Vec<String> {
     let folder = caller.config_folder().join("profiles");
     let own = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let own = own.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned));
-    let mut names: Vec<_> =
-        own.chain(builtin_names().map(str::to_owned)).collect();
+    let own = own.filter_map(|entry| {
+        entry
+            .file_name()
+            .to_str()?
+            .strip_suffix(".toml")
+            .map(str::to_owned)
+    });
+    let mut names: Vec<_> = own.chain(builtin_names().map(str::to_owned)).collect();
     names.sort();
     names.dedup();
     names
@@ -73,7 +85,10 @@ pub fn names(caller: &Caller) -> Vec<String> {
 
 /// A slash or `.toml` makes a file of it; a name has neither.
 fn names_a_file(name: &str) -> bool {
-    name.contains('/') || Path::new(name).extension().is_some_and(|extension| extension == "toml")
+    name.contains('/')
+        || Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "toml")
 }
 
 fn by_name(name: &str, folder: &Path) -> Result<Option<String>, String> {

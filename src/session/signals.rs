@@ -7,8 +7,13 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// The signals that ask a session to end, and the death of a child.
-const WATCHED: [Signal; 5] =
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD];
+const WATCHED: [Signal; 5] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGCHLD,
+];
 
 /// One signal that arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +39,22 @@ impl Signals {
             set.add(signal);
         }
         set.thread_block()?;
-        Ok(Self { queue: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
+        Ok(Self {
+            queue: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+        })
     }
 
     /// The next signal, if one has arrived.
     pub fn next(&mut self) -> io::Result<Option<Arrived>> {
-        let Some(info) = self.queue.read_signal()? else { return Ok(None) };
+        let Some(info) = self.queue.read_signal()? else {
+            return Ok(None);
+        };
         let number = i32::try_from(info.ssi_signo).unwrap_or(i32::MAX);
         let signal = Signal::try_from(number).map_err(io::Error::from)?;
-        Ok(Some(Arrived { signal, from_terminal: info.ssi_code == nix::libc::SI_KERNEL }))
+        Ok(Some(Arrived {
+            signal,
+            from_terminal: info.ssi_code == nix::libc::SI_KERNEL,
+        }))
     }
 }
 

@@ -103,14 +103,18 @@ fn forward(command: Option<&OwnedFd>, arrived: Arrived) {
         return;
     }
     let number = arrived.signal as i32;
-    if let (Some(command), Some(signal)) = (command, rustix::process::Signal::from_named_raw(number)) {
+    if let (Some(command), Some(signal)) =
+        (command, rustix::process::Signal::from_named_raw(number))
+    {
         // ESRCH: it has ended by itself, and the loop sees that next.
-        drop(pidfd_send_signal(command, signal));
+        pidfd_send_signal(command, signal).ok();
     }
 }
 
 fn exit_status(status: std::process::ExitStatus) -> u8 {
     use std::os::unix::process::ExitStatusExt;
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(u8::MAX)
 }

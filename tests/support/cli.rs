@@ -30,7 +30,10 @@ pub struct Install {
 
 impl Install {
     pub fn new(who: Who) -> Self {
-        let root = tempfile::Builder::new().prefix("portcullis-").tempdir().unwrap();
+        let root = tempfile::Builder::new()
+            .prefix("portcullis-")
+            .tempdir()
+            .unwrap();
         let install = Self { root, who };
         fs::set_permissions(install.path(""), fs::Permissions::from_mode(0o755)).unwrap();
         for folder in ["bin", "home", "work"] {
@@ -80,10 +83,15 @@ impl Install {
     }
 
     /// `portcullis` with these arguments, in the workspace, with a small environment.
-    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+    pub fn command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut command = Command::new(self.path("bin/portcullis"));
         command.args(arguments).current_dir(self.work()).env_clear();
-        command.env("HOME", self.path("home")).env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        command
+            .env("HOME", self.path("home"))
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(std::process::Stdio::null());
         if self.who == Who::User {
             command.uid(USER).gid(USER);
@@ -92,7 +100,10 @@ impl Install {
     }
 
     /// Runs it to its end.
-    pub fn portcullis<S: AsRef<std::ffi::OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Output {
+    pub fn portcullis<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Output {
         self.command(arguments).output().unwrap()
     }
 
@@ -105,16 +116,30 @@ impl Install {
     /// The records of every session, oldest first, as JSON.
     pub fn records(&self) -> Vec<serde_json::Value> {
         let folder = self.path("home/.local/state/portcullis/audit");
-        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        files.retain(|file| {
+            file.extension()
+                .is_some_and(|extension| extension == "jsonl")
+        });
         files.sort();
-        let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let text: String = files
+            .iter()
+            .map(|file| fs::read_to_string(file).unwrap())
+            .collect();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The records of one event.
     pub fn events(&self, event: &str) -> Vec<serde_json::Value> {
-        self.records().into_iter().filter(|record| record["event"] == event).collect()
+        self.records()
+            .into_iter()
+            .filter(|record| record["event"] == event)
+            .collect()
     }
 }
 

@@ -18,17 +18,27 @@ const LONGEST: u64 = 1 << 20;
 
 /// What a client prints on standard output; an error says which client and why, for a person.
 pub(super) fn ask(caller: &Caller, program: &str, arguments: &[&str]) -> Result<String, String> {
-    let path = caller.variable("PATH").unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
-    let found = find_in_path(OsStr::new(program), path).ok_or_else(|| format!("{program} is not in PATH"))?;
-    let mut spawn = Spawn::new(Path::new(&found)).current_dir(Path::new("/")).pipe_stdout();
+    let path = caller
+        .variable("PATH")
+        .unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
+    let found = find_in_path(OsStr::new(program), path)
+        .ok_or_else(|| format!("{program} is not in PATH"))?;
+    let mut spawn = Spawn::new(Path::new(&found))
+        .current_dir(Path::new("/"))
+        .pipe_stdout();
     for (name, value) in &caller.environment {
         spawn = spawn.env(name, value);
     }
     for argument in arguments {
         spawn = spawn.arg(argument);
     }
-    let mut child = spawn.start().map_err(|error| format!("{program}: {error}"))?;
-    let output = child.stdout.take().ok_or_else(|| format!("{program}: no output"))?;
+    let mut child = spawn
+        .start()
+        .map_err(|error| format!("{program}: {error}"))?;
+    let output = child
+        .stdout
+        .take()
+        .ok_or_else(|| format!("{program}: no output"))?;
     let (answer, answered) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = String::new();
@@ -41,8 +51,15 @@ pub(super) fn ask(caller: &Caller, program: &str, arguments: &[&str]) -> Result<
         // It may have ended meanwhile; either way it is reaped below.
         drop(child.kill());
     }
-    let status = child.wait().map_err(|error| format!("{program}: {error}"))?;
-    let text = text.map_err(|_| format!("{program} gave no answer within {} s", PATIENCE.as_secs()))?;
+    let status = child
+        .wait()
+        .map_err(|error| format!("{program}: {error}"))?;
+    let text =
+        text.map_err(|_| format!("{program} gave no answer within {} s", PATIENCE.as_secs()))?;
     let text = text.map_err(|error| format!("{program}: {error}"))?;
-    if status.success() { Ok(text) } else { Err(format!("{program} {}: {status}", arguments.join(" "))) }
+    if status.success() {
+        Ok(text)
+    } else {
+        Err(format!("{program} {}: {status}", arguments.join(" ")))
+    }
 }

@@ -56,7 +56,10 @@ impl fmt::Display for Finding {
         write!(f, "registries: {}: ", self.word())?;
         match &self.sites {
             Ok(sites) => {
-                let list: Vec<_> = sites.iter().map(|site| format!("{}:{}", site.pattern, site.port)).collect();
+                let list: Vec<_> = sites
+                    .iter()
+                    .map(|site| format!("{}:{}", site.pattern, site.port))
+                    .collect();
                 f.write_str(&list.join(", "))
             }
             Err(why) => write!(f, "none ({why})"),
@@ -67,17 +70,27 @@ impl fmt::Display for Finding {
 /// Replaces `network.registries` by rules that allow what was found. Clients are asked at once; one that
 /// is missing or says nothing leaves its registry unreachable, and the finding says why.
 pub fn resolve(mut profile: Profile, caller: &Caller) -> (Profile, Vec<Finding>) {
-    let wanted: BTreeSet<Registry> = std::mem::take(&mut profile.network.registries).into_iter().collect();
+    let wanted: BTreeSet<Registry> = std::mem::take(&mut profile.network.registries)
+        .into_iter()
+        .collect();
     let findings: Vec<Finding> = std::thread::scope(|scope| {
-        let asked: Vec<_> =
-            wanted.iter().map(|registry| (*registry, scope.spawn(|| find(*registry, caller)))).collect();
-        let answer = |(registry, thread): (Registry, std::thread::ScopedJoinHandle<'_, _>)| Finding {
-            registry,
-            sites: thread.join().unwrap_or_else(|_| Err("asking its client failed".to_owned())),
-        };
+        let asked: Vec<_> = wanted
+            .iter()
+            .map(|registry| (*registry, scope.spawn(|| find(*registry, caller))))
+            .collect();
+        let answer =
+            |(registry, thread): (Registry, std::thread::ScopedJoinHandle<'_, _>)| Finding {
+                registry,
+                sites: thread
+                    .join()
+                    .unwrap_or_else(|_| Err("asking its client failed".to_owned())),
+            };
         asked.into_iter().map(answer).collect()
     });
-    profile.network.rules.extend(findings.iter().flat_map(rules));
+    profile
+        .network
+        .rules
+        .extend(findings.iter().flat_map(rules));
     (profile, findings)
 }
 
@@ -88,7 +101,11 @@ fn find(registry: Registry, caller: &Caller) -> Result<Vec<Site>, String> {
         Registry::Cargo => cargo::sites(caller),
         Registry::Apt => apt::sites(caller),
     }?;
-    if sites.is_empty() { Err("its configuration names no host".to_owned()) } else { Ok(sites.into_iter().collect()) }
+    if sites.is_empty() {
+        Err("its configuration names no host".to_owned())
+    } else {
+        Ok(sites.into_iter().collect())
+    }
 }
 
 /// One rule a site; a pattern that is none (a client may name anything) is left out.
@@ -120,13 +137,20 @@ fn site(url: &str) -> Option<Site> {
     };
     let authority = rest.split(['/', '?', '#']).next()?;
     // Credentials in the URL are the client's; the jail does not have its configuration.
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && Port::parse(port).is_some() => (host, Port::parse(port)?),
+        Some((host, port)) if !host.ends_with(':') && Port::parse(port).is_some() => {
+            (host, Port::parse(port)?)
+        }
         _ => (authority, default),
     };
     let host = Host::parse(host.trim_matches(['[', ']'])).ok()?;
-    Some(Site { pattern: host.to_string(), port })
+    Some(Site {
+        pattern: host.to_string(),
+        port,
+    })
 }
 
 #[cfg(test)]
@@ -138,8 +162,14 @@ mod tests {
         let cases = [
             ("https://mirror.test/simple", Some(("mirror.test", 443))),
             ("http://Mirror.test:8080/x", Some(("mirror.test", 8080))),
-            ("sparse+https://index.mirror.test/", Some(("index.mirror.test", 443))),
-            ("'https://user:secret@mirror.test/simple'", Some(("mirror.test", 443))),
+            (
+                "sparse+https://index.mirror.test/",
+                Some(("index.mirror.test", 443)),
+            ),
+            (
+                "'https://user:secret@mirror.test/simple'",
+                Some(("mirror.test", 443)),
+            ),
             ("https://[2001:db8::1]:8443/", Some(("2001:db8::1", 8443))),
             ("file:///opt/wheels", None),
             ("/opt/wheels", None),
@@ -147,7 +177,11 @@ mod tests {
         ];
         for (url, expected) in cases {
             let found = site(url).map(|site| (site.pattern, site.port.number()));
-            assert_eq!(found, expected.map(|(host, port)| (host.to_owned(), port)), "{url}");
+            assert_eq!(
+                found,
+                expected.map(|(host, port)| (host.to_owned(), port)),
+                "{url}"
+            );
         }
     }
 }

@@ -19,7 +19,13 @@ pub(super) fn sites(caller: &Caller) -> Result<BTreeSet<Site>, String> {
         has_index |= key == "index-url";
         if matches!(key, "index-url" | "extra-index-url" | "find-links") {
             // Lists come as one value, parted by white space, sometimes as an escaped line feed.
-            sites.extend(value.trim_matches('\'').replace("\\n", " ").split_whitespace().filter_map(site));
+            sites.extend(
+                value
+                    .trim_matches('\'')
+                    .replace("\\n", " ")
+                    .split_whitespace()
+                    .filter_map(site),
+            );
         }
     }
     if !has_index {
@@ -32,6 +38,9 @@ pub(super) fn sites(caller: &Caller) -> Result<BTreeSet<Site>, String> {
 fn defaults(text: &str) -> Vec<Site> {
     let mut lines = text.lines();
     let index = lines.next().and_then(site);
-    let files = lines.next().map(|host| Site { pattern: host.trim().to_owned(), port: Port::HTTPS });
+    let files = lines.next().map(|host| Site {
+        pattern: host.trim().to_owned(),
+        port: Port::HTTPS,
+    });
     index.into_iter().chain(files).collect()
 }
