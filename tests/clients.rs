@@ -129,7 +129,15 @@ fn cargo_fetches_a_crate_through_the_gate() {
         .unwrap();
     let sysroot = String::from_utf8(sysroot.stdout).unwrap().trim().to_owned();
     let cargo = format!("{sysroot}/bin/cargo");
-    let flags = ["--ro", &sysroot, "--env", "CARGO_HOME=/tmp/cargo"];
+    let rustc = format!("RUSTC={sysroot}/bin/rustc");
+    let flags = [
+        "--ro",
+        &sysroot,
+        "--env",
+        "CARGO_HOME=/tmp/cargo",
+        "--env",
+        &rustc,
+    ];
     let run = through_the_gate(&install, &flags, &[&cargo, "fetch"]);
     assert_eq!(run.status, Some(0), "{run:#?}");
     assert!(install.work().join("Cargo.lock").is_file());

@@ -50,7 +50,11 @@ fn a_session_is_on_record_from_its_start_to_its_end() {
             records[0]["argv"],
             serde_json::json!(["sh", "-c", "exit 3"])
         );
-        assert!(records[0]["isolation"]["landlock_abi"].as_u64() >= Some(1), "{who:?}: {}", records[0]);
+        assert!(
+            records[0]["isolation"]["landlock_abi"].as_u64() >= Some(1),
+            "{who:?}: {}",
+            records[0]
+        );
         assert_eq!(records[1]["status"], serde_json::json!({ "exited": 3 }));
         assert_eq!(
             install.portcullis(["audit", "verify"]).status.code(),

@@ -105,7 +105,11 @@ fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
 
 /// Answers one claim.
 fn answer(channel: &Channel, held: &mut Vec<Held>) -> Result<(), WireError> {
-    let crate::wire::frame::Received { message: claim, fds, .. } = channel.recv_with::<Claim>()?;
+    let crate::wire::frame::Received {
+        message: claim,
+        fds,
+        ..
+    } = channel.recv_with::<Claim>()?;
     let claimed = match fds.into_iter().next() {
         Some(folder) => claim_in(folder, claim.name),
         None => Err(Errno::BADF),

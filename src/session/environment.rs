@@ -41,7 +41,7 @@ pub fn build(
         ("HOME", home.as_str()),
         ("USER", &caller.user),
         ("LOGNAME", &caller.user),
-        ("SHELL", "/bin/sh"),
+        ("SHELL", shell()),
         ("TMPDIR", "/tmp"),
     ] {
         variables.insert(name.to_owned(), value.to_owned());
@@ -61,6 +61,15 @@ pub fn build(
     variables.extend(jail.session);
     variables.extend(policy.set.clone());
     variables.into_iter().collect()
+}
+
+/// Agents write for bash; a host without it has at least sh(1).
+fn shell() -> &'static str {
+    if Path::new("/bin/bash").exists() {
+        "/bin/bash"
+    } else {
+        "/bin/sh"
+    }
 }
 
 /// A pattern is a name, or a prefix and `*`.
@@ -141,7 +150,7 @@ mod tests {
                 "PATH",
                 "/opt/codex/path:/usr/bin:/opt/tool/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
             ),
-            ("SHELL", "/bin/sh"),
+            ("SHELL", shell()),
             ("TERM", "dumb"),
             ("TMPDIR", "/tmp"),
             ("USER", "ada"),
