@@ -130,6 +130,10 @@ impl Argv {
                 let source = format!("/proc/self/fd/{}", number(*source));
                 self.add([OsStr::new(option), OsStr::new(&source), dest]);
             }
+            MountKind::Folder => {
+                self.add(["--perms", "0755"]);
+                self.add([OsStr::new("--dir"), dest]);
+            }
             MountKind::Tmpfs { mode } => {
                 self.add(["--perms", &format!("{mode:04o}")]);
                 self.add([OsStr::new("--tmpfs"), dest]);

@@ -27,8 +27,8 @@ use crate::audit::event::Isolation;
 use crate::exit::Exit;
 use crate::sys::process::find_in_path;
 use crate::sys::{capability, fd, harden, signal};
+use crate::wire::Channel;
 use crate::wire::init::{FailureKind, Go, InitFailure, InitPlan, InitReport};
-use crate::wire::{Channel, WireError};
 
 /// Entry of `portcullis-init`.
 pub fn main() -> ExitCode {
@@ -70,7 +70,8 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     let filters = seccomp::build().map_err(not_started("build the seccomp filters"))?;
     let isolation = restrict(&plan, &filters)?;
     // 9. Report, and give the listeners away: the gate accepts on them.
-    report(control, isolation, listeners)?;
+    report(control, isolation, &listeners)?;
+    drop(listeners);
     // 10. Wait for the word that the start is recorded and the gate serves.
     wait_for_go(control)?;
     // 11. Signals as a shell would leave them: bubblewrap was told to ignore the keyboard's.
@@ -167,7 +168,7 @@ fn restrict(plan: &InitPlan, filters: &Filters) -> Result<Isolation, InitFailure
 fn report(
     control: &Channel,
     isolation: Isolation,
-    listeners: Vec<OwnedFd>,
+    listeners: &[OwnedFd],
 ) -> Result<(), InitFailure> {
     let fds: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
     control
@@ -176,15 +177,8 @@ fn report(
 }
 
 fn wait_for_go(control: &Channel) -> Result<(), InitFailure> {
-    match control.recv::<Go>() {
-        Ok(Go {}) => Ok(()),
-        Err(error @ (WireError::Closed | WireError::Io(_) | WireError::TooLong(_))) => {
-            Err(failure("wait for go", error, FailureKind::NotStarted))
-        }
-        Err(error @ WireError::Message(_)) => {
-            Err(failure("wait for go", error, FailureKind::NotStarted))
-        }
-    }
+    let Go {} = control.recv().map_err(not_started("wait for go"))?;
+    Ok(())
 }
 
 /// What step 14 executes.

@@ -4,6 +4,7 @@
 //! Order is by destination, so a parent always stands before what is below it; a later entry for
 //! the same destination replaces the earlier one.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -336,15 +337,33 @@ impl Layout {
                 continue;
             }
             let reason = "the host's own entry";
-            match std::fs::read_link(&path) {
-                Ok(target) => self.place(&path, MountKind::Symlink { target }, reason),
-                Err(_) => {
-                    let opened = open_path(&path)?;
-                    self.bind_at(&path, opened.fd, &path, Access::ReadWrite, reason);
-                }
+            if let Ok(target) = std::fs::read_link(&path) {
+                self.place(&path, MountKind::Symlink { target }, reason);
+            } else {
+                let opened = open_path(&path)?;
+                self.bind_at(&path, opened.fd, &path, Access::ReadWrite, reason);
             }
         }
         Ok(())
+    }
+
+    /// Names every folder above a mount that lies in memory: bubblewrap would make some of them
+    /// unreadable (its parents of a 0700 folder are 0700).
+    pub(crate) fn add_parents(&mut self) {
+        let mut parents = BTreeSet::new();
+        for mount in &self.mounts {
+            for folder in mount.dest.ancestors().skip(1) {
+                let in_memory = covering(&self.mounts, folder).is_none_or(|above| {
+                    matches!(above.kind, MountKind::Tmpfs { .. }) && above.dest != folder
+                });
+                if in_memory && folder != Path::new("/") {
+                    parents.insert(folder.to_owned());
+                }
+            }
+        }
+        for folder in parents {
+            self.place(folder, MountKind::Folder, "holds what is mounted below");
+        }
     }
 
     fn memory(&mut self, content: &[u8]) -> Result<super::spec::SourceId, JailError> {

@@ -68,11 +68,7 @@ impl Sweeper {
             name: name.as_encoded_bytes().to_owned(),
         };
         channel.send_with(&claim, &[folder.as_fd()])?;
-        let crate::wire::frame::Received {
-            message: claimed,
-            fds,
-            ..
-        } = channel.recv_with()?;
+        let (claimed, fds) = channel.recv_with()?;
         Ok(match (claimed, fds.into_iter().next()) {
             (Claimed::Stands, Some(fd)) => Place::Stands(fd),
             (Claimed::Failed(errno), _) => Place::Forbidden(errno),

@@ -53,6 +53,8 @@ pub enum MountKind {
         /// Whether it can be written.
         access: Access,
     },
+    /// A folder above a mount, readable for everyone.
+    Folder,
     /// An empty folder in memory.
     Tmpfs {
         /// Its permission bits.
@@ -88,7 +90,7 @@ impl JailSpec {
         let mut writable: Vec<PathBuf> = Vec::new();
         for mount in &self.mounts {
             let list = match &mount.kind {
-                MountKind::Symlink { .. } | MountKind::Devices => continue,
+                MountKind::Folder | MountKind::Symlink { .. } | MountKind::Devices => continue,
                 MountKind::Bind {
                     access: Access::ReadWrite,
                     ..
@@ -112,8 +114,10 @@ impl JailSpec {
 
 /// The mount in which a path lies: of all at or above it the deepest, and of those the last.
 pub fn covering<'m>(mounts: &'m [Mount], path: &Path) -> Option<&'m Mount> {
+    let mounted = |mount: &&Mount| !matches!(mount.kind, MountKind::Folder);
     mounts
         .iter()
         .filter(|mount| path.starts_with(&mount.dest))
+        .filter(mounted)
         .max_by_key(|mount| mount.dest.components().count())
 }

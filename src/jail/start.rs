@@ -69,6 +69,7 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     let mut layout = lay_out(request)?;
     let sweeper = protect::apply(&mut layout, request)?;
     mask::apply(&mut layout, request)?;
+    layout.add_parents();
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
         spec: JailSpec {

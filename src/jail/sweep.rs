@@ -75,25 +75,17 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// is, while its number cannot be anybody else's. False: it cannot be waited for.
 fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
     loop {
-        let (mut on_channel, mut on_info) = (false, false);
-        let polled = match &jail.info {
-            Some(info) => {
-                let mut fds = [
-                    PollFd::new(channel, PollFlags::IN),
-                    PollFd::new(info, PollFlags::IN),
-                ];
-                let polled = poll(&mut fds, None);
-                if let [channel, info] = &fds {
-                    on_channel = !channel.revents().is_empty();
-                    on_info = !info.revents().is_empty();
-                }
-                polled
-            }
-            None => return true,
+        let Some(info) = &jail.info else {
+            return true;
         };
-        if polled.is_err_and(|errno| errno != Errno::INTR) {
+        let mut fds = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(info, PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
             return false;
         }
+        let [on_channel, on_info] = fds.map(|fd| !fd.revents().is_empty());
         if on_info {
             jail.read();
         }
@@ -105,11 +97,7 @@ fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
 
 /// Answers one claim.
 fn answer(channel: &Channel, held: &mut Vec<Held>) -> Result<(), WireError> {
-    let crate::wire::frame::Received {
-        message: claim,
-        fds,
-        ..
-    } = channel.recv_with::<Claim>()?;
+    let (claim, fds): (Claim, _) = channel.recv_with()?;
     let claimed = match fds.into_iter().next() {
         Some(folder) => claim_in(folder, claim.name),
         None => Err(Errno::BADF),
