@@ -2,6 +2,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::string_slice,
     reason = "tests may panic"
 )]
 
@@ -122,6 +123,7 @@ fn an_untouched_log_is_complete_and_its_head_is_the_last_hash() {
 type Edit = fn(&mut Vec<Vec<u8>>);
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_kind_of_tampering_is_named_at_its_first_record() {
     let sequence = |expected, found| Flaw::Sequence { expected, found };
     let table: Vec<(&str, Edit, (u64, Flaw))> = vec![
@@ -150,8 +152,8 @@ fn every_kind_of_tampering_is_named_at_its_first_record() {
             |l| edit(l, 4, "\"ms\":", "\"ms\": "),
             (4, Flaw::Hash),
         ),
-        ("a hash is changed", change_hash, (4, Flaw::Hash)),
-        ("the chain is mended halfway", mend, (4, Flaw::Prev)),
+        ("a hash is changed", |l| change_hash(l), (4, Flaw::Hash)),
+        ("the chain is mended halfway", |l| mend(l), (4, Flaw::Prev)),
         (
             "the first is dropped",
             |l| drop(l.remove(0)),
@@ -232,7 +234,7 @@ fn every_kind_of_tampering_is_named_at_its_first_record() {
         ),
         (
             "the last is cut",
-            |l| l[7].truncate(l[7].len() - 1),
+            |l| l[7].truncate(300),
             (8, Flaw::Truncated),
         ),
         (
@@ -258,13 +260,13 @@ fn every_kind_of_tampering_is_named_at_its_first_record() {
     }
 }
 
-fn change_hash(lines: &mut Vec<Vec<u8>>) {
+fn change_hash(lines: &mut [Vec<u8>]) {
     let digit = lines[3].len() - 5;
     lines[3][digit] ^= 1;
 }
 
 /// Changes record 3 and seals it again, so that only record 4 shows it.
-fn mend(lines: &mut Vec<Vec<u8>>) {
+fn mend(lines: &mut [Vec<u8>]) {
     edit(lines, 3, "\"bytes_up\":3", "\"bytes_up\":4");
     let hash_start = lines[2].len() - 76;
     let prev = lines_hash(&lines[1]);
@@ -385,7 +387,7 @@ proptest! {
         let mut text = SAMPLE.text.clone();
         let at = at % text.len();
         text[at] ^= by;
-        let record = 1 + SAMPLE.text[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let record = SAMPLE.text[..at].split(|byte| *byte == b'\n').count() as u64;
         let broken = check(&text).broken;
         prop_assert_eq!(broken.map(|Broken { record, .. }| record), Some(record));
     }
