@@ -168,7 +168,7 @@ mod tests {
             profile: noise.clone(),
             mode: noise.clone(),
             workspace: noise.clone(),
-            generation: PolicyGeneration(noise.clone()),
+            generation: PolicyGeneration::new(noise.clone()),
             isolation: crate::audit::Isolation {
                 bwrap: noise.clone(),
                 landlock_abi: 7,

@@ -54,7 +54,7 @@ pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
     };
     command.on_host = argv.first().and_then(|name| locate(name, caller));
     if let Some(layout) = command.on_host.as_deref().and_then(native_codex) {
-        let confined = codex::argv::confine(argv);
+        let confined = codex::confine(argv);
         command.argv = confined.argv;
         command.asked_mode = confined.asked;
         if let Some(first) = command.argv.first_mut() {
@@ -80,18 +80,24 @@ fn locate(name: &str, caller: &Caller) -> Option<PathBuf> {
     std::fs::canonicalize(found).ok()
 }
 
-fn native_codex(resolved: &Path) -> Option<codex::package::NativeLayout> {
-    codex::package::candidates(resolved, std::env::consts::ARCH)
-        .into_iter()
-        .find(|layout| layout.binary.is_file())
+/// npm's launcher, or a binary that is called like it.
+fn native_codex(resolved: &Path) -> Option<codex::NativeLayout> {
+    if !["codex.js", "codex"]
+        .iter()
+        .any(|name| resolved.file_name() == Some(OsStr::new(name)))
+    {
+        return None;
+    }
+    let arch = codex::Arch::from_rust(std::env::consts::ARCH)?;
+    codex::package::find(resolved, arch, Path::exists)
 }
 
 fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
-    let managed = codex::config::managed(&profile.codex.config);
-    command.files.push((
-        "/etc/codex/managed_config.toml".into(),
-        managed.into_bytes(),
-    ));
+    if let Ok(managed) = codex::managed_config(&profile.codex.config) {
+        command
+            .files
+            .push((codex::MANAGED_CONFIG.into(), managed.into_bytes()));
+    }
     let host_home = caller
         .variable("CODEX_HOME")
         .map_or_else(|| caller.home.join(".codex"), PathBuf::from);
@@ -103,7 +109,7 @@ fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
         }
     }
     let variable = |name: &str| caller.variable(name).and_then(OsStr::to_str);
-    command.environment.extend(codex::environment::credentials(
+    command.environment.extend(codex::credentials(
         variable("CODEX_API_KEY"),
         variable("OPENAI_API_KEY"),
     ));

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
+use crate::codex::{Loopback, ProxyPorts, proxy_environment};
 use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames};
 use crate::policy::profile::Overrides;
-use crate::policy::{Profile, Ruleset};
+use crate::policy::{Effect, Host, HostPattern, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
@@ -147,8 +148,12 @@ impl Plan {
     }
 
     fn environment(&self, visible: &[PathBuf]) -> Vec<(String, String)> {
-        let http = self.profile.network.http_port;
-        let mut session = crate::codex::proxy_environment::variables(http, self.socks_port());
+        let ports = ProxyPorts {
+            http: self.profile.network.http_port,
+            socks: self.socks_port(),
+            loopback: self.loopback(),
+        };
+        let mut session = proxy_environment(ports);
         session.extend(self.command.environment.iter().cloned());
         let path_first = &self.command.path_first;
         environment::build(
@@ -160,6 +165,26 @@ impl Plan {
                 session,
             },
         )
+    }
+
+    /// `localhost` is the jail's own, unless a rule lets the command reach the host's.
+    fn loopback(&self) -> Loopback {
+        let host = |rule: &Rule| match &rule.host {
+            HostPattern::Exact(Host::Addr(address)) => address.is_loopback(),
+            HostPattern::Exact(Host::Name(name)) => name.as_str() == "localhost",
+            HostPattern::Below(_) | HostPattern::AtOrBelow(_) | HostPattern::Any => false,
+        };
+        let allowed = self
+            .profile
+            .network
+            .rules
+            .iter()
+            .filter(|rule| rule.effect == Effect::Allow);
+        if allowed.into_iter().any(host) {
+            Loopback::Gate
+        } else {
+            Loopback::Jail
+        }
     }
 
     /// The session's first record.
