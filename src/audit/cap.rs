@@ -57,6 +57,8 @@ impl AuditEvent {
                 ..
             } => {
                 if let Some(path) = path {
+                    // The gate leaves the query out; should it ever not, secrets stand there.
+                    path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
                     cut(path, TEXT);
                 }
                 if let Some(rule) = rule {
@@ -154,6 +156,26 @@ mod tests {
         let mut controls = "\u{1}".repeat(TEXT);
         cut(&mut controls, TEXT);
         assert_eq!(controls, "\u{1}".repeat((TEXT - 3) / 6) + "…");
+    }
+
+    #[test]
+    fn a_query_is_never_recorded() {
+        let event = AuditEvent::EgressDecided {
+            conn: crate::ids::ConnId(1),
+            transport: crate::policy::Transport::Forward,
+            host: crate::policy::Host::parse("a.test").unwrap(),
+            port: crate::policy::Port::HTTP,
+            method: None,
+            path: Some("/v1/é?key=secret#x".into()),
+            verdict: crate::policy::Verdict::Deny,
+            reason: None,
+            rule: None,
+            generation: PolicyGeneration(String::new()),
+        };
+        let AuditEvent::EgressDecided { path, .. } = event.capped() else {
+            unreachable!()
+        };
+        assert_eq!(path.as_deref(), Some("/v1/é"));
     }
 
     #[test]

@@ -37,8 +37,19 @@ impl ChainHash {
     /// closing brace, which is how it stands in the file.
     #[must_use]
     pub fn follow(self, open_record: &[u8]) -> Self {
-        let mut hasher = Sha256::new_with_prefix(self.0);
-        hasher.update(open_record);
+        let mut hasher = Sha256::new();
+        // The first block (64 bytes) in one piece: what follows is then hashed where it lies.
+        if let Some((first, rest)) = open_record.split_first_chunk::<32>() {
+            let mut block = [0; 64];
+            let (prev, start) = block.split_at_mut(32);
+            prev.copy_from_slice(&self.0);
+            start.copy_from_slice(first);
+            hasher.update(block);
+            hasher.update(rest);
+        } else {
+            hasher.update(self.0);
+            hasher.update(open_record);
+        }
         hasher.update(b"}");
         Self(hasher.finalize().into())
     }
@@ -47,15 +58,28 @@ impl ChainHash {
     pub fn to_hex(self) -> [u8; 64] {
         let mut digits = [0; 64];
         for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(self.0) {
-            *pair = [hex_digit(byte >> 4), hex_digit(byte & 15)];
+            *pair = HEX.get(usize::from(byte)).copied().unwrap_or_default();
         }
         digits
     }
 }
 
-/// The lower-case digit of a number below 16, without a table.
-fn hex_digit(nibble: u8) -> u8 {
-    nibble + if nibble < 10 { b'0' } else { b'a' - 10 }
+/// The two digits of each byte: every record is compared and written as text.
+#[expect(clippy::indexing_slicing, reason = "computed when this is compiled")]
+const HEX: [[u8; 2]; 256] = {
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [hex_digit(byte >> 4), hex_digit(byte & 15)];
+        byte += 1;
+    }
+    table
+};
+
+/// The lower-case digit of a number below 16.
+#[expect(clippy::cast_possible_truncation, reason = "the number is below 16")]
+const fn hex_digit(nibble: usize) -> u8 {
+    nibble as u8 + if nibble < 10 { b'0' } else { b'a' - 10 }
 }
 
 impl fmt::Display for ChainHash {

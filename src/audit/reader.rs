@@ -2,6 +2,8 @@
 
 use std::io::{self, BufRead, Read};
 
+use memchr::memchr;
+
 use super::record::AuditRecord;
 
 /// The longest line that is read. Exceeds [`super::record::MAX_RECORD`], so that only a damaged file
@@ -36,8 +38,10 @@ pub struct Line<'a> {
 #[derive(Debug)]
 pub struct Lines<R> {
     source: R,
-    /// The line last read, reused for the next.
-    line: Vec<u8>,
+    /// How much of the source's buffer is the line last given out.
+    given: usize,
+    /// A line that did not lie in the source's buffer as a whole.
+    pieces: Vec<u8>,
     number: u64,
     next_offset: u64,
     exhausted: bool,
@@ -46,45 +50,69 @@ pub struct Lines<R> {
 impl<R: BufRead> Lines<R> {
     /// Reads from this source.
     pub fn new(source: R) -> Self {
+        let (given, number, next_offset) = (0, 0, 0);
         Self {
             source,
-            line: Vec::new(),
-            number: 0,
-            next_offset: 0,
+            given,
+            pieces: Vec::new(),
+            number,
+            next_offset,
             exhausted: false,
         }
     }
 
     /// The next line; `None` at the end.
     pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+        self.source.consume(std::mem::take(&mut self.given));
         if self.exhausted {
             return Ok(None);
         }
-        self.line.clear();
-        let offset = self.next_offset;
+        let (number, offset) = (self.number + 1, self.next_offset);
+        let whole = memchr(b'\n', self.source.fill_buf()?).filter(|length| *length <= MAX_LINE);
+        if let Some(length) = whole {
+            // Most lines lie in the buffer as a whole: no byte of them is copied.
+            self.given = length + 1;
+            (self.number, self.next_offset) = (number, offset + self.given as u64);
+            let bytes = self.source.fill_buf()?.get(..length).unwrap_or_default();
+            return Ok(Some(Line {
+                number,
+                offset,
+                bytes,
+                ending: Ending::Newline,
+            }));
+        }
+        let ending = self.read_pieces()?;
+        self.exhausted = ending != Ending::Newline;
+        if ending == Ending::Cut && self.pieces.is_empty() {
+            return Ok(None);
+        }
+        let bytes = self.pieces.as_slice();
+        let newline = u64::from(ending == Ending::Newline);
+        (self.number, self.next_offset) = (number, offset + bytes.len() as u64 + newline);
+        Ok(Some(Line {
+            number,
+            offset,
+            bytes,
+            ending,
+        }))
+    }
+
+    /// Collects a line that goes beyond the source's buffer.
+    fn read_pieces(&mut self) -> io::Result<Ending> {
+        self.pieces.clear();
         let cap = MAX_LINE as u64 + 1;
         let read = self
             .source
             .by_ref()
             .take(cap)
-            .read_until(b'\n', &mut self.line)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        self.next_offset += read as u64;
-        let (bytes, ending) = match self.line.split_last() {
-            Some((b'\n', line)) => (line, Ending::Newline),
-            _ if read > MAX_LINE => (self.line.as_slice(), Ending::TooLong),
-            _ => (self.line.as_slice(), Ending::Cut),
-        };
-        self.exhausted = ending != Ending::Newline;
-        Ok(Some(Line {
-            number: self.number,
-            offset,
-            bytes,
-            ending,
-        }))
+            .read_until(b'\n', &mut self.pieces)?;
+        Ok(if self.pieces.pop_if(|byte| *byte == b'\n').is_some() {
+            Ending::Newline
+        } else if read > MAX_LINE {
+            Ending::TooLong
+        } else {
+            Ending::Cut
+        })
     }
 }
 

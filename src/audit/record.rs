@@ -22,11 +22,6 @@ pub const VERSION: u8 = 1;
 /// everything else a record holds; a reader can rely on it.
 pub const MAX_RECORD: usize = 128 << 10;
 
-/// How many bytes `,"prev":"…"` takes.
-const PREV_LENGTH: usize = 74;
-/// How many bytes `,"hash":"…"}` takes.
-const HASH_LENGTH: usize = 75;
-
 /// A record as it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRecord {
@@ -148,38 +143,33 @@ pub struct SealedLine<'a> {
     /// The place in the chain.
     pub seq: u64,
     /// RFC 3339 UTC with microseconds, so that the order of texts is the order of times.
-    pub ts: &'a [u8],
+    pub ts: &'a [u8; 27],
     /// The session, as text.
-    pub session: &'a [u8],
+    pub session: &'a [u8; 32],
     /// The name of the event.
     pub event: &'a [u8],
     /// The hash of the record before, as hex digits.
-    pub prev: &'a [u8],
+    pub prev: &'a [u8; 64],
     /// The hash of this record, as hex digits.
-    pub hash: &'a [u8],
+    pub hash: &'a [u8; 64],
 }
 
 impl<'a> SealedLine<'a> {
     /// `None` when the line is not in the form.
     pub fn parse(line: &'a [u8]) -> Option<Self> {
-        let (open_record, tail) = line.split_at_checked(line.len().checked_sub(HASH_LENGTH)?)?;
-        let hash = tail.strip_prefix(br#","hash":""#)?.strip_suffix(b"\"}")?;
-        let prev_start = open_record.len().checked_sub(PREV_LENGTH)?;
-        let (rest, tail) = open_record.split_at_checked(prev_start)?;
-        let prev = tail.strip_prefix(br#","prev":""#)?.strip_suffix(b"\"")?;
+        let (rest, hash) = before(line, b"\"}")?.split_last_chunk()?;
+        let open_record = before(rest, br#","hash":""#)?;
+        let (rest, prev) = before(open_record, b"\"")?.split_last_chunk()?;
+        let rest = before(rest, br#","prev":""#)?;
 
-        let rest = rest.strip_prefix(br#"{"v":1,"seq":"#)?;
+        let rest = after(rest, br#"{"v":1,"seq":"#)?;
         let (seq, rest) = leading_number(rest)?;
-        let (ts, rest) = rest.strip_prefix(br#","ts":""#)?.split_at_checked(27)?;
-        let (_host_id, rest) = rest
-            .strip_prefix(br#"","host_id":""#)?
-            .split_at_checked(16)?;
-        let (session, rest) = rest
-            .strip_prefix(br#"","session":""#)?
-            .split_at_checked(32)?;
-        let rest = rest.strip_prefix(br#"","user":""#)?;
+        let (ts, rest) = after(rest, br#","ts":""#)?.split_first_chunk()?;
+        let (_host_id, rest) = after(rest, br#"","host_id":""#)?.split_first_chunk::<16>()?;
+        let (session, rest) = after(rest, br#"","session":""#)?.split_first_chunk()?;
+        let rest = after(rest, br#"","user":""#)?;
         let rest = rest.get(string_length(rest)?..)?;
-        let rest = rest.strip_prefix(br#"","event":""#)?;
+        let rest = after(rest, br#"","event":""#)?;
         let event = rest.get(..string_length(rest)?)?;
         Some(Self {
             open_record,
@@ -193,14 +183,29 @@ impl<'a> SealedLine<'a> {
     }
 }
 
+/// What follows this literal. Its length is known when this is compiled, so it is compared in registers.
+fn after<'a, const N: usize>(text: &'a [u8], literal: &[u8; N]) -> Option<&'a [u8]> {
+    let (start, rest) = text.split_first_chunk()?;
+    (start == literal).then_some(rest)
+}
+
+/// What stands before this literal.
+fn before<'a, const N: usize>(text: &'a [u8], literal: &[u8; N]) -> Option<&'a [u8]> {
+    let (rest, end) = text.split_last_chunk()?;
+    (end == literal).then_some(rest)
+}
+
 /// A decimal number without leading zero, and what follows it.
 fn leading_number(text: &[u8]) -> Option<(u64, &[u8])> {
     let length = text.iter().position(|byte| !byte.is_ascii_digit())?;
     let (digits, rest) = text.split_at_checked(length)?;
-    if digits.first() == Some(&b'0') {
+    if digits.first().is_none_or(|first| *first == b'0') {
         return None;
     }
-    Some((std::str::from_utf8(digits).ok()?.parse().ok()?, rest))
+    let number = digits.iter().try_fold(0_u64, |number, digit| {
+        number.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
+    });
+    Some((number?, rest))
 }
 
 /// How long a JSON string is whose opening quote is behind us.

@@ -185,20 +185,18 @@ impl Chain {
                 found: sealed.seq,
             });
         }
-        if sealed.prev != prev_text {
+        if *sealed.prev != prev_text {
             return Err(Flaw::Prev);
         }
         let hash = prev.follow(sealed.open_record);
         let text = hash.to_hex();
-        if sealed.hash != text {
+        if *sealed.hash != text {
             return Err(Flaw::Hash);
         }
         self.link = Some((hash, text));
         self.records = expected;
-        self.clock_set_back += u64::from(sealed.ts < self.ts.as_slice());
-        if let Ok(ts) = sealed.ts.try_into() {
-            self.ts = ts;
-        }
+        self.clock_set_back += u64::from(*sealed.ts < self.ts);
+        self.ts = *sealed.ts;
         self.ended = sealed.event == b"session.ended";
         Ok(())
     }

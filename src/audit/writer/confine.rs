@@ -67,11 +67,10 @@ fn landlock() -> Result<(), ConfineError> {
 fn table() -> Result<Table, ConfineError> {
     let mut table: Table = [
         // the loop
-        libc::SYS_ppoll,           // wait for requests (poll is ppoll on arm64)
-        libc::SYS_recvfrom,        // read requests
-        libc::SYS_sendto,          // answer
-        libc::SYS_sendmsg,         // answer Ready (wire::Channel)
-        libc::SYS_restart_syscall, // a wait that SIGSTOP and SIGCONT interrupted goes on
+        libc::SYS_ppoll, // wait for requests; restarts by itself after SIGSTOP and SIGCONT
+        libc::SYS_recvfrom, // read requests
+        libc::SYS_sendto, // answer
+        libc::SYS_sendmsg, // answer Ready (wire::Channel)
         // the file
         libc::SYS_write,     // append
         libc::SYS_fdatasync, // durability
@@ -80,7 +79,6 @@ fn table() -> Result<Table, ConfineError> {
         libc::SYS_brk,
         libc::SYS_munmap,
         libc::SYS_mremap,
-        libc::SYS_madvise,
         // time, where the vDSO has no clock it can read
         libc::SYS_clock_gettime,
         // the end
@@ -91,8 +89,6 @@ fn table() -> Result<Table, ConfineError> {
     .into_iter()
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
-    #[cfg(target_arch = "x86_64")]
-    table.insert(libc::SYS_poll, Vec::new());
     // Rust's library makes sure that a descriptor is open before it closes it (debug builds).
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?]);
     // Memory, but none that is executable (mmap(2), third argument).

@@ -365,23 +365,17 @@ mod tests {
         let padding = "x".repeat(BLOCK);
         io::Write::write_all(&mut file, format!("a\n{padding}\nb\nc\npart").as_bytes()).unwrap();
         let mut log = OpenLog::new(SessionId::generate(), file);
-        let ends = [
-            (0, 70_000),
+        let from_end = [
+            (0, 0),
             (1, 2),
             (2, 4),
-            (3, 4 + BLOCK + 1),
-            (4, 4 + BLOCK + 3),
+            (3, BLOCK + 5),
+            (4, BLOCK + 7),
+            (9, BLOCK + 7),
         ];
-        let length = 2 + BLOCK + 1 + 2 + 2;
-        for (count, before_end) in
-            ends.map(|(count, before)| (count, if count == 0 { 0 } else { before }))
-        {
+        for (count, whole_lines) in from_end {
             log.skip_to_last(count).unwrap();
-            assert_eq!(
-                log.offset,
-                length.saturating_sub(before_end) as u64,
-                "{count}"
-            );
+            assert_eq!(log.offset, (BLOCK + 7 - whole_lines) as u64, "{count}");
         }
     }
 }
