@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod failure;
+pub mod policy;
 pub mod print;
 
 use std::process::ExitCode;

@@ -1,1 +1,4 @@
 //! session
+
+pub mod profiles;
+pub mod registries;
