@@ -53,17 +53,18 @@ fn notes(decision: &Decision, request: &EgressRequest) -> Vec<&'static str> {
     if request.transport != Transport::Forward {
         notes.push("method and path are inside a tunnel, where the gate does not see them");
     }
-    match (&request.host, decision.verdict) {
-        (Host::Name(_), Verdict::Allow) => notes.push(
+    let unlisted = decision.reason == Some(DenyReason::HostNotAllowed);
+    match &request.host {
+        Host::Name(_) if decision.verdict == Verdict::Allow => notes.push(
             "the name is resolved when a session asks for it; addresses of private ranges are refused then",
         ),
-        (Host::Name(name), Verdict::Deny) if name.is_single_label() => {
+        Host::Name(name) if unlisted && name.is_single_label() => {
             notes.push("a name without a dot is allowed by its own rule alone, by no wildcard");
         }
-        (Host::Addr(_), Verdict::Deny) => {
+        Host::Addr(_) if unlisted => {
             notes.push("an address is allowed by its own rule alone, by no wildcard");
         }
-        (Host::Name(_), Verdict::Deny) | (Host::Addr(_), Verdict::Allow) => {}
+        Host::Name(_) | Host::Addr(_) => {}
     }
     notes
 }

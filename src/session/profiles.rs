@@ -142,3 +142,94 @@ fn read(file: &Path) -> Result<String, String> {
 fn failed(file: &Path, error: &io::Error) -> String {
     format!("read {}: {error}", file.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(home: &Path) -> Environment {
+        [(OsString::from("HOME"), home.as_os_str().to_owned())]
+            .into_iter()
+            .collect()
+    }
+
+    fn write(home: &Path, name: &str, text: &str) {
+        let folder = home.join(".config/portcullis/profiles");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+
+    #[test]
+    fn the_callers_own_profile_comes_before_the_built_in_one_of_its_name() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(load("codex", &caller(home.path())).unwrap().codex.enabled);
+        write(
+            home.path(),
+            "codex.toml",
+            "description = 'mine'\nextends = 'offline'",
+        );
+        let own = load("codex", &caller(home.path())).unwrap();
+        assert_eq!(
+            (own.description.as_str(), own.network.enabled),
+            ("mine", false)
+        );
+    }
+
+    #[test]
+    fn a_path_is_a_file_and_a_name_is_never_one() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("own.toml");
+        std::fs::write(&file, "extends = 'offline'").unwrap();
+        let caller = caller(home.path());
+        assert!(
+            !load(file.to_str().unwrap(), &caller)
+                .unwrap()
+                .network
+                .enabled
+        );
+        assert!(matches!(
+            load("../own", &caller),
+            Err(ProfileError::Load { .. })
+        ));
+        std::fs::write(&file, "extends = 'own.toml'").unwrap();
+        let missing = load(file.to_str().unwrap(), &caller).unwrap_err();
+        assert!(matches!(missing, ProfileError::Missing { .. }), "{missing}");
+    }
+
+    #[test]
+    fn a_missing_profile_is_told_with_the_callers_own_names() {
+        let home = tempfile::tempdir().unwrap();
+        write(home.path(), "strict.toml", "");
+        write(home.path(), ".hidden.toml", "");
+        assert_eq!(
+            load("strickt", &caller(home.path()))
+                .unwrap_err()
+                .to_string(),
+            "no profile \"strickt\"; there are base, codex, offline, registries, strict; did you mean \"strict\"?"
+        );
+        assert_eq!(
+            names(&caller(home.path())),
+            ["base", "codex", "offline", "registries", "strict"]
+        );
+    }
+
+    #[test]
+    fn an_own_profile_that_cannot_be_read_is_no_reason_to_take_the_built_in_one() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(home.path().join(".config/portcullis/profiles/codex.toml"))
+            .unwrap();
+        assert!(matches!(
+            load("codex", &caller(home.path())),
+            Err(ProfileError::Load { .. })
+        ));
+    }
+
+    #[test]
+    fn the_tests_of_a_file_come_with_it() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("t");
+        std::fs::write(&file, "[[tests]]\nrequest='a.test'\nexpect='deny'").unwrap();
+        let (profile, tests) = load_file(&file, &caller(home.path())).unwrap();
+        assert_eq!((profile.name, tests.len()), (file.display().to_string(), 1));
+    }
+}

@@ -193,3 +193,45 @@ pub fn find_in_path(name: &OsStr, path: &OsStr) -> Option<OsString> {
         })
         .map(Into::into)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Spawn {
+        Spawn::new(Path::new("/bin/sh"))
+            .arg("-c")
+            .arg(script)
+            .env("PATH", "/usr/bin:/bin")
+    }
+
+    #[test]
+    fn a_captured_child_gives_its_output_and_its_status() {
+        let captured = shell("echo out; echo err >&2; exit 3")
+            .capture(Duration::from_secs(60))
+            .unwrap();
+        assert_eq!(
+            (captured.stdout.as_slice(), captured.status.code()),
+            (b"out\n".as_slice(), Some(3))
+        );
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed_with_its_own_children() {
+        // The grandchild holds the pipe: reading would not end although the child has.
+        for hanging in ["sleep 1000", "sleep 1000 & exit 0", "exec >&-; sleep 1000"] {
+            let error = shell(hanging)
+                .capture(Duration::from_millis(200))
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{hanging}");
+        }
+    }
+
+    #[test]
+    fn a_child_that_never_stops_talking_is_cut_off() {
+        let error = shell("exec yes")
+            .capture(Duration::from_secs(60))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "more output than expected");
+    }
+}
