@@ -82,7 +82,7 @@ fn speed(command: &mut Command) -> f64 {
 /// Answers any request with [`BYTES`] zeros.
 fn serve(mut stream: TcpStream) {
     let mut head = [0; 4096];
-    let mut seen = Vec::new();
+    let mut seen: Vec<u8> = Vec::new();
     while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
         let read = stream.read(&mut head).unwrap();
         seen.extend(head.iter().take(read));

@@ -8,8 +8,7 @@ use clap::{Args, ValueEnum};
 use super::failure::{Failure, Outcome};
 use super::print;
 use crate::exit::Exit;
-use crate::policy::profile::Overrides;
-use crate::policy::{EgressRequest, FilesystemMode, Transport, remedy};
+use crate::policy::{EgressRequest, FilesystemMode, Overrides, Transport, remedy};
 use crate::session::{self, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 

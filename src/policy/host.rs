@@ -120,7 +120,7 @@ impl Host {
         if text.contains(':') {
             let bad = |_| HostError::Ipv6 { host: shown(text) };
             let address: Ipv6Addr = text.parse().map_err(bad)?;
-            return Ok(Self::Addr(IpAddr::V6(address).to_canonical()));
+            return Ok(Self::from(IpAddr::V6(address)));
         }
         if let Ok(address) = text.parse::<Ipv4Addr>() {
             return Ok(Self::Addr(IpAddr::V4(address)));
@@ -260,6 +260,13 @@ impl TryFrom<String> for DomainName {
 impl From<DomainName> for String {
     fn from(name: DomainName) -> Self {
         name.0
+    }
+}
+
+/// An address that came as bytes (SOCKS5 address types 1 and 4), in the form of [`Host::Addr`].
+impl From<IpAddr> for Host {
+    fn from(address: IpAddr) -> Self {
+        Self::Addr(address.to_canonical())
     }
 }
 

@@ -5,12 +5,13 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed) → [`profile`] (the TOML form and its valid form).
+//! dialed) → [`profile`] (the TOML form and its valid form) → [`explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod address;
 pub mod decision;
+pub mod explain;
 pub mod host;
 pub mod path;
 pub mod profile;
@@ -21,6 +22,7 @@ pub mod ruleset;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use decision::{Decision, DenyReason, Verdict};
+pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
 pub use path::PathPattern;
 pub use profile::{

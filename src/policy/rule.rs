@@ -10,7 +10,8 @@ use super::path::PathPattern;
 use super::request::{Method, Port};
 
 /// Which hosts a rule speaks of. Semantics as Codex's own network policy has them; no wildcard allows
-/// an address literal or a single-label name.
+/// an address literal or a single-label name. An address literal speaks of requests that name it, not of
+/// names that resolve to it: what may be dialed is the address policy's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostPattern {

@@ -124,7 +124,7 @@ impl Ruleset {
     /// Every set of rules that speaks of a host, the most specific first.
     fn rules_for<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Candidates<'a>> {
         let (literal, name) = match host {
-            Host::Addr(address) => (self.literals.get(address), None),
+            Host::Addr(address) => (self.literals.get(&address.to_canonical()), None),
             Host::Name(name) => (None, Some(name.as_str())),
         };
         // A single label may be completed with a search domain: only an exact rule allows it.

@@ -7,21 +7,17 @@ use std::process::ExitStatus;
 use crate::audit::folder::FolderError;
 use crate::exit::Exit;
 use crate::jail::JailError;
-use crate::policy::profile::ProfileError;
+use crate::policy::ProfileError;
 use crate::wire::init::{FailureKind, InitFailure};
 
 use super::companions::CompanionError;
-use super::profiles::LoadError;
 
 /// Why a command was not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The profile cannot be used.
+    /// The profile cannot be used, or a flag does not fit it.
     #[error("{0}")]
-    Profile(#[from] LoadError),
-    /// The flags do not fit the profile.
-    #[error("{0}")]
-    Overrides(#[from] ProfileError),
+    Profile(#[from] ProfileError),
     /// The workspace cannot be used.
     #[error("workspace {}: {source}; name an existing folder with -C DIR", path.display())]
     Workspace {

@@ -9,8 +9,7 @@ use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, proxy_environment};
 use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames};
-use crate::policy::profile::Overrides;
-use crate::policy::{Effect, Host, HostPattern, Profile, Rule, Ruleset};
+use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
@@ -54,13 +53,14 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
-        let profile =
-            super::profiles::load(&request.profile, &caller)?.apply(&request.overrides)?;
-        let (mut profile, findings) = super::registries::resolve(profile, &caller);
-        for finding in &findings {
-            tell(Progress::Note(&finding.to_string()));
-        }
+        let profile = super::profiles::load(&request.profile, &caller.environment)?;
+        let profile = profile.apply(&request.overrides)?;
         let workspace = workspace(request.folder.as_deref())?;
+        let (mut profile, found) =
+            super::registries::resolve(profile, &caller.environment, &workspace);
+        for found in found.iter().filter(|found| found.problem.is_some()) {
+            tell(Progress::Note(&found.to_string()));
+        }
         let command = command::prepare(&request.argv, &caller, &profile);
         if let Some(asked) = command
             .asked_mode

@@ -1,173 +1,228 @@
-//! cargo: the registries of its configuration, or the index that it has built in. Cargo prints neither,
-//! so its own files are read: `config.toml`, the cached index, and the program itself.
+//! cargo: the registries of its configuration (replaced sources, `[registries]`, variables), and the
+//! default index that is built into the program unless it is replaced.
+//!
+//! An index names another host for downloads in its `config.json`; cargo keeps a copy in its cache once
+//! it has talked to that index. Without one, the default index stands for its whole domain, since its
+//! downloads come from a sister of it; any other index stands for itself.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::super::caller::Caller;
-use super::{Site, site};
+use super::client::Trusted;
+use super::{Place, family, place};
 
-use crate::sys::process::find_in_path;
+/// How an index over HTTP begins in cargo's configuration, and in the program for the default one.
+const SPARSE: &str = "sparse+https://";
 
-/// What precedes the URL of the built-in index in the program.
-const MARK: &[u8] = b"sparse+https://";
+/// The longest program that is searched; cargo has some 40 MB.
+const MAX_PROGRAM: u64 = 256 << 20;
 
-/// The longest program that is searched, in bytes.
-const LONGEST: u64 = 256 << 20;
-
-pub(super) fn sites(caller: &Caller) -> Result<BTreeSet<Site>, String> {
-    let home = caller
+pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+    let home = trusted
         .variable("CARGO_HOME")
-        .map_or_else(|| caller.home.join(".cargo"), PathBuf::from);
-    let config = config(&home);
-    let mut indexes: BTreeSet<Site> = configured(&config)
-        .iter()
-        .filter_map(|url| site(url))
-        .collect();
-    let replaced = config
-        .get("source")
-        .and_then(|source| source.get("crates-io")?.get("replace-with"));
-    if replaced.is_none() {
-        let built_in = built_in(caller)?;
-        // Until cargo has fetched the index once, nobody knows where it says that the crates are.
-        if downloads(&home, &built_in).is_empty() {
-            indexes.extend(with_neighbours(&built_in));
-        }
-        indexes.insert(built_in);
+        .map(PathBuf::from)
+        .or_else(|| Some(trusted.home()?.join(".cargo")))
+        .ok_or("neither CARGO_HOME nor HOME is set")?;
+    let config = Config::read(trusted, &home);
+    let mut indexes = config.indexes;
+    if !config.default_is_replaced {
+        let url = default_index(trusted)?;
+        let index = place(&url, "cargo's own default").ok_or("cargo's default index is no URL")?;
+        let cached = downloads(trusted, &home, &index);
+        let sisters = family(&index.host).map(|host| Place {
+            host,
+            source: "cargo's own default; its downloads come from a sister".to_owned(),
+            ..index.clone()
+        });
+        indexes.extend(if cached.is_empty() { sisters } else { None });
+        indexes.push(index);
     }
-    let cached: Vec<Site> = indexes
+    let downloads: Vec<Place> = indexes
         .iter()
-        .flat_map(|index| downloads(&home, index))
+        .flat_map(|index| downloads(trusted, &home, index))
         .collect();
-    indexes.extend(cached);
+    indexes.extend(downloads);
     Ok(indexes)
 }
 
-/// The caller's own configuration; a broken one is cargo's to complain about.
-fn config(home: &Path) -> toml::Table {
-    let read = |name: &str| std::fs::read_to_string(home.join(name)).ok();
-    let text = read("config.toml").or_else(|| read("config"));
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+/// What the configuration says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Config {
+    indexes: Vec<Place>,
+    default_is_replaced: bool,
 }
 
-/// Every URL of an index: `registries.*.index`, `source.*.registry`.
-fn configured(config: &toml::Table) -> Vec<String> {
-    let urls = |table: &str, key: &str| -> Vec<String> {
-        let entries = config
-            .get(table)
-            .and_then(toml::Value::as_table)
-            .into_iter()
-            .flatten();
-        entries
-            .filter_map(|(_, entry)| Some(entry.get(key)?.as_str()?.to_owned()))
-            .collect()
-    };
-    [urls("registries", "index"), urls("source", "registry")].concat()
+impl Config {
+    /// `CARGO_HOME`'s own file and the variables: with `/` as working directory cargo reads no others.
+    fn read(trusted: &Trusted<'_>, home: &Path) -> Self {
+        let mut config = Self::default();
+        for file in ["config.toml", "config"].map(|name| home.join(name)) {
+            let table = trusted
+                .read(&file)
+                .and_then(|text| text.parse::<toml::Table>().ok());
+            if let Some(table) = table {
+                config.take_file(&table, &file.display().to_string());
+                break;
+            }
+        }
+        for (name, value) in trusted.variables() {
+            config.take_variable(name, value);
+        }
+        config
+    }
+
+    fn take_file(&mut self, table: &toml::Table, source: &str) {
+        let tables = |key: &str| {
+            table
+                .get(key)
+                .and_then(toml::Value::as_table)
+                .into_iter()
+                .flatten()
+        };
+        for (name, entry) in tables("source").chain(tables("registries")) {
+            let Some(entry) = entry.as_table() else {
+                continue;
+            };
+            self.default_is_replaced |= name == "crates-io" && entry.contains_key("replace-with");
+            for key in ["registry", "index"] {
+                let url = entry.get(key).and_then(toml::Value::as_str);
+                self.indexes.extend(url.and_then(|url| place(url, source)));
+            }
+        }
+    }
+
+    fn take_variable(&mut self, name: &str, value: &str) {
+        let Some(rest) = name.strip_prefix("CARGO_") else {
+            return;
+        };
+        self.default_is_replaced |= rest == "SOURCE_CRATES_IO_REPLACE_WITH";
+        let names_index = (rest.starts_with("REGISTRIES_") && rest.ends_with("_INDEX"))
+            || (rest.starts_with("SOURCE_") && rest.ends_with("_REGISTRY"))
+            || rest == "REGISTRY_INDEX";
+        if names_index {
+            self.indexes.extend(place(value, name));
+        }
+    }
 }
 
-/// Where the cached `config.json` of an index says that crates and the API are.
-fn downloads(home: &Path, index: &Site) -> Vec<Site> {
-    let folders = std::fs::read_dir(home.join("registry/index"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mine = format!("{}-", index.pattern);
-    let mine = folders.filter(|entry| entry.file_name().to_string_lossy().starts_with(&mine));
-    let read = |folder: PathBuf| -> Option<serde_json::Value> {
-        serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).ok()?).ok()
+/// The hosts that an index names for downloads and its API, from cargo's cached copy of its
+/// `config.json`. The cache's folders are named after the index's host and a hash.
+fn downloads(trusted: &Trusted<'_>, home: &Path, index: &Place) -> Vec<Place> {
+    let prefix = format!("{}-", index.host);
+    let of_index = |folder: &PathBuf| {
+        let name = folder
+            .file_name()
+            .and_then(OsStr::to_str)
+            .unwrap_or_default();
+        name.strip_prefix(&prefix)
+            .is_some_and(|hash| hash.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    let configs = mine.filter_map(|entry| read(entry.path()));
-    configs
+    trusted
+        .list(&home.join("registry/index"))
+        .iter()
+        .filter(|folder| of_index(folder))
+        .filter_map(|folder| trusted.read(&folder.join("config.json")))
+        .filter_map(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
         .flat_map(|config| {
-            ["dl", "api"].map(|key| config.get(key).and_then(|url| site(url.as_str()?)))
+            let url = |key| {
+                place(
+                    config.get(key)?.as_str()?,
+                    "cargo's cached config.json of the index",
+                )
+            };
+            [url("dl"), url("api")].into_iter().flatten()
         })
-        .flatten()
         .collect()
 }
 
-/// The built-in index: the first URL behind [`MARK`] in the program that has a dot in its host.
-fn built_in(caller: &Caller) -> Result<Site, String> {
-    let program = program(caller).ok_or("cargo is not in PATH")?;
-    let length = std::fs::metadata(&program)
-        .map_err(|error| format!("cargo: {error}"))?
-        .len();
-    if length > LONGEST {
-        return Err(format!("{} is too large to search", program.display()));
+/// The default index, out of the program: behind rustup's proxy lies the real one.
+fn default_index(trusted: &Trusted<'_>) -> Result<String, String> {
+    let mut program = trusted.program("cargo")?;
+    let resolved = program
+        .canonicalize()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    if resolved.file_name() == Some(OsStr::new("rustup")) {
+        let told = trusted.ask(&resolved, &["which", "cargo"].map(OsStr::new))?;
+        program = PathBuf::from(told.trim_end());
     }
-    let bytes = std::fs::read(&program).map_err(|error| format!("cargo: {error}"))?;
-    urls(&bytes)
-        .find_map(|url| site(&url))
-        .ok_or_else(|| "cargo names no index of its own".to_owned())
+    if !trusted.spares(&program) {
+        return Err(format!("{} lies below the workspace", program.display()));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(&program)
+        .and_then(|file| file.take(MAX_PROGRAM).read_to_end(&mut bytes))
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    index_in(&bytes).ok_or_else(|| format!("no default index in {}", program.display()))
 }
 
-/// rustup puts a proxy of the same name into `PATH`; the real one is in the toolchain.
-fn program(caller: &Caller) -> Option<PathBuf> {
-    let path = caller.variable("PATH")?;
-    let toolchain = super::ask::ask(caller, "rustc", &["--print", "sysroot"]).ok();
-    let real = toolchain
-        .map(|root| Path::new(root.trim()).join("bin/cargo"))
-        .filter(|real| real.is_file());
-    real.or_else(|| find_in_path(OsStr::new("cargo"), path).map(PathBuf::from))
-}
-
-fn urls(program: &[u8]) -> impl Iterator<Item = String> {
-    let starts = program
-        .windows(MARK.len())
+/// The first URL of an index in a program's bytes, up to the slash after its host.
+fn index_in(bytes: &[u8]) -> Option<String> {
+    let marker = SPARSE.as_bytes();
+    let starts = bytes
+        .windows(marker.len())
         .enumerate()
-        .filter(|(_, window)| *window == MARK);
-    starts.filter_map(move |(at, _)| {
-        let url: Vec<u8> = program
-            .get(at..)?
-            .iter()
-            .copied()
-            .take_while(|byte| is_url_byte(*byte))
-            .take(200)
-            .collect();
-        // Strings stand side by side in a program: a URL ends with its first slash after the host.
-        let url = String::from_utf8(url).ok()?;
-        let host_end = url.get(MARK.len()..)?.find('/')? + MARK.len();
-        url.get(..=host_end)
-            .filter(|url| url.contains('.'))
-            .map(str::to_owned)
-    })
-}
-
-fn is_url_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"+:/.-_".contains(&byte)
-}
-
-/// Everything of the same owner: the registrable domain of the index (Public Suffix List) and below.
-fn with_neighbours(index: &Site) -> Option<Site> {
-    let domain = psl::domain_str(&index.pattern)?;
-    Some(Site {
-        pattern: format!("**.{domain}"),
-        port: index.port,
-    })
+        .filter(|(_, window)| *window == marker);
+    starts
+        .filter_map(|(at, _)| {
+            let rest = bytes.get(at + marker.len()..)?;
+            let (host, _) = rest.split_at(rest.iter().take(254).position(|b| *b == b'/')?);
+            let host = std::str::from_utf8(host).ok()?;
+            // Other texts follow such a marker too; a host is one of a known top-level domain.
+            let known = psl::suffix(host.as_bytes()).is_some_and(|suffix| suffix.is_known());
+            (known && host.contains('.')).then(|| format!("https://{host}/"))
+        })
+        .find(|url| place(url, "").is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn config(text: &str) -> (Vec<String>, bool) {
+        let mut config = Config::default();
+        config.take_file(&text.parse().unwrap(), "file");
+        let shown = |p: &Place| format!("{}:{}", p.host, p.port);
+        (
+            config.indexes.iter().map(shown).collect(),
+            config.default_is_replaced,
+        )
+    }
+
     #[test]
-    fn the_built_in_index_is_found_among_other_strings() {
-        let program =
-            b"..sparse+https://hints only\0sparse+https://index.mirror.test/sparse+registry..";
-        let found: Vec<_> = urls(program).collect();
-        assert_eq!(found, ["sparse+https://index.mirror.test/"]);
+    fn replaced_sources_and_named_registries_are_found() {
+        let text = "[source.crates-io]\nreplace-with='m'\n[source.m]\nregistry='sparse+https://m.test:8443/x/'\n\
+            [registries.own]\nindex='https://git.test/index'\n[source.v]\ndirectory='/v'";
         assert_eq!(
-            with_neighbours(&site(&found[0]).unwrap()).unwrap().pattern,
-            "**.mirror.test"
+            config(text),
+            (
+                vec!["m.test:8443".to_owned(), "git.test:443".to_owned()],
+                true
+            )
+        );
+        assert_eq!(config("[net]\nretry=1"), (Vec::new(), false));
+    }
+
+    #[test]
+    fn variables_name_registries_too() {
+        let mut config = Config::default();
+        config.take_variable("CARGO_REGISTRIES_OWN_INDEX", "sparse+https://own.test/");
+        config.take_variable("CARGO_HTTP_PROXY", "http://proxy.test");
+        config.take_variable("CARGO_SOURCE_CRATES_IO_REPLACE_WITH", "own");
+        let hosts: Vec<String> = config.indexes.iter().map(|p| p.host.to_string()).collect();
+        assert_eq!(
+            (hosts, config.default_is_replaced),
+            (vec!["own.test".to_owned()], true)
         );
     }
 
     #[test]
-    fn configured_indexes_are_those_of_registries_and_sources() {
-        let config = "[registries.a]\nindex = \"sparse+https://a.test/i/\"\n[source.b]\nregistry = \"https://b.test\"\n[source.c]\ndirectory = \"v\"\n";
+    fn the_default_index_is_told_from_the_texts_around_it() {
+        let program = b"xsparse+https://iints/sparse+https://index.example.com/https://y/";
         assert_eq!(
-            configured(&config.parse().unwrap()),
-            ["sparse+https://a.test/i/", "https://b.test"]
+            index_in(program),
+            Some("https://index.example.com/".to_owned())
         );
+        assert_eq!(index_in(b"sparse+https://"), None);
     }
 }

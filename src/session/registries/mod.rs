@@ -1,187 +1,237 @@
-//! Package registries: their hosts are found at launch in the clients' own configuration, so that a
-//! mirror just works and no list goes stale.
+//! Package registries: `network.registries` → rules, at launch.
 //!
-//! Owns: asking each client ([`pip`], [`npm`], [`cargo`], [`apt`]) and turning the answers into rules.
-//! Trusts: the caller's and the host's configuration of these clients. Never: a project's own (`.npmrc`,
-//! `pip.conf`, `.cargo/config.toml` in the workspace come from whoever wrote the workspace): every
-//! client is asked from the root folder. Nothing is looked up or contacted.
+//! Owns: asking each client of this machine which hosts it talks to. Trusts: the caller's own
+//! configuration and environment, and the clients in `PATH`. Never: anything in a folder that a session
+//! can write (a `.npmrc`, `pip.conf` or `.cargo` of the project, a virtual environment's `pip`): the code
+//! in the jail may have put it there to widen its own policy, or to be run outside. Never the network:
+//! clients are asked about their configuration alone.
 //!
-//! Reading order: [`resolve`] → one client, as [`npm`] → [`ask`].
+//! Reading order: this file → [`client`] (what may be run and read) → one file a client.
 
 mod apt;
-mod ask;
 mod cargo;
+mod client;
 mod npm;
 mod pip;
 
-use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
-use crate::policy::{Effect, Host, HostPattern, Port, Profile, Registry, Rule, RuleId};
+use super::profiles::Environment;
+use crate::policy::{
+    DomainName, Effect, EgressRequest, Host, HostPattern, Port, Profile, Registry, Rule, RuleId,
+};
+use client::Trusted;
 
-use super::caller::Caller;
-
-/// What was found for one registry family.
+/// What was found out about one registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Which.
+pub struct Found {
+    /// The registry.
     pub registry: Registry,
-    /// The hosts, or why there are none.
-    pub sites: Result<Vec<Site>, String>,
+    /// Where its client goes; empty if nothing could be found.
+    pub places: Vec<Place>,
+    /// What kept us from finding more, for a person.
+    pub problem: Option<String>,
 }
 
-/// One place that a client fetches from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Site {
-    /// Its host, as a pattern.
-    pub pattern: String,
-    /// Its port.
+/// One destination of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The host.
+    pub host: HostPattern,
+    /// The port of the URL that named it.
     pub port: Port,
+    /// Where it stands, as `npm config list`.
+    pub source: String,
 }
 
-impl Finding {
-    /// The word in profiles and rule ids.
-    fn word(&self) -> &'static str {
-        match self.registry {
-            Registry::Pip => "pip",
-            Registry::Npm => "npm",
-            Registry::Cargo => "cargo",
-            Registry::Apt => "apt",
+/// Turns `network.registries` into rules. The second part tells where each host was found.
+pub fn resolve(
+    mut profile: Profile,
+    environment: &Environment,
+    workspace: &Path,
+) -> (Profile, Vec<Found>) {
+    let home = environment.get(OsStr::new("HOME")).map(PathBuf::from);
+    let written = profile.filesystem.writable.iter().map(|path| {
+        match (path.strip_prefix("~"), &home) {
+            (Ok(below), Some(home)) => home.join(below),
+            // join takes an absolute path as it is.
+            _ => workspace.join(path),
         }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "registries: {}: ", self.word())?;
-        match &self.sites {
-            Ok(sites) => {
-                let list: Vec<_> = sites
-                    .iter()
-                    .map(|site| format!("{}:{}", site.pattern, site.port))
-                    .collect();
-                f.write_str(&list.join(", "))
-            }
-            Err(why) => write!(f, "none ({why})"),
-        }
-    }
-}
-
-/// Replaces `network.registries` by rules that allow what was found. Clients are asked at once; one that
-/// is missing or says nothing leaves its registry unreachable, and the finding says why.
-pub fn resolve(mut profile: Profile, caller: &Caller) -> (Profile, Vec<Finding>) {
-    let wanted: BTreeSet<Registry> = std::mem::take(&mut profile.network.registries)
-        .into_iter()
-        .collect();
-    let findings: Vec<Finding> = std::thread::scope(|scope| {
-        let asked: Vec<_> = wanted
-            .iter()
-            .map(|registry| (*registry, scope.spawn(|| find(*registry, caller))))
-            .collect();
-        let answer =
-            |(registry, thread): (Registry, std::thread::ScopedJoinHandle<'_, _>)| Finding {
-                registry,
-                sites: thread
-                    .join()
-                    .unwrap_or_else(|_| Err("asking its client failed".to_owned())),
-            };
-        asked.into_iter().map(answer).collect()
     });
+    let writable: Vec<PathBuf> = written.chain([workspace.to_owned()]).collect();
+    let registries = std::mem::take(&mut profile.network.registries);
+    let found = discover(&registries, environment, &writable);
     profile
         .network
         .rules
-        .extend(findings.iter().flat_map(rules));
-    (profile, findings)
+        .extend(found.iter().flat_map(Found::rules));
+    (profile, found)
 }
 
-fn find(registry: Registry, caller: &Caller) -> Result<Vec<Site>, String> {
-    let sites = match registry {
-        Registry::Pip => pip::sites(caller),
-        Registry::Npm => npm::sites(caller),
-        Registry::Cargo => cargo::sites(caller),
-        Registry::Apt => apt::sites(caller),
-    }?;
-    if sites.is_empty() {
-        Err("its configuration names no host".to_owned())
-    } else {
-        Ok(sites.into_iter().collect())
+/// Asks the clients, all at once. Programs and files below `writable` do not count.
+pub fn discover(
+    registries: &[Registry],
+    environment: &Environment,
+    writable: &[PathBuf],
+) -> Vec<Found> {
+    let trusted = Trusted::new(environment, writable);
+    let ask = |registry: Registry| match registry {
+        Registry::Pip => pip::places(&trusted),
+        Registry::Npm => npm::places(&trusted),
+        Registry::Cargo => cargo::places(&trusted),
+        Registry::Apt => apt::places(&trusted),
+    };
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = registries
+            .iter()
+            .map(|&registry| (registry, scope.spawn(move || ask(registry))))
+            .collect();
+        asked
+            .into_iter()
+            .map(|(registry, answer)| {
+                let crashed = |_| Err("asking its client failed".to_owned());
+                Found::new(registry, answer.join().unwrap_or_else(crashed))
+            })
+            .collect()
+    })
+}
+
+impl Found {
+    fn new(registry: Registry, answer: Result<Vec<Place>, String>) -> Self {
+        let (found, problem) = match answer {
+            Ok(found) if found.is_empty() => {
+                (found, Some("its configuration names no host".to_owned()))
+            }
+            Ok(found) => (found, None),
+            Err(problem) => (Vec::new(), Some(problem)),
+        };
+        let mut places: Vec<Place> = Vec::new();
+        for place in found {
+            if !places
+                .iter()
+                .any(|p| p.host == place.host && p.port == place.port)
+            {
+                places.push(place);
+            }
+        }
+        Self {
+            registry,
+            places,
+            problem,
+        }
     }
-}
 
-/// One rule a site; a pattern that is none (a client may name anything) is left out.
-fn rules(finding: &Finding) -> Vec<Rule> {
-    let id = RuleId::new(format!("registries.{}", finding.word()));
-    let sites = finding.sites.as_deref().unwrap_or_default();
-    let rule = |site: &Site| {
-        Some(Rule {
-            id: id.clone(),
-            host: HostPattern::parse(&site.pattern).ok()?,
-            ports: vec![site.port],
+    /// One rule for each destination.
+    pub fn rules(&self) -> impl Iterator<Item = Rule> {
+        self.places.iter().map(|place| Rule {
+            id: RuleId::new(format!("registries.{}", name(self.registry))),
+            host: place.host.clone(),
+            ports: vec![place.port],
             methods: Vec::new(),
             paths: Vec::new(),
             effect: Effect::Allow,
         })
-    };
-    sites.iter().filter_map(rule).collect()
+    }
 }
 
-/// The site that a URL names, whatever is around it; `None` for anything but http and https.
-fn site(url: &str) -> Option<Site> {
-    let url = url.trim().trim_matches(['"', '\'']);
-    let url = url.strip_prefix("sparse+").unwrap_or(url);
-    let (scheme, rest) = url.split_once("://")?;
-    let default = match scheme {
-        "https" => Port::HTTPS,
-        "http" => Port::HTTP,
-        _ => return None,
-    };
-    let authority = rest.split(['/', '?', '#']).next()?;
-    // Credentials in the URL are the client's; the jail does not have its configuration.
-    let authority = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !host.ends_with(':') && Port::parse(port).is_some() => {
-            (host, Port::parse(port)?)
+/// As the profile writes it.
+fn name(registry: Registry) -> &'static str {
+    match registry {
+        Registry::Pip => "pip",
+        Registry::Npm => "npm",
+        Registry::Cargo => "cargo",
+        Registry::Apt => "apt",
+    }
+}
+
+/// Lines for a person, one a destination.
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = name(self.registry);
+        let mut first = true;
+        for Place { host, port, source } in &self.places {
+            let separator = if first { "" } else { "\n" };
+            write!(f, "{separator}{name}: {host} port {port} (from {source})")?;
+            first = false;
         }
-        _ => (authority, default),
-    };
-    let host = Host::parse(host.trim_matches(['[', ']'])).ok()?;
-    Some(Site {
-        pattern: host.to_string(),
-        port,
+        match &self.problem {
+            Some(problem) => write!(f, "{name}: not found: {problem}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The destination of an `http` or `https` URL. A client's own configuration may hold a name and
+/// password, which stay here.
+fn place(url: &str, source: &str) -> Option<Place> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (_, bare) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let scheme = if scheme == "http" { "http" } else { "https" };
+    let request = EgressRequest::parse(&format!("{scheme}://{bare}")).ok()?;
+    Some(Place {
+        host: HostPattern::Exact(request.host),
+        port: request.port,
+        source: source.to_owned(),
     })
+}
+
+/// Every `http` or `https` URL in a client's words, as a destination.
+fn places_in<'a>(text: &'a str, source: &'a str) -> impl Iterator<Item = Place> + 'a {
+    text.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '[' | ']' | '\\'))
+        .filter_map(|word| {
+            word.find("http://")
+                .or_else(|| word.find("https://"))
+                .and_then(|at| word.get(at..))
+        })
+        .filter_map(move |url| place(url, source))
+}
+
+/// The registrable domain of a host and everything below it: for a client whose downloads come from a
+/// sister of the host that it names.
+fn family(host: &HostPattern) -> Option<HostPattern> {
+    let HostPattern::Exact(Host::Name(name)) = host else {
+        return None;
+    };
+    let domain = psl::domain_str(name.as_str())?;
+    DomainName::parse(domain).ok().map(HostPattern::AtOrBelow)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shown(text: &str) -> Vec<String> {
+        places_in(text, "x")
+            .map(|p| format!("{}:{}", p.host, p.port))
+            .collect()
+    }
+
     #[test]
-    fn a_url_gives_its_host_and_port_and_nothing_else() {
-        let cases = [
-            ("https://mirror.test/simple", Some(("mirror.test", 443))),
-            ("http://Mirror.test:8080/x", Some(("mirror.test", 8080))),
-            (
-                "sparse+https://index.mirror.test/",
-                Some(("index.mirror.test", 443)),
-            ),
-            (
-                "'https://user:secret@mirror.test/simple'",
-                Some(("mirror.test", 443)),
-            ),
-            ("https://[2001:db8::1]:8443/", Some(("2001:db8::1", 8443))),
-            ("file:///opt/wheels", None),
-            ("/opt/wheels", None),
-            ("https://bad host/", None),
-        ];
-        for (url, expected) in cases {
-            let found = site(url).map(|site| (site.pattern, site.port.number()));
-            assert_eq!(
-                found,
-                expected.map(|(host, port)| (host.to_owned(), port)),
-                "{url}"
-            );
-        }
+    fn a_url_becomes_its_host_and_port_without_its_secret() {
+        assert_eq!(
+            shown("'https://user:p%40ss@mirror.test:8443/simple/'"),
+            ["mirror.test:8443"]
+        );
+        assert_eq!(
+            shown("http://a.test https://b.test/x,\nsparse+https://c.test"),
+            ["a.test:80", "b.test:443", "c.test:443"]
+        );
+        assert_eq!(
+            shown("/opt/wheels file:///x ftp://a.test https:// http://127.1/"),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn a_family_is_the_registrable_domain_and_what_lies_below() {
+        let of = |text| family(&HostPattern::parse(text).unwrap()).map(|p| p.to_string());
+        assert_eq!(
+            of("index.example.co.uk"),
+            Some("**.example.co.uk".to_owned())
+        );
+        assert_eq!(of("192.0.2.1"), None);
     }
 }

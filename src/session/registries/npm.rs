@@ -1,17 +1,20 @@
-//! npm: its registry, and those of scopes (`@scope:registry`), as `npm config` resolves them.
+//! npm: `registry` and every `@scope:registry` of its merged configuration, defaults included.
 
-use std::collections::BTreeSet;
+use std::ffi::OsStr;
 
-use super::super::caller::Caller;
-use super::{Site, ask::ask, site};
+use serde_json::Value;
 
-pub(super) fn sites(caller: &Caller) -> Result<BTreeSet<Site>, String> {
-    let text = ask(caller, "npm", &["config", "list", "--json"])?;
-    let config: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(&text).map_err(|error| format!("npm config list: {error}"))?;
+use super::client::Trusted;
+use super::{Place, place};
+
+pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+    let npm = trusted.program("npm")?;
+    let told = trusted.ask(&npm, &["config", "list", "--json"].map(OsStr::new))?;
+    let config: serde_json::Map<String, Value> =
+        serde_json::from_str(&told).map_err(|error| format!("npm config list --json: {error}"))?;
     Ok(config
         .iter()
         .filter(|(key, _)| *key == "registry" || key.ends_with(":registry"))
-        .filter_map(|(_, value)| site(value.as_str()?))
+        .filter_map(|(key, value)| place(value.as_str()?, &format!("npm config: {key}")))
         .collect())
 }
