@@ -143,6 +143,32 @@ fn a_dead_audit_writer_refuses_every_door_and_closes_open_tunnels() {
 }
 
 #[test]
+fn a_request_under_way_stops_with_the_audit_writer() {
+    let origin = Origin::raw(|mut stream| {
+        use std::io::{Read, Write};
+        let mut chunk = [0; 4096];
+        let _ = stream.read(&mut chunk)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")?;
+        loop {
+            stream.write_all(&chunk)?;
+        }
+    });
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .host("a.test", "127.0.0.1")
+        .start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut client = Raw::open(gate.http);
+    client.send(format!(
+        "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    client.exactly(1 << 20);
+    gate.audit.close();
+    // Ends: the announced length is never reached.
+    client.rest();
+}
+
+#[test]
 fn a_writer_that_cannot_write_stops_the_traffic() {
     let origin = Origin::echo();
     let gate = spec()

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::client::{Raw, get};
 use crate::dns_stub::DnsStub;
-use crate::test_gate::spec;
+use crate::test_gate::{TestGate, spec};
 use crate::upstream::Origin;
 
 #[test]
@@ -49,24 +49,56 @@ fn the_descriptor_limit_fits_the_limit_of_connections() {
     assert!(core.contains(" 0 "), "{core}");
 }
 
+/// What the gate's descriptors refer to, as `socket` or `pipe`, without the standard streams.
+fn descriptors(gate: &TestGate) -> Vec<String> {
+    let folder = format!("/proc/{}/fd", gate.child.id());
+    let mut kinds = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        // A descriptor may be closed between the two looks.
+        if let (3.., Ok(target)) = (number, fs::read_link(entry.path())) {
+            let target = target.to_str().unwrap().to_owned();
+            kinds.push(target.split(':').next().unwrap().to_owned());
+        }
+    }
+    kinds.sort();
+    kinds
+}
+
 #[test]
 fn an_idle_gate_holds_only_the_descriptors_it_was_given_and_its_event_loop() {
     let gate = spec().start();
-    let mut kinds: Vec<_> = fs::read_dir(format!("/proc/{}/fd", gate.child.id()))
-        .unwrap()
-        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap())
-        .map(|target| {
-            target
-                .to_str()
-                .unwrap()
-                .split(':')
-                .next()
-                .unwrap()
-                .to_owned()
-        })
-        .collect();
-    kinds.retain(|kind| kind != "pipe" && !kind.starts_with('/'));
-    kinds.sort();
+    let mut kinds = descriptors(&gate);
     kinds.dedup();
     assert_eq!(kinds, ["anon_inode", "socket"]);
+}
+
+#[test]
+fn a_tunnel_has_pipes_only_once_it_has_moved_much() {
+    let origin = Origin::echo_bytes();
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .host("a.test", "127.0.0.1")
+        .start();
+    let pipes = || {
+        descriptors(&gate)
+            .iter()
+            .filter(|kind| *kind == "pipe")
+            .count()
+    };
+    let mut client = Raw::open(gate.http);
+    client.connect(&format!("a.test:{}", origin.port()));
+    client.send("x");
+    client.exactly(1);
+    assert_eq!(pipes(), 0);
+    for _ in 0..40 {
+        client.send([7; 16 << 10]);
+        client.exactly(16 << 10);
+    }
+    assert_eq!(pipes(), 4, "two ends for each direction");
+    client.finish();
+    client.rest();
+    drop(client);
+    gate.drain();
 }

@@ -194,6 +194,33 @@ fn a_chunked_request_is_framed_anew_and_is_the_last_of_its_connection() {
 }
 
 #[test]
+fn a_chunked_body_that_two_readers_could_read_in_two_ways_goes_no_further() {
+    let origin = Origin::echo();
+    let (spec, authority) = allowing(&origin);
+    let gate = spec.start();
+    for chunks in [
+        "ffffffffffffffff1\r\nx",
+        "-1\r\nx",
+        "0x1\r\nx\r\n0\r\n\r\n",
+        "1\nx\n0\n\n",
+        "1\r\nxyz",
+        "1;\n\r\nx\r\n0\r\n\r\n",
+        " 1\r\nx\r\n0\r\n\r\n",
+    ] {
+        let mut client = Raw::open(gate.http);
+        let smuggled = "GET http://denied.test/ HTTP/1.1\r\nHost: denied.test\r\n\r\n";
+        client.send(format!(
+            "POST http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\
+             Transfer-Encoding: chunked\r\n\r\n{chunks}{smuggled}"
+        ));
+        client.finish().rest();
+    }
+    // Still whole afterwards, and no request was made of what followed a body.
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    assert!(!origin.log.text().contains("denied.test"));
+}
+
+#[test]
 fn an_origin_that_breaks_off_is_a_typed_502() {
     let origin = Origin::raw(|mut stream| {
         let mut chunk = [0; 4096];

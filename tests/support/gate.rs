@@ -132,6 +132,8 @@ impl TestGate {
 
     /// Up to the point where it is confined and waits for its listeners.
     pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+        // As every session does first: what cargo left open is not for children.
+        portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
         let (audit, audit_theirs) = Channel::pair().unwrap();
         let child = Spawn::new(Path::new("/bin/sh"))
