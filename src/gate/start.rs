@@ -100,11 +100,11 @@ fn run(control: &Channel) -> Result<(), StartError> {
     confine(&gate, &boot.name_servers)?;
     control.send(&GateReply::Confined)?;
     // 6. The listeners, made in the jail's network namespace.
-    let (command, sockets): (GateCommand, _) = control.recv_with()?;
-    if command != GateCommand::Serve {
+    let received = control.recv_with::<GateCommand>()?;
+    if received.message != GateCommand::Serve {
         return Err(StartError::NotServe);
     }
-    let doors = doors(&runtime, &boot, sockets)?;
+    let doors = doors(&runtime, &boot, received.fds)?;
     // 7. Work, until the session drains us or is gone.
     runtime.block_on(LocalSet::new().run_until(serve(gate, doors, control)))
 }

@@ -1,4 +1,34 @@
-//! The jail.
+//! The jail: what of the host shows in it, and what its processes may ask of the kernel.
+//!
+//! Owns: the list of mounts and bubblewrap's arguments, protected paths and their placeholders, the
+//! first process in the jail with its Landlock rules and seccomp tables. Trusts: the session's
+//! request and bubblewrap. Never: opens a way to the network, decides about traffic, resolves a name
+//! twice, starts with less confinement than the profile's floor.
+//!
+//! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
+//! `layout`, `protect`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
+//! [`init`] (the numbered list inside) → `landlock`, [`seccomp`]. `placeholder` and `sweep` are the
+//! two sides of what stands on the host for as long as a session runs.
 #![forbid(unsafe_code)]
 
+pub mod bwrap;
+pub mod error;
+pub mod identity;
 pub mod init;
+mod landlock;
+mod layout;
+mod mask;
+mod placeholder;
+mod protect;
+pub mod seccomp;
+mod source;
+pub mod spec;
+pub mod start;
+mod sweep;
+pub mod system;
+
+pub use bwrap::Bwrap;
+pub use error::JailError;
+pub use identity::UserNames;
+pub use spec::JailSpec;
+pub use start::{JailRequest, Prepared, Running, prepare};

@@ -259,9 +259,17 @@ impl fmt::Display for AddressClass {
 mod tests {
     use super::*;
 
-    fn check(allow: &[&str], address: &str) -> Result<(), AddressClass> {
+    fn allowing(allow: &[&str]) -> AddressPolicy {
         let allow = allow.iter().map(|net| net.parse().unwrap()).collect();
-        AddressPolicy { allow }.check(address.parse().unwrap())
+        AddressPolicy { allow }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn check(allow: &[&str], address: &str) -> Result<(), AddressClass> {
+        allowing(allow).check(ip(address))
     }
 
     #[test]

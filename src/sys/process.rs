@@ -98,6 +98,20 @@ impl Spawn {
         self
     }
 
+    /// Lets the child ignore what a terminal's keyboard sends (SIGINT, SIGQUIT): it stays in the
+    /// foreground process group, and the keys are for somebody else in it.
+    #[must_use]
+    pub fn ignore_keyboard_signals(mut self) -> Self {
+        use std::os::unix::process::CommandExt;
+        #[expect(unsafe_code, reason = "runs between fork and exec")]
+        // SAFETY: the closure makes two async-signal-safe calls (signal-safety(7): sigaction) and
+        // touches no memory of the parent.
+        unsafe {
+            self.command.pre_exec(super::signal::ignore_keyboard);
+        }
+        self
+    }
+
     /// Starts it.
     pub fn start(mut self) -> io::Result<Child> {
         self.command

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    BpfProgram, SeccompAction, SeccompFilter, SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
 /// System call number → conditions under which it matches; no condition: always. Several rules are
@@ -42,4 +42,46 @@ pub fn install(program: &BpfProgram) -> Result<(), SeccompError> {
 
 fn architecture() -> Result<TargetArch, SeccompError> {
     Ok(TargetArch::try_from(std::env::consts::ARCH)?)
+}
+
+/// Answers ENOSYS to these numbers and to all from `unknown` on, as a kernel does that does not have
+/// them: libraries then fall back to older calls. Everything else, foreign architectures and the x32
+/// numbers included, is left to the other filters.
+pub fn answer_enosys(numbers: &[u32], unknown: u32) -> Result<BpfProgram, SeccompError> {
+    /// First of the x32 numbers (`__X32_SYSCALL_BIT`).
+    const X32: u32 = 0x4000_0000;
+    // classic BPF as in linux/bpf_common.h; offsets into struct seccomp_data: nr 0, arch 4.
+    let load = |offset| statement(0x20, offset);
+    let allow = || statement(0x06, nix::libc::SECCOMP_RET_ALLOW);
+    let enosys = || {
+        statement(
+            0x06,
+            nix::libc::SECCOMP_RET_ERRNO | nix::libc::ENOSYS.unsigned_abs(),
+        )
+    };
+    let mut program = vec![load(4), jump(0x15, audit_arch()?, 1, 0), allow(), load(0)];
+    program.extend([jump(0x35, X32, 0, 1), allow()]);
+    program.extend([jump(0x35, unknown, 0, 1), enosys()]);
+    for number in numbers {
+        program.extend([jump(0x15, *number, 0, 1), enosys()]);
+    }
+    program.push(allow());
+    Ok(program)
+}
+
+fn statement(code: u16, k: u32) -> sock_filter {
+    jump(code, k, 0, 0)
+}
+
+fn jump(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// `AUDIT_ARCH_*` of linux/audit.h.
+fn audit_arch() -> Result<u32, SeccompError> {
+    Ok(match architecture()? {
+        TargetArch::x86_64 => 0xC000_003E,
+        TargetArch::aarch64 => 0xC000_00B7,
+        TargetArch::riscv64 => 0xC000_00F3,
+    })
 }

@@ -1,7 +1,8 @@
 //! What crosses process borders: length-capped frames on Unix sockets, with passed descriptors.
 //!
 //! Owns: the framing ([`frame`]) and the messages of each border, one file a border: [`audit`]
-//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init).
+//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init),
+//! [`sweep`] (session ↔ sweeper of placeholders).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
 //! Never: decides anything.
 #![forbid(unsafe_code)]
@@ -10,5 +11,6 @@ pub mod audit;
 pub mod frame;
 pub mod gate;
 pub mod init;
+pub mod sweep;
 
 pub use frame::{Channel, MAX_FRAME, WireError};

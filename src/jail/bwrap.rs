@@ -1,0 +1,194 @@
+//! bubblewrap: which one, and how it is told. Its arguments are data in a sealed memfd
+//! (`--args FD`): nothing that a user, a profile or an agent wrote is ever on its command line, and
+//! `ps` shows none of it.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::error::JailError;
+use super::spec::{Access, JailSpec, Mount, MountKind, SourceId};
+use crate::sys::process::{Spawn, find_in_path};
+
+/// init's descriptor of the control channel.
+pub const CONTROL_FD: i32 = 3;
+/// init's descriptor of the sealed plan.
+pub const PLAN_FD: i32 = 4;
+/// bubblewrap's descriptor of its arguments.
+pub const ARGS_FD: i32 = 5;
+/// The descriptor of the program `portcullis-init`, executed as `/proc/self/fd/6`: it shows
+/// nowhere in the jail.
+pub const INIT_FD: i32 = 6;
+/// Where bubblewrap writes which process is the jail's first.
+pub const INFO_FD: i32 = 7;
+/// The first of the bind sources.
+pub const FIRST_SOURCE_FD: i32 = 8;
+
+/// Bind sources as `/proc/self/fd/N` work from this version on.
+const OLDEST: (u32, u32) = (0, 8);
+
+/// A bubblewrap that can build our jails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bwrap {
+    /// The program.
+    pub path: PathBuf,
+    /// What it says of itself, as `bubblewrap 0.8.0`.
+    pub version: String,
+}
+
+/// The first bubblewrap on `path`, else the first of `bundled` that is there; asked for its version.
+pub fn find(path: &OsStr, bundled: &[PathBuf]) -> Result<Bwrap, JailError> {
+    let path = find_in_path(OsStr::new("bwrap"), path)
+        .map(PathBuf::from)
+        .or_else(|| bundled.iter().find(|path| path.is_file()).cloned())
+        .ok_or(JailError::BwrapMissing)?;
+    let broken = |cause: String| JailError::BwrapBroken {
+        path: path.clone(),
+        cause,
+    };
+    let said = ask_version(&path).map_err(|error| broken(error.to_string()))?;
+    let version = said.trim().to_owned();
+    let number = parse_version(&version).ok_or_else(|| broken(format!("said {version:?}")))?;
+    if number < OLDEST {
+        return Err(JailError::BwrapTooOld {
+            path,
+            found: version,
+        });
+    }
+    Ok(Bwrap { path, version })
+}
+
+fn ask_version(path: &Path) -> std::io::Result<String> {
+    let mut child = Spawn::new(path).arg("--version").pipe_stdout().start()?;
+    let mut said = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        // A version line has some 20 bytes; more is no bubblewrap.
+        stdout.take(256).read_to_string(&mut said)?;
+    }
+    child.wait()?;
+    Ok(said)
+}
+
+/// Major and minor number of `bubblewrap 0.8.0`.
+fn parse_version(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.strip_prefix("bubblewrap ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The arguments for `--args`: namespaces, identity, mounts. Source n is descriptor
+/// [`FIRST_SOURCE_FD`] + n.
+pub fn argv(spec: &JailSpec) -> Vec<OsString> {
+    let mut argv = Argv::default();
+    argv.add(NAMESPACES);
+    argv.add(["--hostname", spec.hostname.as_str()]);
+    if spec.reports_pid {
+        argv.add(["--info-fd", &INFO_FD.to_string()]);
+    }
+    for mount in &spec.mounts {
+        argv.mount(mount);
+    }
+    for dest in &spec.sealed {
+        argv.add([OsStr::new("--remount-ro"), dest.as_os_str()]);
+    }
+    argv.add([OsStr::new("--chdir"), spec.workspace.as_os_str()]);
+    argv.0
+}
+
+/// Every namespace there is, none of them optional; no capabilities; nothing of our environment.
+/// No `--new-session`: the command keeps its terminal, and what that would let it do to the
+/// terminal is refused by seccomp.
+const NAMESPACES: [&str; 10] = [
+    "--unshare-user",
+    "--unshare-pid",
+    "--unshare-net",
+    "--unshare-ipc",
+    "--unshare-uts",
+    "--unshare-cgroup",
+    "--die-with-parent",
+    "--clearenv",
+    "--cap-drop",
+    "ALL",
+];
+
+#[derive(Default)]
+struct Argv(Vec<OsString>);
+
+impl Argv {
+    fn add(&mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) {
+        self.0
+            .extend(arguments.into_iter().map(|arg| arg.as_ref().to_owned()));
+    }
+
+    fn mount(&mut self, mount: &Mount) {
+        let dest = mount.dest.as_os_str();
+        match &mount.kind {
+            MountKind::Bind { source, access, .. } => {
+                let option = match access {
+                    Access::ReadOnly => "--ro-bind",
+                    Access::ReadWrite => "--bind",
+                };
+                let source = format!("/proc/self/fd/{}", number(*source));
+                self.add([OsStr::new(option), OsStr::new(&source), dest]);
+            }
+            MountKind::Folder => {
+                self.add(["--perms", "0755"]);
+                self.add([OsStr::new("--dir"), dest]);
+            }
+            MountKind::Tmpfs { mode } => {
+                self.add(["--perms", &format!("{mode:04o}")]);
+                self.add([OsStr::new("--tmpfs"), dest]);
+            }
+            MountKind::Symlink { target } => {
+                self.add([OsStr::new("--symlink"), target.as_os_str(), dest]);
+            }
+            MountKind::Proc => self.add([OsStr::new("--proc"), dest]),
+            MountKind::Devices => self.add([OsStr::new("--dev"), dest]),
+            MountKind::Copy { source } => self.file("--file", *source, dest),
+            MountKind::Data { source } => self.file("--ro-bind-data", *source, dest),
+        }
+    }
+
+    fn file(&mut self, option: &str, source: SourceId, dest: &OsStr) {
+        self.add(["--perms", "0444", option, &number(source).to_string()]);
+        self.add([dest]);
+    }
+}
+
+/// The number under which bubblewrap inherits a source.
+pub(super) fn number(source: SourceId) -> i32 {
+    i32::try_from(source.0).map_or(i32::MAX, |place| FIRST_SOURCE_FD.saturating_add(place))
+}
+
+/// The arguments as bubblewrap reads them from a file: each ended by a NUL.
+pub(super) fn nul_separated(argv: &[OsString]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for argument in argv {
+        bytes.extend_from_slice(argument.as_encoded_bytes());
+        bytes.push(0);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_other_programs_are_not_taken_for_bubblewrap() {
+        assert_eq!(parse_version("bubblewrap 0.8.0"), Some((0, 8)));
+        assert_eq!(parse_version("bubblewrap 0.12.0-rc1"), Some((0, 12)));
+        for foreign in ["", "bubblewrap", "bubblewrap x.y", "BusyBox v1.36"] {
+            assert_eq!(parse_version(foreign), None, "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn no_bubblewrap_is_an_error_that_names_the_package() {
+        let error = find(OsStr::new("/nonexistent"), &[]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("install the package `bubblewrap`")
+        );
+    }
+}

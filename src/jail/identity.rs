@@ -1,0 +1,92 @@
+//! The files that say who and where we are, written anew for the jail: one user, no network.
+
+use std::path::{Path, PathBuf};
+
+/// The caller, as the jail knows them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNames {
+    /// The caller's user id; the same inside.
+    pub uid: u32,
+    /// The caller's group id; the same inside.
+    pub gid: u32,
+    /// The user's name.
+    pub user: String,
+    /// The group's name.
+    pub group: String,
+}
+
+/// The files' places and contents.
+pub(crate) fn files(user: &UserNames, home: &Path, hostname: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    [
+        ("/etc/passwd", passwd(user, home)),
+        ("/etc/group", group(user)),
+        (
+            "/etc/hosts",
+            format!("127.0.0.1 localhost {hostname}\n::1 localhost {hostname}\n"),
+        ),
+        ("/etc/hostname", format!("{hostname}\n")),
+        (
+            "/etc/nsswitch.conf",
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n"
+                .to_owned(),
+        ),
+        (
+            "/etc/resolv.conf",
+            "# No name server: the gate resolves names, after its decision.\n".to_owned(),
+        ),
+    ]
+    .map(|(path, text)| (PathBuf::from(path), text.into_bytes()))
+    .into()
+}
+
+/// passwd(5): the user, root for programs that look it up, and the name under which the files of
+/// everyone else show (user_namespaces(7): unmapped ids).
+fn passwd(user: &UserNames, home: &Path) -> String {
+    let mut text = format!(
+        "{}:x:{}:{}::{}:/bin/sh\n",
+        field(&user.user),
+        user.uid,
+        user.gid,
+        field(&home.to_string_lossy())
+    );
+    if user.uid != 0 {
+        text.push_str("root:x:0:0::/:/usr/sbin/nologin\n");
+    }
+    text.push_str("nobody:x:65534:65534::/:/usr/sbin/nologin\n");
+    text
+}
+
+fn group(user: &UserNames) -> String {
+    let mut text = format!("{}:x:{}:\n", field(&user.group), user.gid);
+    if user.gid != 0 {
+        text.push_str("root:x:0:\n");
+    }
+    text.push_str("nogroup:x:65534:\n");
+    text
+}
+
+/// A value that cannot end its field or its line.
+fn field(text: &str) -> String {
+    text.replace([':', '\n', '\0'], "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_colon_or_newline_cannot_add_a_user() {
+        let user = UserNames {
+            uid: 4001,
+            gid: 4001,
+            user: "eve\nroot2:x:0:0".to_owned(),
+            group: "eve".to_owned(),
+        };
+        assert_eq!(
+            passwd(&user, Path::new("/home/eve")),
+            "eve_root2_x_0_0:x:4001:4001::/home/eve:/bin/sh\n\
+             root:x:0:0::/:/usr/sbin/nologin\n\
+             nobody:x:65534:65534::/:/usr/sbin/nologin\n"
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! Masks: host paths that are empty inside, wherever a mount would show them. They are computed from
+//! the finished list of mounts, so no later mount can uncover one.
+
+use std::path::{Path, PathBuf};
+
+use super::error::JailError;
+use super::layout::Layout;
+use super::source::{expand, is_dir, open_path};
+use super::spec::{Mount, MountKind, covering};
+use super::start::JailRequest;
+
+/// Masks what the profile lists and what is ours. A path that the host does not have shows nowhere.
+pub(crate) fn apply(layout: &mut Layout, request: &JailRequest<'_>) -> Result<(), JailError> {
+    let listed = request.policy.masked.iter();
+    let listed = listed.map(|path| expand(path, request.home, request.workspace));
+    for path in listed.chain(request.hidden.iter().cloned()) {
+        let Ok(opened) = open_path(&path) else {
+            continue;
+        };
+        for dest in places(&layout.mounts, &opened.canonical, request)? {
+            layout.mask(&dest, is_dir(&opened.stat), "masked")?;
+        }
+    }
+    Ok(())
+}
+
+/// Where in the jail a host path shows. The workspace and the profile's further paths cannot lie in a
+/// mask: one of the two is a mistake. What the session itself shows can: that is why it shows it.
+fn places(
+    mounts: &[Mount],
+    masked: &Path,
+    request: &JailRequest<'_>,
+) -> Result<Vec<PathBuf>, JailError> {
+    let mut places = Vec::new();
+    for mount in mounts {
+        let MountKind::Bind { host, .. } = &mount.kind else {
+            continue;
+        };
+        let by_session = request.shown.iter().any(|(_, dest)| *dest == mount.dest);
+        let whole = host == masked && mount.dest == request.workspace;
+        if whole || (host != masked && host.starts_with(masked) && !by_session) {
+            return Err(JailError::Conflict {
+                key: "filesystem.masked",
+                path: masked.to_owned(),
+                cause: format!(
+                    "hides {}, which the jail is to show; choose one of the two",
+                    host.display()
+                ),
+            });
+        }
+        let Ok(below) = masked.strip_prefix(host) else {
+            continue;
+        };
+        // Component by component: joining an empty path would leave a slash at the end.
+        let dest: PathBuf = mount.dest.components().chain(below.components()).collect();
+        if covering(mounts, &dest).is_some_and(|covering| covering.dest == mount.dest) {
+            places.push(dest);
+        }
+    }
+    Ok(places)
+}

@@ -1,0 +1,121 @@
+//! Placeholders: empty folders on the host that stand where a protected path is missing, for as long
+//! as a session runs. A process of their own makes and removes them ([`super::sweep`]), so that they
+//! go away even when the session process is killed.
+
+use std::ffi::OsStr;
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::Child;
+
+use rustix::fs::{Mode, OFlags, RawDir, Stat, openat};
+
+use super::error::JailError;
+use super::source::is_dir;
+use crate::sys::fd::proc_path;
+use crate::sys::process::Spawn;
+use crate::wire::frame::Received;
+use crate::wire::sweep::{Claim, Claimed};
+use crate::wire::{Channel, WireError};
+
+/// The permission bits by which a placeholder is known; a person's empty folder has others.
+pub(crate) const MODE: u32 = 0o555;
+
+/// The session's side: asks for placeholders. Dropping it lets the sweeper go and waits for it.
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    channel: Option<Channel>,
+    child: Child,
+    info: Option<PipeWriter>,
+}
+
+/// What became of a claim.
+#[derive(Debug)]
+pub(crate) enum Place {
+    /// A placeholder stands, and stays until the session is over.
+    Stands(OwnedFd),
+    /// It cannot be made: the errno.
+    Forbidden(i32),
+}
+
+impl Sweeper {
+    /// Starts the process: the program of init with one argument.
+    pub(crate) fn start(init: &impl AsFd) -> Result<Self, JailError> {
+        let failed = |source| JailError::Start {
+            what: "portcullis-init sweep",
+            source,
+        };
+        let (ours, theirs) = Channel::pair().map_err(failed)?;
+        let (info_reader, info) = io::pipe().map_err(failed)?;
+        let program = init.as_fd().try_clone_to_owned().map_err(failed)?;
+        let child = Spawn::new(Path::new(&proc_path(&program)))
+            .arg("sweep")
+            .fd(theirs, 3)
+            .fd(info_reader, 4)
+            .own_process_group()
+            .start()
+            .map_err(failed)?;
+        Ok(Self {
+            channel: Some(ours),
+            child,
+            info: Some(info),
+        })
+    }
+
+    /// Asks for a placeholder in a folder.
+    pub(crate) fn claim(&self, folder: &OwnedFd, name: &OsStr) -> Result<Place, JailError> {
+        let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
+        let claim = Claim {
+            name: name.as_encoded_bytes().to_owned(),
+        };
+        channel.send_with(&claim, &[folder.as_fd()])?;
+        let Received {
+            message: claimed,
+            fds,
+            ..
+        } = channel.recv_with()?;
+        Ok(match (claimed, fds.into_iter().next()) {
+            (Claimed::Stands, Some(fd)) => Place::Stands(fd),
+            (Claimed::Failed(errno), _) => Place::Forbidden(errno),
+            (Claimed::Stands | Claimed::Taken, _) => Place::Forbidden(nix::libc::EBUSY),
+        })
+    }
+
+    /// Where bubblewrap is to write which process is the jail's first: the sweeper waits for its end.
+    pub(crate) fn take_info(&mut self) -> Option<PipeWriter> {
+        self.info.take()
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        // Closing the channel is the signal; without the pipe's end no jail will ever report.
+        self.channel = None;
+        self.info = None;
+        // An error here means that somebody else waited: it is gone either way.
+        self.child.wait().ok();
+    }
+}
+
+/// Whether this is a placeholder: one of ours, of another session, or left by a sweeper that was
+/// killed.
+pub(crate) fn is_placeholder(fd: &OwnedFd, stat: &Stat) -> bool {
+    is_dir(stat)
+        && stat.st_mode & 0o777 == MODE
+        && stat.st_uid == nix::unistd::geteuid().as_raw()
+        && is_empty(fd).unwrap_or(false)
+}
+
+/// Whether a folder has no entries.
+pub(crate) fn is_empty(folder: impl AsFd) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(folder, ".", flags, Mode::empty())?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(folder, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,212 @@
+//! Protected paths: read-only inside every writable root, present or not.
+//!
+//! A path that is there is bound read-only over itself. One that is not gets a placeholder (an empty
+//! folder that git and people overlook, [`super::placeholder`]) where its first missing component
+//! would be, bound read-only: what cannot be made cannot be filled. Every folder between the root and
+//! a mount is pinned by a bind over itself, because rename(2) refuses mount points alone (EBUSY): a
+//! folder above one could be moved away and made anew.
+//!
+//! What this cannot hold: when a process *outside* replaces a protected file by rename(2), the kernel
+//! drops the mount on it from every jail (detach_mounts, Linux 3.18), and the new file is writable
+//! inside until the next session.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Stat;
+
+use super::error::JailError;
+use super::layout::Layout;
+use super::placeholder::{Place, Sweeper, is_placeholder};
+use super::source::{is_dir, is_plain_relative, open_beneath};
+use super::spec::{Access, Mount, MountKind, SourceId, covering};
+use super::start::JailRequest;
+
+/// A bind that can be written, at its own place.
+struct Root {
+    path: PathBuf,
+    source: SourceId,
+}
+
+/// Protects every writable root. Returns the sweeper when there are placeholders.
+pub(crate) fn apply(
+    layout: &mut Layout,
+    request: &JailRequest<'_>,
+) -> Result<Option<Sweeper>, JailError> {
+    let mut sweeper = None;
+    for root in writable_roots(layout) {
+        // danger-full-access: the tree as a whole is no project; the workspace in it is one.
+        if root.path == Path::new("/") {
+            continue;
+        }
+        for path in &request.policy.protected {
+            protect(layout, &root, path, &mut sweeper, request)?;
+        }
+    }
+    for root in writable_roots(layout) {
+        pin(layout, &root)?;
+    }
+    Ok(sweeper)
+}
+
+fn writable_roots(layout: &Layout) -> Vec<Root> {
+    let root = |mount: &Mount| match &mount.kind {
+        MountKind::Bind {
+            host,
+            source,
+            access: Access::ReadWrite,
+        } if *host == mount.dest => Some(Root {
+            path: host.clone(),
+            source: *source,
+        }),
+        _ => None,
+    };
+    layout.mounts.iter().filter_map(root).collect()
+}
+
+/// What stands at a protected path.
+enum Found {
+    /// This part of it, to be bound read-only.
+    Stands(PathBuf, OwnedFd),
+    /// Nothing from this part on; the folder above it.
+    Missing(PathBuf, OwnedFd, Stat),
+}
+
+fn protect(
+    layout: &mut Layout,
+    root: &Root,
+    path: &Path,
+    sweeper: &mut Option<Sweeper>,
+    request: &JailRequest<'_>,
+) -> Result<(), JailError> {
+    let refuse = |cause: String, cure| JailError::Protected {
+        root: root.path.clone(),
+        path: path.to_owned(),
+        cause,
+        cure,
+    };
+    if !is_plain_relative(path) {
+        return Err(refuse(
+            "is not a plain path below the workspace".to_owned(),
+            "write it as .git/hooks",
+        ));
+    }
+    let found = match seek(layout, root, path) {
+        Ok(Some(found)) => found,
+        // The root is a file: it has nothing below it.
+        Ok(None) => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
+            return Err(refuse(
+                "a symbolic link is in the way, so what it protects could be replaced".to_owned(),
+                "replace the link by what it points to",
+            ));
+        }
+        Err(error) => return Err(refuse(error.to_string(), "make it readable")),
+    };
+    match found {
+        Found::Stands(part, fd) => protect_part(layout, root, &part, fd),
+        Found::Missing(part, folder, stat) => {
+            let name = part.file_name().unwrap_or_default();
+            if sweeper.is_none() {
+                *sweeper = Some(Sweeper::start(request.init)?);
+            }
+            let place = match sweeper {
+                Some(sweeper) => sweeper.claim(&folder, name)?,
+                None => Place::Forbidden(0),
+            };
+            match place {
+                Place::Stands(fd) => protect_part(layout, root, &part, fd),
+                Place::Forbidden(errno) if cannot_be_made_inside(errno, &stat) => {}
+                Place::Forbidden(errno) => {
+                    return Err(refuse(
+                        io::Error::from_raw_os_error(errno).to_string(),
+                        "make the folder that holds it writable, or use mode read-only",
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a folder in which we could not make a placeholder is one in which the jail cannot make
+/// anything either. The owner could, after a chmod(2).
+fn cannot_be_made_inside(errno: i32, folder: &Stat) -> bool {
+    match errno {
+        nix::libc::EROFS => true,
+        nix::libc::EACCES | nix::libc::EPERM => folder.st_uid != nix::unistd::geteuid().as_raw(),
+        _ => false,
+    }
+}
+
+/// Walks down a protected path, component by component.
+fn seek(layout: &Layout, root: &Root, path: &Path) -> io::Result<Option<Found>> {
+    let (mut folder, mut stat) = open_beneath(layout.sources.fd(root.source)?, Path::new("."))?;
+    if !is_dir(&stat) {
+        return Ok(None);
+    }
+    let mut part = PathBuf::new();
+    for component in path.components() {
+        part.push(component);
+        match open_beneath(&folder, Path::new(&component)) {
+            Ok((fd, found)) => {
+                // A placeholder is claimed, not just bound: its sweeper must know that we use it.
+                if is_placeholder(&fd, &found) {
+                    return Ok(Some(Found::Missing(part, folder, stat)));
+                }
+                if !is_dir(&found) || part == path {
+                    return Ok(Some(Found::Stands(part, fd)));
+                }
+                (folder, stat) = (fd, found);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Some(Found::Missing(part, folder, stat)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+fn protect_part(layout: &mut Layout, root: &Root, part: &Path, fd: OwnedFd) {
+    let dest = root.path.join(part);
+    let shows = covering(&layout.mounts, &dest).is_some_and(|mount| mount.dest == root.path);
+    // Below another mount it does not show, or is that mount's own affair.
+    if shows {
+        layout.bind_at(&dest.clone(), fd, &dest, Access::ReadOnly, "protected");
+    }
+}
+
+/// Binds every folder between a writable root and the mounts below it over itself. Not for masks:
+/// these follow their folder wherever it is moved.
+fn pin(layout: &mut Layout, root: &Root) -> Result<(), JailError> {
+    let mut between = BTreeSet::new();
+    for mount in &layout.mounts {
+        if matches!(mount.kind, MountKind::Bind { .. } | MountKind::Data { .. }) {
+            for folder in mount.dest.ancestors().skip(1) {
+                let lies_in = covering(&layout.mounts, folder);
+                if folder != root.path && lies_in.is_some_and(|above| above.dest == root.path) {
+                    between.insert(folder.to_owned());
+                }
+            }
+        }
+    }
+    for folder in between {
+        let below = folder.strip_prefix(&root.path).unwrap_or(&folder);
+        let opened = layout
+            .sources
+            .fd(root.source)
+            .and_then(|root| open_beneath(root, below));
+        let (fd, _) = opened.map_err(|error| JailError::Protected {
+            root: root.path.clone(),
+            path: below.to_owned(),
+            cause: error.to_string(),
+            cure: "name the workspace and the writable paths without symbolic links",
+        })?;
+        let reason = "cannot be moved away from under what it holds";
+        layout.bind_at(&folder.clone(), fd, &folder, Access::ReadWrite, reason);
+    }
+    Ok(())
+}

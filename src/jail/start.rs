@@ -1,0 +1,176 @@
+//! From a request to a running jail: `prepare` touches the host and builds the [`JailSpec`], `start`
+//! hands it to bubblewrap. What is prepared can only be started or dropped.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+
+use super::bwrap::{self, Bwrap};
+use super::error::JailError;
+use super::identity::UserNames;
+use super::layout::lay_out;
+use super::placeholder::Sweeper;
+use super::spec::JailSpec;
+use super::{mask, protect};
+use crate::policy::FilesystemPolicy;
+use crate::sys::fd::sealed;
+use crate::sys::process::Spawn;
+use crate::wire::init::InitPlan;
+
+/// What the session wants.
+#[derive(Debug)]
+pub struct JailRequest<'a> {
+    /// What of the host shows.
+    pub policy: &'a FilesystemPolicy,
+    /// The project: absolute, free of symbolic links.
+    pub workspace: &'a Path,
+    /// The caller's home folder, absolute.
+    pub home: &'a Path,
+    /// Who the caller is.
+    pub user: UserNames,
+    /// The name of the machine, inside.
+    pub hostname: String,
+    /// Our own state and audit folders: masked in every mode, wherever they would show.
+    pub hidden: Vec<PathBuf>,
+    /// Read-only extras: a host path and where it shows.
+    pub shown: Vec<(PathBuf, PathBuf)>,
+    /// Generated read-only files.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// The program `portcullis-init`, opened (O_PATH is enough). It is also the sweeper.
+    pub init: &'a File,
+}
+
+/// A jail that can be started. Its placeholders stand already.
+#[derive(Debug)]
+#[must_use = "placeholders on the host stand for nothing"]
+pub struct Prepared {
+    spec: JailSpec,
+    sources: Vec<OwnedFd>,
+    init: OwnedFd,
+    sweeper: Option<Sweeper>,
+}
+
+/// A jail that runs. Dropping it kills it and removes its placeholders.
+#[derive(Debug)]
+pub struct Running {
+    /// Before the sweeper, which waits for the jail's end: fields drop in this order.
+    bwrap: BwrapProcess,
+    sweeper: Option<Sweeper>,
+}
+
+/// bubblewrap's outer process, killed when dropped; the jail dies with it (`--die-with-parent`).
+#[derive(Debug)]
+struct BwrapProcess(Child);
+
+/// Opens everything, makes the placeholders and lists the mounts.
+pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
+    let mut layout = lay_out(request)?;
+    let sweeper = protect::apply(&mut layout, request)?;
+    mask::apply(&mut layout, request)?;
+    layout.add_parents();
+    let init = request.init.as_fd().try_clone_to_owned();
+    Ok(Prepared {
+        spec: JailSpec {
+            hostname: request.hostname.clone(),
+            workspace: request.workspace.to_owned(),
+            mounts: layout.mounts,
+            sealed: layout.sealed,
+            reports_pid: sweeper.is_some(),
+        },
+        sources: layout.sources.into_fds(),
+        init: init.map_err(starting("portcullis-init"))?,
+        sweeper,
+    })
+}
+
+impl Prepared {
+    /// What the jail will be made of.
+    pub fn spec(&self) -> &JailSpec {
+        &self.spec
+    }
+
+    /// The readable and the writable paths for the [`InitPlan`].
+    pub fn landlock_paths(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        self.spec.landlock_paths()
+    }
+
+    /// Starts bubblewrap, and in it init, with this plan and the other end of `control`. Must be
+    /// called from a thread that lives as long as the jail (prctl(2), PR_SET_PDEATHSIG: the parent is
+    /// a thread).
+    pub fn start(
+        mut self,
+        bwrap: &Bwrap,
+        plan: &InitPlan,
+        control: OwnedFd,
+    ) -> Result<Running, JailError> {
+        let mut spawn = Spawn::new(&bwrap.path)
+            .inherit_stdio()
+            .ignore_keyboard_signals()
+            .arg("--args")
+            .arg(bwrap::ARGS_FD.to_string())
+            .arg("--")
+            .arg(format!("/proc/self/fd/{}", bwrap::INIT_FD))
+            .fd(control, bwrap::CONTROL_FD)
+            .fd(sealed_plan(plan)?, bwrap::PLAN_FD)
+            .fd(sealed_argv(&self.spec)?, bwrap::ARGS_FD)
+            .fd(self.init, bwrap::INIT_FD);
+        if let Some(info) = self.sweeper.as_mut().and_then(Sweeper::take_info) {
+            spawn = spawn.fd(info, bwrap::INFO_FD);
+        }
+        for (place, source) in self.sources.into_iter().enumerate() {
+            spawn = spawn.fd(source, bwrap::number(super::spec::SourceId(place)));
+        }
+        let child = spawn.start().map_err(starting("bubblewrap"))?;
+        Ok(Running {
+            bwrap: BwrapProcess(child),
+            sweeper: self.sweeper,
+        })
+    }
+}
+
+impl Running {
+    /// bubblewrap's outer process: its end is the end of the jail, its status the command's own
+    /// (128 + n when signal n ended it).
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.bwrap.0
+    }
+
+    /// Waits for the command, then removes the placeholders.
+    pub fn finish(mut self) -> io::Result<ExitStatus> {
+        let status = self.bwrap.0.wait()?;
+        drop(self.sweeper.take());
+        Ok(status)
+    }
+}
+
+impl Drop for BwrapProcess {
+    fn drop(&mut self) {
+        // Both fail only when it was waited for already.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn sealed_plan(plan: &InitPlan) -> Result<File, JailError> {
+    serde_json::to_vec(plan)
+        .map_err(io::Error::from)
+        .and_then(|bytes| sealed("plan", &bytes))
+        .map_err(|source| JailError::Memory {
+            what: "the plan for portcullis-init",
+            source,
+        })
+}
+
+fn sealed_argv(spec: &JailSpec) -> Result<File, JailError> {
+    let bytes = bwrap::nul_separated(&bwrap::argv(spec));
+    sealed("argv", &bytes).map_err(|source| JailError::Memory {
+        what: "the arguments for bubblewrap",
+        source,
+    })
+}
+
+fn starting(what: &'static str) -> impl FnOnce(io::Error) -> JailError {
+    move |source| JailError::Start { what, source }
+}

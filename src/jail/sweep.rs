@@ -1,0 +1,227 @@
+//! The sweeper of placeholders: `portcullis-init sweep`, outside of the jail.
+//!
+//! Owns: the placeholders of one session, from making to removing. Trusts: its session, the same
+//! user. Never: removes anything but an empty folder that is still the one it made or shared.
+//!
+//! It answers claims until the channel closes (the session ended, however), waits until the jail's
+//! first process is dead, because removing a folder takes the mount on it away from a jail that still
+//! runs, and sweeps. Several sessions can share a placeholder: each sweeper holds a shared lock
+//! (flock(2)) on it, and the one that gets the exclusive lock is the last and removes it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat,
+};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
+
+use super::landlock::confine_sweeper;
+use super::placeholder::{MODE, is_empty, is_placeholder};
+use super::source::is_plain_relative;
+use crate::exit::Exit;
+use crate::sys::{capability, fd, harden, signal};
+use crate::wire::frame::Received;
+use crate::wire::sweep::{Claim, Claimed};
+use crate::wire::{Channel, WireError};
+
+/// A placeholder that we hold.
+struct Held {
+    folder: OwnedFd,
+    name: Vec<u8>,
+    /// Open and share-locked.
+    placeholder: OwnedFd,
+}
+
+/// Entry of `portcullis-init sweep`. Nobody reads its status: what it could not make it has said on
+/// the channel, and what it could not remove stays as an empty folder.
+pub(super) fn main() -> ExitCode {
+    match run() {
+        Ok(()) => Exit::Success.into(),
+        Err(_) => Exit::Internal.into(),
+    }
+}
+
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let channel = Channel::from(fd::inherit(3)?);
+    let mut jail = JailWatch::new(File::from(fd::inherit(4)?));
+    signal::ignore_all()?;
+    harden::harden()?;
+    capability::drop_all()?;
+    confine_sweeper()?;
+    // The mode of a placeholder is what it is known by.
+    umask(Mode::empty());
+    let mut held = Vec::new();
+    while wait_for_claim(&channel, &mut jail) {
+        if answer(&channel, &mut held).is_err() {
+            // The session is gone, or not one of ours: what is held is swept in any case.
+            break;
+        }
+    }
+    jail.wait()?;
+    for held in held {
+        held.sweep();
+    }
+    Ok(())
+}
+
+/// Waits until the channel has something to say, and meanwhile learns which process the jail's first
+/// is, while its number cannot be anybody else's. False: it cannot be waited for.
+fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
+    loop {
+        let Some(info) = &jail.info else {
+            return true;
+        };
+        let mut fds = [
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(info, PollFlags::IN),
+        ];
+        if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
+            return false;
+        }
+        let [on_channel, on_info] = fds.map(|fd| !fd.revents().is_empty());
+        if on_info {
+            jail.read();
+        }
+        if on_channel {
+            return true;
+        }
+    }
+}
+
+/// Answers one claim.
+fn answer(channel: &Channel, held: &mut Vec<Held>) -> Result<(), WireError> {
+    let Received {
+        message: claim,
+        fds,
+        ..
+    } = channel.recv_with::<Claim>()?;
+    let claimed = match fds.into_iter().next() {
+        Some(folder) => claim_in(folder, claim.name),
+        None => Err(Errno::BADF),
+    };
+    match claimed {
+        Ok(Some(new)) => {
+            // Held before it is announced: it is swept even when the session dies right now.
+            held.push(new);
+            let fds = held.last().map(|new| new.placeholder.as_fd());
+            channel.send_with(&Claimed::Stands, fds.as_slice())
+        }
+        Ok(None) => channel.send(&Claimed::Taken),
+        Err(errno) => channel.send(&Claimed::Failed(errno.raw_os_error())),
+    }
+}
+
+/// Makes a placeholder, or shares the one that is there. The folder is an O_PATH descriptor.
+fn claim_in(folder: OwnedFd, name: Vec<u8>) -> Result<Option<Held>, Errno> {
+    let path = Path::new(OsStr::from_bytes(&name));
+    if !is_plain_relative(path) || path.components().count() != 1 {
+        return Err(Errno::INVAL);
+    }
+    loop {
+        match mkdirat(&folder, path, Mode::from_raw_mode(MODE)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let placeholder = match openat(&folder, path, flags, Mode::empty()) {
+            // Another sweeper removed it in between.
+            Err(Errno::NOENT) => continue,
+            other => other?,
+        };
+        flock(&placeholder, FlockOperation::LockShared)?;
+        let stat = fstat(&placeholder)?;
+        if stat.st_nlink == 0 {
+            // Another sweeper had it locked for removing.
+            continue;
+        }
+        if !is_placeholder(&placeholder, &stat) {
+            return Ok(None);
+        }
+        return Ok(Some(Held {
+            folder,
+            name,
+            placeholder,
+        }));
+    }
+}
+
+/// The jail's first process, whose end is the end of every process in it (pid_namespaces(7)).
+struct JailWatch {
+    /// Where bubblewrap writes `{ "child-pid": N, … }`; none once that is read.
+    info: Option<File>,
+    text: Vec<u8>,
+    pidfd: Option<OwnedFd>,
+}
+
+impl JailWatch {
+    fn new(info: File) -> Self {
+        Self {
+            info: Some(info),
+            text: Vec::new(),
+            pidfd: None,
+        }
+    }
+
+    /// Reads what there is. End of file before the closing brace: there was no jail.
+    fn read(&mut self) {
+        let Some(info) = &mut self.info else { return };
+        let mut part = [0; 512];
+        let got = info.read(&mut part).unwrap_or(0);
+        self.text
+            .extend_from_slice(part.get(..got).unwrap_or_default());
+        if got == 0 || self.text.contains(&b'}') {
+            self.info = None;
+            self.pidfd = first_process(&self.text);
+        }
+    }
+
+    /// Waits for its end.
+    fn wait(mut self) -> io::Result<()> {
+        while self.info.is_some() {
+            self.read();
+        }
+        let Some(pidfd) = self.pidfd else {
+            return Ok(());
+        };
+        loop {
+            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None) {
+                Err(Errno::INTR) => {}
+                other => return other.map(drop).map_err(io::Error::from),
+            }
+        }
+    }
+}
+
+/// A descriptor of the process that bubblewrap named; none when it is dead already.
+fn first_process(info: &[u8]) -> Option<OwnedFd> {
+    let info: serde_json::Value = serde_json::from_slice(info).ok()?;
+    let number = info.get("child-pid")?.as_i64()?;
+    let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+impl Held {
+    /// Removes the placeholder unless another session uses it, somebody put something into it, or
+    /// something else has its name by now.
+    fn sweep(self) {
+        let path = Path::new(OsStr::from_bytes(&self.name));
+        let last = flock(&self.placeholder, FlockOperation::NonBlockingLockExclusive);
+        let same = fstat(&self.placeholder).and_then(|ours| {
+            let named = statat(&self.folder, path, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok((ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino))
+        });
+        let empty = is_empty(&self.placeholder).unwrap_or(false);
+        if last.is_ok() && same == Ok(true) && empty {
+            // A failure leaves an empty folder, which the next session adopts.
+            unlinkat(&self.folder, path, AtFlags::REMOVEDIR).ok();
+        }
+    }
+}

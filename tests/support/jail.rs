@@ -1,0 +1,121 @@
+//! Plays the session over the jail's API: prepares, starts, answers `Go`, waits.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use portcullis::jail::{self, JailRequest, UserNames, bwrap};
+use portcullis::policy::{FilesystemMode, FilesystemPolicy};
+use portcullis::wire::Channel;
+use portcullis::wire::init::{Go, InitPlan, InitReport};
+use serde::{Deserialize, Serialize};
+
+/// What a test wants; crosses a process border as JSON, because some tests need another uid.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    pub init: PathBuf,
+    pub workspace: PathBuf,
+    pub home: PathBuf,
+    pub mode: FilesystemMode,
+    pub writable: Vec<PathBuf>,
+    pub readable: Vec<PathBuf>,
+    pub masked: Vec<PathBuf>,
+    pub protected: Vec<PathBuf>,
+    pub hidden: Vec<PathBuf>,
+    pub shown: Vec<(PathBuf, PathBuf)>,
+    pub files: Vec<(PathBuf, Vec<u8>)>,
+    pub listen: Vec<u16>,
+    pub floor: u8,
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Where the outcome goes: standard output is the command's.
+    pub outcome: PathBuf,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Why there was no jail.
+    pub refused: Option<String>,
+    /// What init reported.
+    pub report: Option<InitReport>,
+    /// How many listening sockets came out.
+    pub listeners: usize,
+    /// The status of bubblewrap.
+    pub status: Option<i32>,
+}
+
+/// Runs an order to its end.
+pub fn play(order: &Order) -> Outcome {
+    match run(order) {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome {
+            refused: Some(error.to_string()),
+            ..Outcome::default()
+        },
+    }
+}
+
+fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
+    let policy = FilesystemPolicy {
+        mode: order.mode,
+        writable: order.writable.clone(),
+        readable: order.readable.clone(),
+        masked: order.masked.clone(),
+        protected: order.protected.clone(),
+    };
+    let init = File::open(&order.init)?;
+    let prepared = jail::prepare(&JailRequest {
+        policy: &policy,
+        workspace: &order.workspace,
+        home: &order.home,
+        user: user(),
+        hostname: "jail".to_owned(),
+        hidden: order.hidden.clone(),
+        shown: order.shown.clone(),
+        files: order.files.clone(),
+        init: &init,
+    })?;
+    let bwrap = bwrap::find("/usr/bin:/bin".as_ref(), &[])?;
+    let (readable, writable) = prepared.landlock_paths();
+    let plan = InitPlan {
+        listen: order.listen.clone(),
+        readable,
+        writable,
+        landlock_floor: order.floor,
+        bwrap: bwrap.version.clone(),
+        argv: order.argv.clone(),
+        env: order.env.clone(),
+    };
+    let (ours, theirs) = Channel::pair()?;
+    let running = prepared.start(&bwrap, &plan, OwnedFd::from(theirs))?;
+    let mut outcome = Outcome::default();
+    let received = ours.recv_with::<InitReport>()?;
+    let report = received.message;
+    outcome.listeners = received.fds.len();
+    if matches!(report, InitReport::Confined(_)) {
+        ours.send(&Go {})?;
+    }
+    outcome.report = Some(match ours.recv() {
+        Ok(failure) => failure,
+        Err(_) => report,
+    });
+    outcome.status = running.finish()?.code();
+    Ok(outcome)
+}
+
+fn user() -> UserNames {
+    UserNames {
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        user: "dev".to_owned(),
+        group: "dev".to_owned(),
+    }
+}
+
+/// Reads an order from a file and runs it.
+pub fn play_file(path: &Path) {
+    let order: Order = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let outcome = serde_json::to_vec(&play(&order)).unwrap();
+    std::fs::write(&order.outcome, outcome).unwrap();
+}
