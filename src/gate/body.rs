@@ -15,6 +15,9 @@ use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
 
+/// Why a body is cut short when nothing can be recorded any more.
+const AUDIT_LOST: &str = "the audit writer does not answer";
+
 /// A request's content on its way to the origin.
 #[derive(Debug)]
 pub(super) struct Uploaded {
@@ -40,12 +43,15 @@ impl Uploaded {
 
 impl Body for Uploaded {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if !self.tally.is_recordable() {
+            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        }
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
@@ -55,7 +61,7 @@ impl Body for Uploaded {
         {
             self.tally.add_up(data.len());
         }
-        polled
+        polled.map_err(io::Error::other)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -182,8 +188,8 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if self.gate.reporter.is_lost() {
-            return self.fail(EndedBy::Gate, "the audit writer does not answer");
+        if !self.tally.is_recordable() {
+            return self.fail(EndedBy::Gate, AUDIT_LOST);
         }
         loop {
             match Pin::new(&mut self.inner).poll_frame(context) {
@@ -237,12 +243,5 @@ impl Relayed {
         if let Some(connection) = self.connection.take() {
             connection.keep(&self.gate);
         }
-    }
-}
-
-impl Drop for Relayed {
-    fn drop(&mut self) {
-        // Whoever ended it before was first; dropped half-way means that the client left.
-        self.tally.end(EndedBy::Client);
     }
 }

@@ -15,6 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::policy::Transport;
+
+use super::head_grammar::{CONNECT, Framing, check, is_token_byte};
 use super::state::Limits;
 
 /// A socket whose incoming heads are checked.
@@ -91,6 +94,15 @@ impl Watch {
         self.fault.get()
     }
 
+    /// The door that the head at fault, or late, was for.
+    pub(super) fn transport(&self) -> Transport {
+        if self.head.borrow().starts_with(CONNECT) {
+            Transport::Connect
+        } else {
+            Transport::Forward
+        }
+    }
+
     /// Whether a response of ours would reach the client as a response: none is under way.
     pub(super) fn may_answer(&self) -> bool {
         !self.answering.get() && !self.blocked.get()
@@ -165,7 +177,10 @@ impl Watch {
                 return Err("a line does not end with CR LF");
             }
             head.push(*byte);
-            if head.len() == 1 && !is_token_byte(*byte) {
+            if *head == b"\r\n" {
+                // RFC 9112 section 2.2: an empty line before a request line is skipped.
+                head.clear();
+            } else if head.len() == 1 && !is_token_byte(*byte) && *byte != b'\r' {
                 return Err("not HTTP");
             }
             if *byte == b'\n' && head.ends_with(b"\r\n\r\n") {
@@ -260,134 +275,6 @@ impl Watch {
     }
 }
 
-// === one head ===
-
-/// How the body after a head is delimited (RFC 9112 section 6.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    Empty,
-    Length(u64),
-    Chunked,
-    Tunnel,
-}
-
-/// Checks one whole head, up to and including its empty line, against the grammar of RFC 9112
-/// sections 3 and 5 without any of the leniencies that the sections permit.
-fn check(head: &[u8]) -> Result<Framing, &'static str> {
-    let head = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
-    let mut lines = head.split(|byte| *byte == b'\n');
-    let whole = |line: &'_ [u8]| !line.contains(&b'\r');
-    let strip = |line| <[u8]>::strip_suffix(line, b"\r").unwrap_or(line);
-    let request_line = lines.next().map(strip).unwrap_or_default();
-    let version = check_request_line(request_line)?;
-    let mut fields = Fields::default();
-    for line in lines.map(strip) {
-        if !whole(line) {
-            return Err("a CR within a line");
-        }
-        fields.add(line)?;
-    }
-    fields.framing(request_line.starts_with(b"CONNECT "), version)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
-    Http10,
-    Http11,
-}
-
-fn check_request_line(line: &[u8]) -> Result<Version, &'static str> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err("the request line is not method, target and version");
-    };
-    if method.is_empty() || !method.iter().copied().all(is_token_byte) {
-        return Err("the method is not a token");
-    }
-    if target.is_empty() || !target.iter().all(u8::is_ascii_graphic) {
-        return Err("the target has a byte that no URI has");
-    }
-    if target.contains(&b'#') {
-        return Err("the target has a fragment");
-    }
-    match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
-        _ => Err("the version is not HTTP/1.0 or HTTP/1.1"),
-    }
-}
-
-/// The fields that delimit a body or name a host, each at most once.
-#[derive(Debug, Default)]
-struct Fields {
-    length: Option<u64>,
-    chunked: bool,
-    host: bool,
-}
-
-impl Fields {
-    fn add(&mut self, line: &[u8]) -> Result<(), &'static str> {
-        let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = colon
-            .and_then(|at| line.split_at_checked(at))
-            .ok_or("a field without a colon")?;
-        if name.is_empty() || !name.iter().copied().all(is_token_byte) {
-            return Err("a field name that is not a token");
-        }
-        let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
-        if value
-            .iter()
-            .any(|byte| byte.is_ascii_control() && *byte != b'\t')
-        {
-            return Err("a control character in a field");
-        }
-        if name.eq_ignore_ascii_case(b"content-length") {
-            let length = parse_length(value).ok_or("Content-Length is not one number")?;
-            if self.length.replace(length).is_some() {
-                return Err("more than one Content-Length");
-            }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if std::mem::replace(&mut self.chunked, true) || !value.eq_ignore_ascii_case(b"chunked")
-            {
-                return Err("a Transfer-Encoding other than chunked");
-            }
-        } else if name.eq_ignore_ascii_case(b"host") && std::mem::replace(&mut self.host, true) {
-            return Err("more than one Host");
-        }
-        Ok(())
-    }
-
-    fn framing(&self, connect: bool, version: Version) -> Result<Framing, &'static str> {
-        if version == Version::Http11 && !self.host {
-            return Err("no Host");
-        }
-        match (self.chunked, self.length) {
-            (true, Some(_)) => Err("both Content-Length and Transfer-Encoding"),
-            (true, None) if version == Version::Http10 => Err("Transfer-Encoding in HTTP/1.0"),
-            (true, None) | (false, Some(1..)) if connect => Err("CONNECT with content"),
-            (false, None | Some(0)) if connect => Ok(Framing::Tunnel),
-            (true, None) => Ok(Framing::Chunked),
-            (false, Some(length @ 1..)) => Ok(Framing::Length(length)),
-            (false, None | Some(0)) => Ok(Framing::Empty),
-        }
-    }
-}
-
-/// Up to 18 digits, so that it fits and no reader overflows.
-fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-/// RFC 9110 section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -480,11 +367,12 @@ mod tests {
                 "the head is too long",
             ),
             ("\u{5}\u{1}\0".to_owned(), "not HTTP"),
-            ("\r\n".to_owned(), "not HTTP"),
+            ("\n".to_owned(), "a line does not end with CR LF"),
         ] {
             assert_eq!(watch().inspect(head.as_bytes()), Err(why), "{head:?}");
         }
         assert_eq!(watch().inspect(GOOD.as_bytes()), Ok(()));
+        assert_eq!(watch().inspect(format!("\r\n{GOOD}").as_bytes()), Ok(()));
         assert_eq!(
             watch().inspect(post("Content-Length: 3\r\n").as_bytes()),
             Ok(())

@@ -24,6 +24,7 @@ use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
 use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
+use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
@@ -32,9 +33,6 @@ use super::state::Gate;
 use super::tally::Tally;
 use super::tunnel;
 use super::upstream;
-
-/// Fields in one head. Must exceed what browsers and SDKs send (about 30).
-const MAX_FIELDS: usize = 100;
 
 /// hyper's smallest read buffer; the policy's own limit is held by [`super::head`].
 const MIN_BUFFER: usize = 8192;
@@ -58,7 +56,7 @@ impl fmt::Debug for Connection {
 enum End {
     /// It is over, or a tunnel now.
     Done,
-    /// hyper gave up; a head may have been at fault.
+    /// A socket failed, a body was malformed, or a head was at fault.
     Failed,
     /// The client took too long.
     Expired(Expired),
@@ -197,14 +195,17 @@ impl Connection {
     /// Ends a connection that is not a tunnel: a head at fault or late is recorded and answered.
     async fn close(&self, stream: TcpStream, end: &End) {
         let (reason, status, detail) = match (end, self.watch.fault()) {
-            (End::Failed, Some(fault)) => (DenyReason::Malformed, StatusCode::BAD_REQUEST, fault),
+            // hyper takes a failed read between two requests for the end.
+            (End::Failed | End::Done, Some(fault)) => {
+                (DenyReason::Malformed, StatusCode::BAD_REQUEST, fault)
+            }
             (End::Expired(Expired::Head), _) => {
                 let detail = "the request head was not complete in time";
                 (DenyReason::TimedOut, StatusCode::REQUEST_TIMEOUT, detail)
             }
             (End::Done | End::Failed | End::Expired(Expired::Idle) | End::Stopping, _) => return,
         };
-        let (transport, detail) = (Transport::Forward, detail.to_owned());
+        let (transport, detail) = (self.watch.transport(), detail.to_owned());
         let refusal = Refusal::unreadable(&self.gate, self.id, transport, reason, detail).await;
         if self.watch.may_answer() {
             close_after(&stream, &respond::refuse_raw(&refusal, status)).await;

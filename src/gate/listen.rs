@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::audit::AuditEvent;
 use crate::ids::ConnId;
 use crate::policy::{DenyReason, Transport};
 
@@ -165,27 +164,29 @@ fn admit(
         });
         return;
     }
-    if !places.recorded.replace(true) {
-        note_burst(&gate, door, places);
-    }
     if let Some(place) = Place::take(places, Kind::TurnedAway) {
+        let places = Rc::clone(places);
         connections.spawn_local(async move {
+            record_burst(&gate, door, &places).await;
             turn_away(&stream, door).await;
             drop(place);
         });
     }
 }
 
-fn note_burst(gate: &Gate, door: Door, places: &Places) {
-    gate.reporter.note(AuditEvent::EgressRefused {
-        conn: places.next_id(),
-        transport: match door {
-            Door::Http => Transport::Forward,
-            Door::Socks5 => Transport::Socks5,
-        },
-        reason: DenyReason::TooManyConnections,
-        detail: format!("{} connections are open, the session's limit", places.limit),
-    });
+/// Records the first refusal since a place was last free.
+async fn record_burst(gate: &Gate, door: Door, places: &Places) {
+    if places.recorded.replace(true) {
+        return;
+    }
+    let transport = match door {
+        Door::Http => Transport::Forward,
+        Door::Socks5 => Transport::Socks5,
+    };
+    let reason = DenyReason::TooManyConnections;
+    let detail = format!("{} connections are open, the session's limit", places.limit);
+    // What the client is told does not depend on the record.
+    drop(Refusal::unreadable(gate, places.next_id(), transport, reason, detail).await);
 }
 
 /// Tells a client that it is one too many, whatever it wanted.

@@ -13,6 +13,7 @@
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
 mod authority;
 mod authorize;
@@ -21,6 +22,7 @@ mod client_hello;
 mod confine;
 mod dial;
 mod head;
+mod head_grammar;
 mod hop;
 mod http;
 mod http_request;

@@ -49,7 +49,15 @@ pub(super) async fn pump(
     direction: Direction,
 ) -> io::Result<()> {
     let mut copied = 0_usize;
-    while copied < SPLICE_AFTER {
+    loop {
+        if copied >= SPLICE_AFTER {
+            // Out of descriptors: copying goes on, and a pipe is tried for again later.
+            copied = 0;
+            if let Ok(pipe) = Pipe::new() {
+                splice::pump(&pipe, from, to, tally, direction).await?;
+                return finish(to);
+            }
+        }
         from.readable().await?;
         match copy_once(gate, from, to) {
             Ok(Copied::End) => return finish(to),
@@ -64,12 +72,6 @@ pub(super) async fn pump(
             Err(error) => return Err(error),
         }
     }
-    match Pipe::new() {
-        Ok(pipe) => splice::pump(&pipe, from, to, tally, direction).await?,
-        // Out of descriptors: copying goes on.
-        Err(_) => Box::pin(pump(gate, from, to, tally, direction)).await?,
-    }
-    finish(to)
 }
 
 /// Sends every byte.

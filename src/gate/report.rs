@@ -18,6 +18,10 @@ use crate::wire::frame;
 /// Requests that may wait for an acknowledgement at once; later ones wait for their turn.
 const WAITING: usize = 64;
 
+/// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
+/// it come to that: callers give up waiting, their records stay.
+const BACKLOG: usize = 1024;
+
 /// How long a record may stay unacknowledged. Must exceed an fdatasync(2) on a busy disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -72,6 +76,9 @@ impl Reporter {
     pub(super) async fn record(&self, event: AuditEvent) -> Result<(), AuditLost> {
         let acknowledged = async {
             let _turn = self.turns.acquire().await.map_err(|_| AuditLost)?;
+            if self.queue.borrow().waiting.len() >= BACKLOG {
+                return Err(AuditLost);
+            }
             let (sender, receiver) = oneshot::channel();
             self.enqueue(event, Some(sender))?;
             receiver.await.map_err(|_| AuditLost)

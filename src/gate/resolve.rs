@@ -31,7 +31,7 @@ const CACHED_ANSWERS: u64 = 256;
 /// For one question to one name server.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Addresses that may be dialed for one permit: each passed `AddressPolicy::check`. Never empty.
+/// Addresses that may be dialed for one permit: each passed `AddressPolicy::check`.
 #[derive(Debug)]
 pub(super) struct PinnedAddrs(Vec<SocketAddr>);
 
@@ -46,57 +46,70 @@ impl PinnedAddrs {
 /// from a permit alone.
 pub(super) async fn pin(gate: &Gate, destination: &Destination) -> Result<PinnedAddrs, Refusal> {
     let name = match &destination.host {
-        Host::Addr(address) => {
-            return keep_allowed(gate, destination, &[*address]).map(|kept| kept.0);
-        }
+        Host::Addr(address) => return checked(gate, &[*address]).pin(gate, destination),
         Host::Name(name) => name,
     };
     let answer = gate.resolver.lookup(name).await;
-    let found = answer.as_deref().unwrap_or_default();
-    let kept = keep_allowed(gate, destination, found);
-    let (addresses, refused) = match &kept {
-        Ok((pinned, refused)) => (
-            pinned.0.iter().map(SocketAddr::ip).collect(),
-            refused.clone(),
-        ),
-        Err(_) => (Vec::new(), found.to_vec()),
-    };
+    let checked = checked(gate, answer.as_deref().unwrap_or_default());
     gate.reporter.note(AuditEvent::DnsQuery {
         conn: destination.conn,
         name: name.to_string(),
-        addresses,
-        refused,
+        addresses: checked.dialable.clone(),
+        refused: checked
+            .refused
+            .iter()
+            .map(|(address, _)| *address)
+            .collect(),
     });
     match answer {
-        Ok(_) => kept.map(|(pinned, _)| pinned),
-        Err(error) => Err(destination.fail(gate, DenyReason::ResolveFailed, error.to_string())),
+        Ok(_) => checked.pin(gate, destination),
+        Err(error) => {
+            let detail = error.to_string();
+            Err(destination.fail(gate, DenyReason::ResolveFailed, detail))
+        }
     }
 }
 
-/// Splits addresses into those that may be dialed and those that may not.
-fn keep_allowed(
-    gate: &Gate,
-    destination: &Destination,
-    found: &[IpAddr],
-) -> Result<(PinnedAddrs, Vec<IpAddr>), Refusal> {
-    let mut pinned = Vec::new();
-    let mut refused = Vec::new();
-    let mut class = AddressClass::Unspecified;
+/// Addresses, parted by what policy says of them.
+#[derive(Debug, Default)]
+struct Checked {
+    dialable: Vec<IpAddr>,
+    refused: Vec<(IpAddr, AddressClass)>,
+}
+
+fn checked(gate: &Gate, found: &[IpAddr]) -> Checked {
+    let mut checked = Checked::default();
     for address in found {
         match gate.rules.addresses().check(*address) {
-            Ok(()) => pinned.push(SocketAddr::new(*address, destination.port.number())),
-            Err(why) => {
-                refused.push(*address);
-                class = why;
-            }
+            Ok(()) => checked.dialable.push(*address),
+            Err(class) => checked.refused.push((*address, class)),
         }
     }
-    if pinned.is_empty() && !refused.is_empty() {
-        let host = &destination.host;
-        let detail = format!("no address of {host} may be dialed: {refused:?}");
-        return Err(destination.fail(gate, DenyReason::AddressRefused(class), detail));
+    checked
+}
+
+impl Checked {
+    fn pin(self, gate: &Gate, destination: &Destination) -> Result<PinnedAddrs, Refusal> {
+        if let (true, Some((_, class))) = (self.dialable.is_empty(), self.refused.first()) {
+            let why: Vec<_> = self
+                .refused
+                .iter()
+                .map(|(address, class)| format!("{address} is {class}"))
+                .collect();
+            let detail = format!(
+                "no address of {} may be dialed: {}",
+                destination.host,
+                why.join(", ")
+            );
+            return Err(destination.fail(gate, DenyReason::AddressRefused(*class), detail));
+        }
+        let port = destination.port.number();
+        let sockets = self
+            .dialable
+            .into_iter()
+            .map(|address| SocketAddr::new(address, port));
+        Ok(PinnedAddrs(sockets.collect()))
     }
-    Ok((PinnedAddrs(pinned), refused))
 }
 
 /// Why a name has no addresses.

@@ -23,7 +23,7 @@ pub(super) struct Tally {
     up: Cell<u64>,
     /// Payload bytes from the network to the jail.
     down: Cell<u64>,
-    /// The first one to end it; the gate, when nobody else did.
+    /// The first one to end it, as far as anybody said so.
     ended_by: Cell<Option<EndedBy>>,
     /// When a byte last moved in either direction.
     active: Cell<Instant>,
@@ -83,6 +83,22 @@ impl Tally {
     }
 }
 
+impl Tally {
+    /// Whether bytes may still move: not without a writer to record their end.
+    pub(super) fn is_recordable(&self) -> bool {
+        !self.gate.reporter.is_lost()
+    }
+
+    /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
+    fn dropped_by(&self) -> EndedBy {
+        if *self.gate.stopping.borrow() || !self.is_recordable() {
+            EndedBy::Gate
+        } else {
+            EndedBy::Client
+        }
+    }
+}
+
 impl Drop for Tally {
     fn drop(&mut self) {
         if !self.connected.get() {
@@ -95,7 +111,7 @@ impl Drop for Tally {
             bytes_up,
             bytes_down,
             ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ended_by: self.ended_by.get().unwrap_or(EndedBy::Gate),
+            ended_by: self.ended_by.get().unwrap_or_else(|| self.dropped_by()),
         });
     }
 }

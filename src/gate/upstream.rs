@@ -251,16 +251,18 @@ impl Exchange {
 
     /// Records it and makes the answer for the client.
     fn refuse(&self, unanswered: &Unanswered) -> Refusal {
-        let (reason, what) = match unanswered {
-            Unanswered::Unsent(_) | Unanswered::BrokeOff => {
-                (DenyReason::DialFailed, "closed without an HTTP answer")
-            }
-            Unanswered::Switched => (DenyReason::DialFailed, "switched protocols unasked"),
-            Unanswered::Silent => (DenyReason::TimedOut, "no answer in time"),
-        };
-        let by = match reason {
-            DenyReason::TimedOut => EndedBy::Gate,
-            _ => EndedBy::Upstream,
+        let (reason, by, what) = match unanswered {
+            Unanswered::Unsent(_) | Unanswered::BrokeOff => (
+                DenyReason::DialFailed,
+                EndedBy::Upstream,
+                "closed without an HTTP answer",
+            ),
+            Unanswered::Switched => (
+                DenyReason::DialFailed,
+                EndedBy::Gate,
+                "switched protocols unasked",
+            ),
+            Unanswered::Silent => (DenyReason::TimedOut, EndedBy::Gate, "no answer in time"),
         };
         self.tally.end(by);
         let detail = format!(
