@@ -298,6 +298,70 @@ fn what_a_session_can_write_neither_counts_nor_runs() {
 }
 
 #[test]
+fn a_variable_of_the_callers_does_not_lead_into_the_workspace() {
+    let workspace = tempfile::tempdir().unwrap();
+    let at = |name: &str| workspace.path().join(name).display().to_string();
+    let marker = workspace.path().join("ran");
+    let python = format!("open({:?}, 'w')\n", at("ran"));
+    fs::write(workspace.path().join("sitecustomize.py"), python).unwrap();
+    let node = format!("require('fs').writeFileSync({:?}, '')\n", at("ran"));
+    fs::write(workspace.path().join("hook.cjs"), node).unwrap();
+    fs::write(
+        workspace.path().join(".npmrc"),
+        "registry=https://evil.test/\n",
+    )
+    .unwrap();
+    fs::write(
+        workspace.path().join("pip.conf"),
+        "[global]\nindex-url=https://evil.test/\n",
+    )
+    .unwrap();
+    fs::write(
+        workspace.path().join("config.toml"),
+        "[registries.e]\nindex='https://evil.test/'\n",
+    )
+    .unwrap();
+    let root = workspace.path().display().to_string();
+    let hooks = [
+        ("PYTHONPATH", root.clone()),
+        ("NODE_OPTIONS", format!("--require={}", at("hook.cjs"))),
+    ];
+    let files = [
+        ("PIP_CONFIG_FILE", at("pip.conf")),
+        ("NPM_CONFIG_USERCONFIG", at(".npmrc")),
+        ("CARGO_HOME", root.clone()),
+    ];
+    let changes: Vec<(&str, &str)> = hooks
+        .iter()
+        .chain(&files)
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let writable = [workspace.path().to_owned()];
+    for changes in [changes.as_slice(), &[("HOME", root.as_str())]] {
+        for found in discover(&ALL, &environment(changes), &writable) {
+            assert!(!found.to_string().contains("evil.test"), "{found}");
+        }
+    }
+    // Nor may a home whose configuration alone is writable.
+    let home = [("HOME", root.as_str())];
+    let npmrc = [workspace.path().join(".npmrc")];
+    for found in discover(&[Registry::Npm], &environment(&home), &npmrc) {
+        assert!(!found.to_string().contains("evil.test"), "{found}");
+    }
+    assert!(!marker.exists());
+    // The twin: where nothing is writable the same files count.
+    for (registry, changes) in [
+        (Registry::Npm, &files[1..2]),
+        (Registry::Pip, &files[0..1]),
+        (Registry::Cargo, &files[2..3]),
+    ] {
+        let changes: Vec<(&str, &str)> = changes.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        let found = one(registry, &changes);
+        assert!(found.to_string().contains("evil.test"), "{found}");
+    }
+}
+
+#[test]
 fn a_client_that_is_not_there_is_told_and_stops_nothing() {
     let caller: Environment = [(OsString::from("PATH"), OsString::from("/nowhere"))]
         .into_iter()

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::client::Trusted;
 use super::{Place, place, places_in};
 
-pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+pub(super) fn places(trusted: &Trusted) -> Result<Vec<Place>, String> {
     let apt = trusted.program("apt-get")?;
     // Without this option a repository shows only once its lists have been downloaded.
     let every = "--no-release-info";
@@ -23,7 +23,7 @@ pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
 
 /// The hosts of one repository: its own, those of a list of mirrors in a file, or, for a list that is
 /// itself downloaded, the host of the list (apt-transport-mirror(1)).
-fn of_repository(trusted: &Trusted<'_>, uri: &str) -> Vec<Place> {
+fn of_repository(trusted: &Trusted, uri: &str) -> Vec<Place> {
     let source = format!(
         "apt-get indextargets: {}",
         uri.split("://").next().unwrap_or_default()

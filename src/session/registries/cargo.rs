@@ -18,7 +18,7 @@ const SPARSE: &str = "sparse+https://";
 /// The longest program that is searched; cargo has some 40 MB.
 const MAX_PROGRAM: u64 = 256 << 20;
 
-pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+pub(super) fn places(trusted: &Trusted) -> Result<Vec<Place>, String> {
     let home = trusted
         .variable("CARGO_HOME")
         .map(PathBuf::from)
@@ -55,7 +55,7 @@ struct Config {
 
 impl Config {
     /// `CARGO_HOME`'s own file and the variables: with `/` as working directory cargo reads no others.
-    fn read(trusted: &Trusted<'_>, home: &Path) -> Self {
+    fn read(trusted: &Trusted, home: &Path) -> Self {
         let mut config = Self::default();
         for file in ["config.toml", "config"].map(|name| home.join(name)) {
             let table = trusted
@@ -108,7 +108,7 @@ impl Config {
 
 /// The hosts that an index names for downloads and its API, from cargo's cached copy of its
 /// `config.json`. The cache's folders are named after the index's host and a hash.
-fn downloads(trusted: &Trusted<'_>, home: &Path, index: &Place) -> Vec<Place> {
+fn downloads(trusted: &Trusted, home: &Path, index: &Place) -> Vec<Place> {
     let prefix = format!("{}-", index.host);
     let of_index = |folder: &PathBuf| {
         let name = folder
@@ -137,7 +137,7 @@ fn downloads(trusted: &Trusted<'_>, home: &Path, index: &Place) -> Vec<Place> {
 }
 
 /// The default index, out of the program: behind rustup's proxy lies the real one.
-fn default_index(trusted: &Trusted<'_>) -> Result<String, String> {
+fn default_index(trusted: &Trusted) -> Result<String, String> {
     let mut program = trusted.program("cargo")?;
     let resolved = program
         .canonicalize()

@@ -14,40 +14,95 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// The longest configuration file that is read.
 const MAX_FILE: u64 = 1 << 20;
 
+/// What clients read from the caller's home on their own account.
+const HOME_CONFIGURATION: [&str; 4] = [".npmrc", ".config/pip", ".pip", ".cargo"];
+
+/// Variables, by the start of their names, that make a loader or an interpreter run code of their choice.
+const HOOKS: [&str; 9] = [
+    "LD_",
+    "PYTHON",
+    "NODE_",
+    "PERL",
+    "RUBY",
+    "BASH",
+    "ENV",
+    "SHELLOPTS",
+    "GCONV_PATH",
+];
+
 /// The caller's programs, files and environment, without what a session can write.
 #[derive(Debug)]
-pub(super) struct Trusted<'a> {
-    environment: &'a Environment,
+pub(super) struct Trusted {
+    /// The caller's, without [`HOOKS`] and without variables that name a writable place: a virtual
+    /// environment, a configuration file, a toolchain. `HOME` is `/` if configuration there is writable.
+    environment: Environment,
+    /// With every link resolved.
     writable: Vec<PathBuf>,
     /// `PATH` without folders below a writable one: an activated virtual environment of the project.
     path: OsString,
 }
 
-impl<'a> Trusted<'a> {
-    pub(super) fn new(environment: &'a Environment, writable: &[PathBuf]) -> Self {
+impl Trusted {
+    pub(super) fn new(caller: &Environment, writable: &[PathBuf]) -> Self {
         let resolved = writable
             .iter()
-            .filter_map(|folder| folder.canonicalize().ok());
-        let writable: Vec<PathBuf> = resolved.collect();
+            .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()));
         let mut trusted = Self {
-            environment,
-            writable,
+            environment: Environment::new(),
+            writable: resolved.collect(),
             path: OsString::new(),
         };
-        let path = trusted.variable("PATH").unwrap_or_default();
+        let path = caller.get(OsStr::new("PATH")).cloned().unwrap_or_default();
         let folders = std::env::split_paths(&path).filter(|folder| trusted.spares(folder));
         // A folder that came out of a PATH can go into one.
         let path = std::env::join_paths(folders).unwrap_or_default();
+        let mut environment: Environment = caller
+            .iter()
+            .filter(|(name, value)| !is_hook(name) && !trusted.is_named_in(value))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let home = environment.get(OsStr::new("HOME")).map(PathBuf::from);
+        if !home.is_some_and(|home| trusted.spares_configuration(&home)) {
+            environment.insert("HOME".into(), "/".into());
+        }
         trusted.path = path;
+        trusted.environment = environment;
         trusted
+    }
+
+    /// Whether a variable's value names a writable place, alone or in a list or option.
+    fn is_named_in(&self, value: &OsStr) -> bool {
+        value
+            .to_string_lossy()
+            .split(|c: char| c.is_whitespace() || matches!(c, ':' | '=' | ',' | ';'))
+            .filter(|piece| piece.starts_with('/'))
+            .any(|piece| self.is_writable(Path::new(piece)))
+    }
+
+    /// Whether no session can write what clients read below this home.
+    fn spares_configuration(&self, home: &Path) -> bool {
+        home.canonicalize().is_ok_and(|home| {
+            !HOME_CONFIGURATION
+                .map(|name| home.join(name))
+                .iter()
+                .any(|path| {
+                    self.is_writable(path)
+                        || self.writable.iter().any(|folder| folder.starts_with(path))
+                })
+        })
+    }
+
+    /// Whether a path, with every link that exists resolved, lies below a writable folder.
+    fn is_writable(&self, path: &Path) -> bool {
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        self.writable
+            .iter()
+            .any(|folder| resolved.starts_with(folder) || path.starts_with(folder))
     }
 
     /// Whether a path exists and lies, with every link resolved, outside of what a session can write.
     pub(super) fn spares(&self, path: &Path) -> bool {
-        path.is_absolute()
-            && path
-                .canonicalize()
-                .is_ok_and(|path| !self.writable.iter().any(|folder| path.starts_with(folder)))
+        path.is_absolute() && path.exists() && !self.is_writable(path)
     }
 
     /// A variable of the caller's.
@@ -80,7 +135,7 @@ impl<'a> Trusted<'a> {
     /// What a program answers, run in `/`, where no project's configuration lies.
     pub(super) fn ask(&self, program: &Path, arguments: &[&OsStr]) -> Result<String, String> {
         let mut spawn = Spawn::new(program).current_dir(Path::new("/"));
-        for (name, value) in self.environment {
+        for (name, value) in &self.environment {
             spawn = spawn.env(name, value);
         }
         spawn = spawn
@@ -128,4 +183,10 @@ impl<'a> Trusted<'a> {
         paths.sort_unstable();
         paths
     }
+}
+
+/// Whether a variable is one of [`HOOKS`].
+fn is_hook(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    HOOKS.iter().any(|hook| name.starts_with(hook.as_bytes()))
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::client::Trusted;
 use super::{Place, place};
 
-pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+pub(super) fn places(trusted: &Trusted) -> Result<Vec<Place>, String> {
     let npm = trusted.program("npm")?;
     let told = trusted.ask(&npm, &["config", "list", "--json"].map(OsStr::new))?;
     let config: serde_json::Map<String, Value> =

@@ -16,7 +16,7 @@ print(PyPI.simple_url)
 print('https://' + PyPI.file_storage_domain)
 ";
 
-pub(super) fn places(trusted: &Trusted<'_>) -> Result<Vec<Place>, String> {
+pub(super) fn places(trusted: &Trusted) -> Result<Vec<Place>, String> {
     let pip = trusted
         .program("pip")
         .or_else(|_| trusted.program("pip3"))?;
@@ -56,7 +56,7 @@ fn configured(told: &str) -> Vec<(&str, Vec<Place>)> {
 }
 
 /// What pip is built with, asked of the very package that `pip --version` names.
-fn defaults(trusted: &Trusted<'_>, pip: &Path) -> Result<Vec<Place>, String> {
+fn defaults(trusted: &Trusted, pip: &Path) -> Result<Vec<Place>, String> {
     let version = trusted.ask(pip, &[OsStr::new("--version")])?;
     let package = version
         .split_once(" from ")
