@@ -23,6 +23,8 @@ use crate::policy::FilesystemMode;
 pub(crate) struct Layout {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) sealed: Vec<PathBuf>,
+    /// The folders in which protected paths count: the workspace and the profile's writable ones.
+    pub(crate) projects: Vec<PathBuf>,
     pub(crate) sources: Sources,
 }
 
@@ -37,7 +39,7 @@ pub(crate) fn lay_out(request: &JailRequest<'_>) -> Result<Layout, JailError> {
     layout.private(request)?;
     layout.listed(request)?;
     let access = granted(request.policy.mode);
-    layout.bind(workspace, access, "the workspace");
+    layout.bind_project(workspace, access, "the workspace");
     layout.shown(request)?;
     Ok(layout)
 }
@@ -104,7 +106,7 @@ impl Layout {
     }
 
     /// Shows a host path at its own place.
-    pub(crate) fn bind(&mut self, opened: Opened, access: Access, reason: &'static str) {
+    fn bind(&mut self, opened: Opened, access: Access, reason: &'static str) {
         self.bind_at(
             &opened.canonical,
             opened.fd,
@@ -112,6 +114,14 @@ impl Layout {
             access,
             reason,
         );
+    }
+
+    /// The same, for what can hold protected paths when it can be written.
+    fn bind_project(&mut self, opened: Opened, access: Access, reason: &'static str) {
+        if access == Access::ReadWrite && opened.is_dir() {
+            self.projects.push(opened.canonical.clone());
+        }
+        self.bind(opened, access, reason);
     }
 
     pub(crate) fn bind_at(
@@ -254,7 +264,7 @@ impl Layout {
                         cause: "every jail has its own; take it out of the profile".to_owned(),
                     });
                 }
-                self.bind(opened, access, "named by the profile");
+                self.bind_project(opened, access, "named by the profile");
                 self.alias(&given, canonical);
             }
         }

@@ -37,8 +37,7 @@ pub(crate) fn apply(
 ) -> Result<Option<Sweeper>, JailError> {
     let mut sweeper = None;
     for root in writable_roots(layout) {
-        // danger-full-access: the tree as a whole is no project; the workspace in it is one.
-        if root.path == Path::new("/") {
+        if !layout.projects.contains(&root.path) {
             continue;
         }
         for path in &request.policy.protected {
@@ -94,9 +93,7 @@ fn protect(
         ));
     }
     let found = match seek(layout, root, path) {
-        Ok(Some(found)) => found,
-        // The root is a file: it has nothing below it.
-        Ok(None) => return Ok(()),
+        Ok(found) => found,
         Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
             return Err(refuse(
                 "a symbolic link is in the way, so what it protects could be replaced".to_owned(),
@@ -142,32 +139,30 @@ fn cannot_be_made_inside(errno: i32, folder: &Stat) -> bool {
 }
 
 /// Walks down a protected path, component by component.
-fn seek(layout: &Layout, root: &Root, path: &Path) -> io::Result<Option<Found>> {
+fn seek(layout: &Layout, root: &Root, path: &Path) -> io::Result<Found> {
     let (mut folder, mut stat) = open_beneath(layout.sources.fd(root.source)?, Path::new("."))?;
-    if !is_dir(&stat) {
-        return Ok(None);
-    }
     let mut part = PathBuf::new();
-    for component in path.components() {
+    let mut components = path.components();
+    loop {
+        let component = components.next().ok_or(io::ErrorKind::InvalidInput)?;
         part.push(component);
         match open_beneath(&folder, Path::new(&component)) {
             Ok((fd, found)) => {
                 // A placeholder is claimed, not just bound: its sweeper must know that we use it.
                 if is_placeholder(&fd, &found) {
-                    return Ok(Some(Found::Missing(part, folder, stat)));
+                    return Ok(Found::Missing(part, folder, stat));
                 }
                 if !is_dir(&found) || part == path {
-                    return Ok(Some(Found::Stands(part, fd)));
+                    return Ok(Found::Stands(part, fd));
                 }
                 (folder, stat) = (fd, found);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(Found::Missing(part, folder, stat)));
+                return Ok(Found::Missing(part, folder, stat));
             }
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
 }
 
 fn protect_part(layout: &mut Layout, root: &Root, part: &Path, fd: OwnedFd) {

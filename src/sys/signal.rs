@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// Ignores what a terminal's keyboard sends. Safe between fork(2) and execve(2).
@@ -11,13 +12,24 @@ pub(super) fn ignore_keyboard() -> io::Result<()> {
 }
 
 /// Every disposition back to the default and nothing blocked, so that a program that is executed
-/// next starts as a shell would start it. Real-time signals are never touched by us or by those who
-/// start us.
+/// next starts as a shell would start it. By the bare system call, because libc keeps two real-time
+/// signals for itself and would leave them as they were inherited.
 pub fn reset() -> io::Result<()> {
-    for signal in Signal::iterator() {
-        // These two cannot be changed (sigaction(2), EINVAL).
-        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
-            dispose(signal, SigHandler::SigDfl)?;
+    /// `_NSIG` of asm-generic/signal.h.
+    const LAST: libc::c_long = 64;
+    /// `struct sigaction` of the kernel at its longest, all zero: `SIG_DFL`, no flags, empty mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    for signal in 1..=LAST {
+        if signal == libc::SIGKILL.into() || signal == libc::SIGSTOP.into() {
+            continue;
+        }
+        let (action, old) = (DEFAULT.as_ptr(), std::ptr::null::<u64>());
+        #[expect(unsafe_code, reason = "rt_sigaction(2) has no safe wrapper")]
+        // SAFETY: the kernel reads one action of at most 32 bytes, which DEFAULT has, writes nothing,
+        // and SIG_DFL runs no code of ours; 8 is the size of the kernel's signal set.
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, old, 8_usize) };
+        if result == -1 {
+            return Err(io::Error::last_os_error());
         }
     }
     Ok(SigSet::empty().thread_set_mask()?)

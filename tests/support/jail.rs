@@ -2,51 +2,17 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use portcullis::jail::{self, JailRequest, UserNames, bwrap};
-use portcullis::policy::{FilesystemMode, FilesystemPolicy};
+use portcullis::policy::FilesystemPolicy;
 use portcullis::wire::Channel;
 use portcullis::wire::init::{Go, InitPlan, InitReport};
-use serde::{Deserialize, Serialize};
 
-/// What a test wants; crosses a process border as JSON, because some tests need another uid.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Order {
-    pub init: PathBuf,
-    pub workspace: PathBuf,
-    pub home: PathBuf,
-    pub mode: FilesystemMode,
-    pub writable: Vec<PathBuf>,
-    pub readable: Vec<PathBuf>,
-    pub masked: Vec<PathBuf>,
-    pub protected: Vec<PathBuf>,
-    pub hidden: Vec<PathBuf>,
-    pub shown: Vec<(PathBuf, PathBuf)>,
-    pub files: Vec<(PathBuf, Vec<u8>)>,
-    pub listen: Vec<u16>,
-    pub floor: u8,
-    pub argv: Vec<String>,
-    pub env: Vec<(String, String)>,
-    /// Where the outcome goes: standard output is the command's.
-    pub outcome: PathBuf,
-}
-
-/// How it went.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Why there was no jail.
-    pub refused: Option<String>,
-    /// What init reported.
-    pub report: Option<InitReport>,
-    /// How many listening sockets came out.
-    pub listeners: usize,
-    /// The status of bubblewrap.
-    pub status: Option<i32>,
-}
+use crate::order::{Order, Outcome};
 
 /// Runs an order to its end.
-pub fn play(order: &Order) -> Outcome {
+fn play(order: &Order) -> Outcome {
     match run(order) {
         Ok(outcome) => outcome,
         Err(error) => Outcome {
@@ -114,7 +80,7 @@ fn user() -> UserNames {
 }
 
 /// Reads an order from a file and runs it.
-pub fn play_file(path: &Path) {
+pub(crate) fn play_file(path: &Path) {
     let order: Order = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let outcome = serde_json::to_vec(&play(&order)).unwrap();
     std::fs::write(&order.outcome, outcome).unwrap();
