@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    missing_docs,
     reason = "a benchmark"
 )]
 

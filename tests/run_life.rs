@@ -1,7 +1,6 @@
 //! What a session leaves behind: nothing, however it ends; and what it passes on: status and output.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn a_captured_child_gives_its_output_and_its_status() {
         let captured = shell("echo out; echo err >&2; exit 3")
-            .capture(Duration::from_secs(60))
+            .capture(Duration::from_mins(1))
             .unwrap();
         assert_eq!(
             (captured.stdout.as_slice(), captured.status.code()),
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_child_that_never_stops_talking_is_cut_off() {
         let error = shell("exec yes")
-            .capture(Duration::from_secs(60))
+            .capture(Duration::from_mins(1))
             .unwrap_err();
         assert_eq!(error.to_string(), "more output than expected");
     }

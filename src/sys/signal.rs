@@ -20,7 +20,7 @@ pub fn reset() -> io::Result<()> {
     /// `struct sigaction` of the kernel at its longest, all zero: `SIG_DFL`, no flags, empty mask.
     const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=LAST {
-        if signal == libc::SIGKILL.into() || signal == libc::SIGSTOP.into() {
+        if signal == i64::from(libc::SIGKILL) || signal == i64::from(libc::SIGSTOP) {
             continue;
         }
         let (action, old) = (DEFAULT.as_ptr(), std::ptr::null::<u64>());
