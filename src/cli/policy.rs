@@ -31,7 +31,7 @@ pub enum PolicyCommand {
     #[command(after_help = "Examples:\n  portcullis policy show codex\n  \
         portcullis policy show registries --json")]
     Show(Show),
-    /// Validate a profile file and run its [[tests]]
+    /// Validate a profile file and run its `[[tests]]`
     #[command(after_help = "Example:\n  portcullis policy check ./strict.toml\n\n\
         Exits 0 if the file is valid and every test holds, 1 if a test fails, 78 if it is not valid.")]
     Check(Check),

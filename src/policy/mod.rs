@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed) → [`profile`] (the TOML form and its valid form) → [`explain`] and [`mod@remedy`] (for people).
+//! dialed) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 

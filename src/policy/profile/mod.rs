@@ -1,7 +1,7 @@
 //! Profiles: a named set of permissions. [`Profile`] is the valid form; everything in it has been
 //! checked, and every process gets just the part that it enforces.
 //!
-//! Reading order: this file (the valid form) → [`file`] (the file form) → [`read`] (from one to the other,
+//! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
 
 mod builtin;
