@@ -111,6 +111,52 @@ pub enum AuditEvent {
     },
 }
 
+impl AuditEvent {
+    /// The word that stands in the record's `event` field.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::SessionStarted { .. } => "session.started",
+            Self::EgressDecided { .. } => "egress.decided",
+            Self::DnsQuery { .. } => "dns.query",
+            Self::EgressDialed { .. } => "egress.dialed",
+            Self::EgressRefused { .. } => "egress.refused",
+            Self::EgressClosed { .. } => "egress.closed",
+            Self::SessionEnded { .. } => "session.ended",
+        }
+    }
+
+    /// Who may report it.
+    pub fn source(&self) -> Source {
+        match self {
+            Self::SessionStarted { .. } | Self::SessionEnded { .. } => Source::Session,
+            Self::EgressDecided { .. }
+            | Self::DnsQuery { .. }
+            | Self::EgressDialed { .. }
+            | Self::EgressRefused { .. }
+            | Self::EgressClosed { .. } => Source::Gate,
+        }
+    }
+}
+
+/// A process that reports events. Each reports its own kind alone: a gate that was taken over cannot
+/// end a session's log, nor can it start one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The session process: `session.*`.
+    Session,
+    /// The gate: `egress.*` and `dns.query`.
+    Gate,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Session => "session",
+            Self::Gate => "gate",
+        })
+    }
+}
+
 /// Who ended a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,13 +1,27 @@
 //! The audit log: what happened, in an order nobody can change unseen.
 //!
-//! Owns: the records ([`event`], [`record`]), the hash chain ([`chain`]), the process that writes it
-//! ([`writer`]) and the reader ([`reader`]). Trusts: the writer trusts no client further than its
-//! frames; a client names neither sequence, time nor hashes. Never: a secret in a record, a network.
+//! Owns: the events ([`event`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
+//! chain ([`chain`]), the folder ([`folder`]) and the file ([`log`]) it is kept in, the process that
+//! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]) and a session's story
+//! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
+//! sequence, time nor hashes. Never: a secret in a record, a network.
 //!
-//! Reading order: [`event`] → [`record`] → [`chain`] → [`writer`] → [`reader`].
+//! Reading order: [`event`] → [`record`] → [`chain`] → [`log`] → [`writer`]; [`reader`] → [`verify`].
+//! [`writer`] is a process and stands above `wire`; everything else here stands below it.
 #![forbid(unsafe_code)]
 
+mod cap;
+pub mod chain;
 pub mod event;
+pub mod folder;
+pub mod lock;
+pub mod log;
+pub mod reader;
+pub mod record;
+pub mod summary;
+pub mod verify;
 pub mod writer;
 
-pub use event::{AuditEvent, EndedBy, Isolation, Shortfall, Status};
+pub use chain::ChainHash;
+pub use event::{AuditEvent, EndedBy, Isolation, Shortfall, Source, Status};
+pub use record::AuditRecord;

@@ -1,12 +1,78 @@
 //! The command line: one file per verb, and the only place that prints.
+//!
+//! Owns: flags, help, tables, messages, exit codes of failures. Trusts: nothing that came out of a jail
+//! ([`print::escape`]). Never: decides; a verb calls the module that does.
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod completions;
 pub mod failure;
+pub mod policy;
 pub mod print;
+pub mod run;
 
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+use crate::exit::Exit;
+
+/// Runs commands in jails whose only way out is an audited gate.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, disable_help_subcommand = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis run -- make test                      no network, writes only below this folder
+  portcullis run -p codex -- codex exec \"fix it\"   Codex with the OpenAI API and nothing else
+  portcullis policy explain https://example.com -p codex
+  portcullis audit show 0197                       what that session did (any unique prefix)";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command in a jail of its own
+    Run(run::RunArguments),
+    /// Ask what a policy would say, and why
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Read and verify the audit log
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Print a script that completes portcullis's words in your shell
+    Completions(completions::CompletionsArguments),
+}
+
 /// Entry of `portcullis`.
 pub fn main() -> ExitCode {
-    crate::exit::Exit::Internal.into()
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error).into(),
+    };
+    let outcome = match arguments.verb {
+        Verb::Run(arguments) => run::run(arguments),
+        Verb::Policy(command) => policy::run(command),
+        Verb::Audit(command) => audit::run(command),
+        Verb::Completions(arguments) => Ok(completions::run(&arguments)),
+    };
+    outcome
+        .unwrap_or_else(|failure| {
+            print::error(&failure.message);
+            failure.exit
+        })
+        .into()
+}
+
+/// clap's own text: help and version go to standard output and are no failure.
+fn usage(error: &clap::Error) -> Exit {
+    // Nothing is left to tell it to when the terminal is gone.
+    drop(error.print());
+    if error.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Success
+    }
 }

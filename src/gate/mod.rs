@@ -1,9 +1,45 @@
-//! The gate.
+//! The gate: a session's only way out.
+//!
+//! Owns: the listening sockets of one session, every socket that leaves for it, and the order
+//! *decide, record, resolve, dial, relay*. Trusts: the policy its session process sent, the answers
+//! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
+//! executes a program, opens a file, asks DNS or dials before a decision is recorded.
+//!
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
+//! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
+//! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! Whatever is refused is told by [`respond`] and recorded through [`report`].
+//!
+//! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
-use std::process::ExitCode;
+mod authority;
+mod authorize;
+mod body;
+mod client_hello;
+mod confine;
+mod dial;
+mod head;
+mod head_grammar;
+mod hop;
+mod http;
+mod http_request;
+mod listen;
+mod relay;
+mod report;
+mod resolve;
+mod respond;
+mod screen;
+mod socks5;
+mod socks5_wire;
+mod splice;
+mod start;
+mod state;
+mod summary;
+mod tally;
+mod tunnel;
+mod upstream;
 
-/// Entry of `portcullis-gate`.
-pub fn main() -> ExitCode {
-    crate::exit::Exit::Internal.into()
-}
+pub use start::main;

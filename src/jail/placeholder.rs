@@ -14,6 +14,7 @@ use super::error::JailError;
 use super::source::is_dir;
 use crate::sys::fd::proc_path;
 use crate::sys::process::Spawn;
+use crate::wire::frame::Received;
 use crate::wire::sweep::{Claim, Claimed};
 use crate::wire::{Channel, WireError};
 
@@ -68,7 +69,11 @@ impl Sweeper {
             name: name.as_encoded_bytes().to_owned(),
         };
         channel.send_with(&claim, &[folder.as_fd()])?;
-        let (claimed, fds) = channel.recv_with()?;
+        let Received {
+            message: claimed,
+            fds,
+            ..
+        } = channel.recv_with()?;
         Ok(match (claimed, fds.into_iter().next()) {
             (Claimed::Stands, Some(fd)) => Place::Stands(fd),
             (Claimed::Failed(errno), _) => Place::Forbidden(errno),

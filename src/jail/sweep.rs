@@ -28,6 +28,7 @@ use super::placeholder::{MODE, is_empty, is_placeholder};
 use super::source::is_plain_relative;
 use crate::exit::Exit;
 use crate::sys::{capability, fd, harden, signal};
+use crate::wire::frame::Received;
 use crate::wire::sweep::{Claim, Claimed};
 use crate::wire::{Channel, WireError};
 
@@ -97,7 +98,11 @@ fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
 
 /// Answers one claim.
 fn answer(channel: &Channel, held: &mut Vec<Held>) -> Result<(), WireError> {
-    let (claim, fds): (Claim, _) = channel.recv_with()?;
+    let Received {
+        message: claim,
+        fds,
+        ..
+    } = channel.recv_with::<Claim>()?;
     let claimed = match fds.into_iter().next() {
         Some(folder) => claim_in(folder, claim.name),
         None => Err(Errno::BADF),

@@ -79,6 +79,30 @@ impl DenyReason {
             Self::TimedOut => "timed_out",
         }
     }
+
+    /// What it means, for people.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::NetworkDisabled => "the profile switches the network off",
+            Self::HostNotAllowed => "no rule allows the host",
+            Self::HostDenied => "a rule denies the host, and a deny wins over every allow",
+            Self::PortNotAllowed => "the host is allowed, this port is not",
+            Self::MethodNotAllowed => "the host is allowed, this method is not",
+            Self::PathNotAllowed => "the host is allowed, this path is not",
+            Self::TunnelNotAllowed => {
+                "methods or paths are restricted, and nobody can see them in a tunnel"
+            }
+            Self::AddressRefused(_) => "the address is in a class that is refused",
+            Self::Malformed => "the request does not name exactly one destination",
+            Self::SniMismatch => "the TLS server name is not the host that was asked for",
+            Self::NotTls => "port 443, but what follows is not TLS",
+            Self::ResolveFailed => "the name does not resolve",
+            Self::DialFailed => "no address answers",
+            Self::AuditUnavailable => "the audit log cannot be written: no record, no traffic",
+            Self::TooManyConnections => "the session has as many connections as it may",
+            Self::TimedOut => "the peer took longer than the gate waits",
+        }
+    }
 }
 
 impl fmt::Display for DenyReason {

@@ -5,25 +5,32 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed) → [`profile`] (the TOML form and its valid form).
+//! dialed) → [`profile`] (the TOML form and its valid form) → [`explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod address;
 pub mod decision;
+pub mod explain;
 pub mod host;
+pub mod path;
 pub mod profile;
+pub mod remedy;
 pub mod request;
 pub mod rule;
 pub mod ruleset;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use decision::{Decision, DenyReason, Verdict};
-pub use host::{DomainName, Host};
+pub use explain::{Explanation, explain};
+pub use host::{DomainName, Host, HostError};
+pub use path::PathPattern;
 pub use profile::{
     AuditPolicy, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Profile, Registry,
+    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides,
+    PolicyTest, Profile, ProfileError, Registry,
 };
-pub use request::{EgressRequest, Method, Port, Transport};
-pub use rule::{Effect, HostPattern, Rule, RuleId};
+pub use remedy::remedy;
+pub use request::{EgressRequest, Method, Port, RequestError, Transport};
+pub use rule::{Effect, HostPattern, PatternError, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::Host;
+use super::host::{Host, HostError};
 
 /// A TCP port, never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl fmt::Display for Transport {
 }
 
 /// An HTTP method (RFC 9110 section 9), case-sensitive: `get` is not GET.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Method(String);
 
@@ -125,4 +125,173 @@ pub struct EgressRequest {
     pub method: Option<Method>,
     /// The path without its query, where the gate can see it; starts with `/`.
     pub path: Option<String>,
+}
+
+/// Why a text does not ask one question.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A scheme that the gate does not carry.
+    #[error(
+        "{scheme:?} is no scheme the gate carries; accepted are https://host/path, http://host/path, \
+         wss://, ws://, host:port and host"
+    )]
+    Scheme {
+        /// The scheme.
+        scheme: String,
+    },
+    /// The host is none.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The port is none.
+    #[error("{port:?} is no port; accepted are 1 to 65535")]
+    Port {
+        /// The text.
+        port: String,
+    },
+    /// The method is none.
+    #[error("{method:?} is no HTTP method; write it in capitals, as GET")]
+    Method {
+        /// The text.
+        method: String,
+    },
+}
+
+impl EgressRequest {
+    /// The request that a client would make of the gate for `[METHOD] URL`, `host:port` or `host`. Plain
+    /// `http://` is forwarded, its method (GET if none is given) and path in sight; everything else is a
+    /// tunnel, in which the gate sees neither. Nothing is looked up.
+    pub fn parse(text: &str) -> Result<Self, RequestError> {
+        let (method, target) = match text.split_once(' ') {
+            Some((method, target)) => (Some(method), target.trim()),
+            None => (None, text),
+        };
+        let read = |text: &str| {
+            Method::parse(text).ok_or_else(|| RequestError::Method {
+                method: text.to_owned(),
+            })
+        };
+        let method = method.map(read).transpose()?;
+        let (scheme, rest) = target.split_once("://").unwrap_or(("", target));
+        let default = match scheme {
+            "http" | "ws" => Port::HTTP,
+            "" | "https" | "wss" => Port::HTTPS,
+            other => {
+                return Err(RequestError::Scheme {
+                    scheme: other.to_owned(),
+                });
+            }
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let (host, port) = parse_authority(authority, default)?;
+        let forwarded = scheme == "http";
+        let get = || Method("GET".to_owned());
+        Ok(Self {
+            transport: if forwarded {
+                Transport::Forward
+            } else {
+                Transport::Connect
+            },
+            host,
+            port,
+            method: forwarded.then(|| method.unwrap_or_else(get)),
+            path: forwarded.then(|| path_of(path)),
+        })
+    }
+}
+
+/// `host`, `host:port`, `[v6]`, `[v6]:port`; a bare IPv6 address is taken as one without port.
+fn parse_authority(text: &str, default: Port) -> Result<(Host, Port), RequestError> {
+    if let Ok(host @ Host::Addr(_)) = Host::parse(text) {
+        return Ok((host, default));
+    }
+    match text.rsplit_once(':').filter(|_| !text.ends_with(']')) {
+        None => Ok((Host::parse_bracketed(text)?, default)),
+        Some((host, port)) => {
+            let host = Host::parse_bracketed(host)?;
+            let bad = || RequestError::Port {
+                port: port.to_owned(),
+            };
+            Ok((host, Port::parse(port).ok_or_else(bad)?))
+        }
+    }
+}
+
+/// The path of what follows the authority, without query and fragment.
+fn path_of(rest: &str) -> String {
+    let path = rest.split(['?', '#']).next().unwrap_or_default();
+    if path.is_empty() {
+        "/".to_owned()
+    } else {
+        path.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(method: &str, host: &str, port: u16, path: &str) -> EgressRequest {
+        EgressRequest {
+            transport: Transport::Forward,
+            host: Host::parse(host).unwrap(),
+            port: Port::new(port).unwrap(),
+            method: Method::parse(method),
+            path: Some(path.to_owned()),
+        }
+    }
+
+    fn tunnel(host: &str, port: u16) -> EgressRequest {
+        EgressRequest {
+            transport: Transport::Connect,
+            host: Host::parse(host).unwrap(),
+            port: Port::new(port).unwrap(),
+            method: None,
+            path: None,
+        }
+    }
+
+    #[test]
+    fn a_question_becomes_the_request_that_a_client_would_make() {
+        for (text, expected) in [
+            ("a.test", tunnel("a.test", 443)),
+            ("a.test:22", tunnel("a.test", 22)),
+            ("https://a.test/x?y", tunnel("a.test", 443)),
+            ("POST https://a.test:8443", tunnel("a.test", 8443)),
+            ("wss://a.test/x", tunnel("a.test", 443)),
+            ("ws://a.test/x", tunnel("a.test", 80)),
+            ("::1", tunnel("::1", 443)),
+            ("[::1]:22", tunnel("::1", 22)),
+            ("https://[::1]/", tunnel("::1", 443)),
+            ("http://A.test", forward("GET", "a.test", 80, "/")),
+            ("http://a.test?q", forward("GET", "a.test", 80, "/")),
+            (
+                "PUT http://a.test:8080/x/y?z#w",
+                forward("PUT", "a.test", 8080, "/x/y"),
+            ),
+        ] {
+            assert_eq!(EgressRequest::parse(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_question_with_several_readings_is_refused() {
+        for odd in [
+            "",
+            "ftp://a.test",
+            "https://",
+            "https://u@a.test",
+            "http://a.test:80@b.test/",
+            "a.test:0",
+            "a.test:65536",
+            "a.test:+1",
+            "a.test:",
+            "[a.test]:1",
+            "get http://a.test",
+            "http://a.test\\b.test/",
+            "http://127.1/",
+        ] {
+            assert!(EgressRequest::parse(odd).is_err(), "{odd}");
+        }
+    }
 }

@@ -1,1 +1,35 @@
-//! session
+//! A session: one confined run, from its command line to its last record.
+//!
+//! Owns: who calls ([`caller`]), what is settled first ([`plan`]), the companions it starts
+//! ([`companions`]), the launch and the end ([`launch`]), the wait between ([`watch`]). Trusts: the caller, whose rights it has and never exceeds; of the
+//! jail nothing but that it can end. Never: reads or judges traffic (the gate does), writes the log
+//! (the audit writer does).
+//!
+//! Reading order: [`launch`] is the numbered list; the other files are what its steps lean on.
+#![forbid(unsafe_code)]
+
+pub mod caller;
+pub mod command;
+pub mod companions;
+pub mod environment;
+pub mod error;
+pub mod launch;
+pub mod plan;
+pub mod profiles;
+pub mod registries;
+pub mod signals;
+pub mod watch;
+
+pub use error::LaunchError;
+pub use launch::{Report, run};
+pub use plan::LaunchRequest;
+pub use watch::Notice;
+
+/// What a person should hear before the command ends.
+#[derive(Debug, Clone, Copy)]
+pub enum Progress<'a> {
+    /// Something about the launch that the caller may not expect.
+    Note(&'a str),
+    /// Something happened while the command ran.
+    Notice(Notice),
+}

@@ -1,12 +1,14 @@
 //! Children: started with exactly the descriptors they are given, at the numbers they expect.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// A program to start. Nothing is inherited but what is named here: an empty environment, standard
 /// streams closed to `/dev/null` unless [`Spawn::inherit_stdio`], and the descriptors of [`Spawn::fd`].
@@ -119,6 +121,76 @@ impl Spawn {
             .map_err(|_| io::Error::other("two descriptors for one number"))?;
         self.command.spawn()
     }
+
+    /// Starts it, with its standard output captured, and waits until `deadline` from now. Then, or when
+    /// it says more than [`MAX_OUTPUT`], its whole process group is killed and that is an error.
+    pub fn capture(self, deadline: Duration) -> io::Result<Captured> {
+        let until = Instant::now() + deadline;
+        let mut child = self.pipe_stdout().own_process_group().start()?;
+        let outcome = drain(&mut child, until);
+        if outcome.is_err() {
+            let group = rustix::process::Pid::from_child(&child);
+            match rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
+                // Gone already is as good as killed.
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let status = child.wait()?;
+        outcome.map(|stdout| Captured { status, stdout })
+    }
+}
+
+/// The most that [`Spawn::capture`] takes of a child's output.
+pub const MAX_OUTPUT: usize = 4 << 20;
+
+/// What a captured child said and how it ended.
+#[derive(Debug)]
+pub struct Captured {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+}
+
+/// Reads a child's output until it has closed it *and* ended.
+fn drain(child: &mut Child, until: Instant) -> io::Result<Vec<u8>> {
+    let mut output = Vec::new();
+    let mut buffer = [0; 16 << 10];
+    if let Some(stdout) = &mut child.stdout {
+        loop {
+            await_ready(stdout.as_fd(), until)?;
+            let length = stdout.read(&mut buffer)?;
+            if length == 0 {
+                break;
+            }
+            output.extend(buffer.iter().take(length));
+            if output.len() > MAX_OUTPUT {
+                return Err(io::Error::other("more output than expected"));
+            }
+        }
+    }
+    let pid = rustix::process::Pid::from_child(child);
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    await_ready(pidfd.as_fd(), until)?;
+    Ok(output)
+}
+
+/// Waits until a descriptor can be read (a pidfd: until the process has ended).
+fn await_ready(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(
+            &mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)],
+            Some(&timeout),
+        ) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// Looks a program up in a `PATH`-like list, as execvp(3) would; a name with a slash is itself.
@@ -134,4 +206,46 @@ pub fn find_in_path(name: &OsStr, path: &OsStr) -> Option<OsString> {
                 && candidate.is_file()
         })
         .map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Spawn {
+        Spawn::new(Path::new("/bin/sh"))
+            .arg("-c")
+            .arg(script)
+            .env("PATH", "/usr/bin:/bin")
+    }
+
+    #[test]
+    fn a_captured_child_gives_its_output_and_its_status() {
+        let captured = shell("echo out; echo err >&2; exit 3")
+            .capture(Duration::from_mins(1))
+            .unwrap();
+        assert_eq!(
+            (captured.stdout.as_slice(), captured.status.code()),
+            (b"out\n".as_slice(), Some(3))
+        );
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_killed_with_its_own_children() {
+        // The grandchild holds the pipe: reading would not end although the child has.
+        for hanging in ["sleep 1000", "sleep 1000 & exit 0", "exec >&-; sleep 1000"] {
+            let error = shell(hanging)
+                .capture(Duration::from_millis(200))
+                .unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{hanging}");
+        }
+    }
+
+    #[test]
+    fn a_child_that_never_stops_talking_is_cut_off() {
+        let error = shell("exec yes")
+            .capture(Duration::from_mins(1))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "more output than expected");
+    }
 }

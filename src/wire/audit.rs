@@ -6,11 +6,15 @@
 //! within a channel; a record counts only when `Recorded` has been read. When the session's channel
 //! closes without a `session.ended`, the writer appends that itself and ends; when it closes after
 //! one, the writer ends.
+//!
+//! Each side reports its own events ([`AuditEvent::source`]). A gate that reports another's, or sends
+//! what is no frame, is cut off; the session's records go on.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Channel, WireError};
 use crate::audit::AuditEvent;
 use crate::ids::SessionId;
 use crate::policy::Durability;
@@ -59,4 +63,38 @@ pub enum AuditReply {
         /// Cause and cure, one line.
         error: String,
     },
+}
+
+/// A record is not kept: what it would have recorded must not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The writer is gone or does not keep to the protocol.
+    #[error("audit writer: {0}; start a new session")]
+    Wire(#[from] WireError),
+    /// The writer could not keep it; its own line, cause and cure.
+    #[error("{0}")]
+    Failed(String),
+    /// The answer is to something else.
+    #[error("audit writer answered something else: {0:?}; are all processes of one version?")]
+    Unexpected(AuditReply),
+}
+
+/// Has an event recorded and waits until it is. Answers its place in the chain.
+pub fn append(channel: &Channel, id: u64, event: AuditEvent) -> Result<u64, AppendError> {
+    channel.send(&Append { id, event })?;
+    match channel.recv()? {
+        AuditReply::Recorded { id: answered, seq } if answered == id => Ok(seq),
+        AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
+        other => Err(AppendError::Unexpected(other)),
+    }
+}
+
+/// Tells the writer whose log it keeps and waits until it is open.
+pub fn boot(channel: &Channel, boot: &AuditBoot) -> Result<(), AppendError> {
+    channel.send(boot)?;
+    match channel.recv()? {
+        AuditReply::Ready => Ok(()),
+        AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
+        other @ AuditReply::Recorded { .. } => Err(AppendError::Unexpected(other)),
+    }
 }

@@ -2,13 +2,14 @@
 //! first byte of a frame (`SCM_RIGHTS`, unix(7)).
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt::set_socket_passcred,
 };
+use rustix::process::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -123,73 +124,97 @@ impl Channel {
         Ok(())
     }
 
-    /// Waits for one message.
-    pub fn recv<T: DeserializeOwned>(&self) -> Result<T, WireError> {
-        self.recv_with().map(|(message, _)| message)
+    /// From now on the kernel tells us with each frame which process sent it, as a pid of our own
+    /// namespace (`SO_PASSCRED`, unix(7)): [`Received::sender`].
+    pub fn learn_sender(&self) -> io::Result<()> {
+        Ok(set_socket_passcred(&self.stream, true)?)
     }
 
-    /// Waits for one message and the descriptors that came with it, all close-on-exec.
-    pub fn recv_with<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), WireError> {
-        let mut fds = Vec::new();
+    /// Waits for one message.
+    pub fn recv<T: DeserializeOwned>(&self) -> Result<T, WireError> {
+        self.recv_with().map(|received| received.message)
+    }
+
+    /// Waits for one message and what came with it.
+    pub fn recv_with<T: DeserializeOwned>(&self) -> Result<Received<T>, WireError> {
+        let mut ancillary = Ancillary::default();
         let mut header = [0; 4];
-        self.fill(&mut header, &mut fds, true)?;
+        self.fill(&mut header, &mut ancillary, Position::Start)?;
         let mut body = vec![0; body_length(header)?];
-        self.fill(&mut body, &mut fds, false)?;
-        Ok((decode(&body)?, fds))
+        self.fill(&mut body, &mut ancillary, Position::Inside)?;
+        Ok(Received {
+            message: decode(&body)?,
+            fds: ancillary.fds,
+            sender: ancillary.sender,
+        })
     }
 
     /// Reads until `buffer` is full. End of file is [`WireError::Closed`] only between two frames.
-    fn fill(
-        &self,
-        buffer: &mut [u8],
-        fds: &mut Vec<OwnedFd>,
-        at_start: bool,
-    ) -> Result<(), WireError> {
+    fn fill(&self, buffer: &mut [u8], to: &mut Ancillary, at: Position) -> Result<(), WireError> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let mut space =
-                [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let got = match recvmsg(
-                &self.stream,
-                &mut [IoSliceMut::new(rest)],
-                &mut ancillary,
-                flags,
-            ) {
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(rustix::io::Errno::CONNRESET) if at_start && filled == 0 => {
+            let between_frames = at == Position::Start && filled == 0;
+            match to.receive(&self.stream, rest) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::CONNRESET) if between_frames => {
                     return Err(WireError::Closed);
                 }
-                other => other.map_err(io::Error::from)?,
-            };
-            for message in ancillary.drain() {
-                if let RecvAncillaryMessage::ScmRights(received) = message {
-                    fds.extend(received);
-                }
+                Err(error) => return Err(WireError::Io(error.into())),
+                Ok(0) if between_frames => return Err(WireError::Closed),
+                Ok(0) => return Err(WireError::Io(io::ErrorKind::UnexpectedEof.into())),
+                Ok(bytes) => filled += bytes,
             }
-            if got.bytes == 0 {
-                return Err(if at_start && filled == 0 {
-                    WireError::Closed
-                } else {
-                    WireError::Io(io::ErrorKind::UnexpectedEof.into())
-                });
-            }
-            filled += got.bytes;
         }
         Ok(())
+    }
+}
+
+/// One message and what the kernel delivered with it.
+#[derive(Debug)]
+pub struct Received<T> {
+    /// The message.
+    pub message: T,
+    /// The descriptors that came with it, all close-on-exec.
+    pub fds: Vec<OwnedFd>,
+    /// The process that sent it, if [`Channel::learn_sender`] was called before.
+    pub sender: Option<Pid>,
+}
+
+/// Where in a frame a read begins: only before one may the peer be gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Start,
+    Inside,
+}
+
+/// What has come beside the bytes so far.
+#[derive(Default)]
+struct Ancillary {
+    fds: Vec<OwnedFd>,
+    sender: Option<Pid>,
+}
+
+impl Ancillary {
+    fn receive(&mut self, stream: &UnixStream, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+        let mut space = [std::mem::MaybeUninit::uninit();
+            rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
+        let mut received = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let result = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut received, flags)?;
+        for message in received.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(fds) => self.fds.extend(fds),
+                RecvAncillaryMessage::ScmCredentials(sender) => self.sender = Some(sender.pid),
+                _ => {}
+            }
+        }
+        Ok(result.bytes)
     }
 }
 
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
-    }
-}
-
-impl AsRawFd for Channel {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.stream.as_raw_fd()
     }
 }
 
@@ -214,10 +239,16 @@ mod tests {
     fn a_message_and_its_descriptors_arrive_together() {
         let (a, b) = Channel::pair().unwrap();
         let (c, _d) = Channel::pair().unwrap();
-        a.send_with(&"x".repeat(100_000), &[c.as_fd()])
-            .unwrap_or_else(|_| unreachable!());
-        let (text, fds): (String, _) = b.recv_with().unwrap();
-        assert_eq!((text.len(), fds.len()), (100_000, 1));
+        a.send_with(&"x".repeat(100_000), &[c.as_fd()]).unwrap();
+        b.learn_sender().unwrap();
+        let received = b.recv_with::<String>().unwrap();
+        assert_eq!(
+            (received.message.len(), received.fds.len(), received.sender),
+            (100_000, 1, None)
+        );
+        a.send(&"y").unwrap();
+        let sender = b.recv_with::<String>().unwrap().sender;
+        assert_eq!(sender, Some(rustix::process::getpid()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::bench::{Bench, CALLERS, Caller};
 
 /// Waits for what must come; the bound only turns a hang into a failure.
 fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -1,5 +1,25 @@
 //! Profiles: a named set of permissions. [`Profile`] is the valid form; everything in it has been
 //! checked, and every process gets just the part that it enforces.
+//!
+//! Reading order: this file (the valid form) → [`file`] (the file form) → [`read`] (from one to the other,
+//! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
+
+mod builtin;
+mod cases;
+mod error;
+mod file;
+mod layer;
+mod overrides;
+mod read;
+mod rules;
+mod show;
+mod value;
+
+pub use builtin::{BASE, builtin, builtin_names};
+pub use cases::PolicyTest;
+pub use error::ProfileError;
+pub use layer::{Load, is_name};
+pub use overrides::Overrides;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,0 +1,252 @@
+//! Folds a session's records into its story: what ran, how confined, what it reached, how it ended.
+//!
+//! The jail chooses how many destinations there are, so their number is capped; what is beyond the cap
+//! is counted.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::event::{AuditEvent, Isolation, Status};
+use super::record::AuditRecord;
+use crate::ids::{ConnId, PolicyGeneration};
+use crate::policy::{DenyReason, Host, Port, RuleId, Verdict};
+
+/// The most destinations that are told apart.
+const MAX_DESTINATIONS: usize = 4096;
+
+/// A session's story.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SessionSummary {
+    /// How the session started; `None` when it never did.
+    pub start: Option<Start>,
+    /// When its last record was written.
+    pub last: Option<Timestamp>,
+    /// Whose session.
+    pub user: String,
+    /// On which host.
+    pub host_id: String,
+    /// How it ended, and after how many milliseconds; `None` while it runs.
+    pub end: Option<End>,
+    /// Where it wanted to go, in the order of first requests.
+    pub destinations: Vec<Destination>,
+    /// Requests that failed without a destination, in the order of the first of each kind.
+    pub refusals: Vec<Refusal>,
+    /// Names that were resolved.
+    pub dns_queries: u64,
+    /// Requests to destinations beyond the cap on destinations.
+    pub beyond_cap: u64,
+    /// Place of each destination in the list.
+    #[serde(skip)]
+    rows: HashMap<(Host, Port), usize>,
+    /// Which destination a connection that was let through is for, until it is over.
+    #[serde(skip)]
+    connections: HashMap<ConnId, usize>,
+}
+
+/// How a session started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Start {
+    /// When.
+    pub at: Timestamp,
+    /// The command.
+    pub argv: Vec<String>,
+    /// Name of the profile.
+    pub profile: String,
+    /// How much of the file system it might change.
+    pub mode: String,
+    /// The working directory inside the jail.
+    pub workspace: String,
+    /// The policy that decided.
+    pub generation: PolicyGeneration,
+    /// What confinement was achieved.
+    pub isolation: Isolation,
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// How the command ended.
+    pub status: Status,
+    /// After how many milliseconds.
+    pub ms: u64,
+}
+
+/// Everything about one host and port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Destination {
+    /// The host as asked for.
+    pub host: Host,
+    /// The port as asked for.
+    pub port: Port,
+    /// Requests that were let through.
+    pub allowed: u64,
+    /// Requests that were denied by a rule or for want of one.
+    pub denied: u64,
+    /// Requests that a rule allowed and that failed afterwards.
+    pub failed: u64,
+    /// Why the last one was denied or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<DenyReason>,
+    /// The rule that decided last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleId>,
+    /// Payload bytes to the network.
+    pub bytes_up: u64,
+    /// Payload bytes from the network.
+    pub bytes_down: u64,
+}
+
+/// Requests that could not be read as a request for a destination, one row a reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Why.
+    pub reason: DenyReason,
+    /// What exactly, the last time.
+    pub detail: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl SessionSummary {
+    /// Takes the next record in.
+    pub fn add(&mut self, record: AuditRecord) {
+        self.last = Some(record.ts);
+        self.user = record.user;
+        self.host_id = record.host_id;
+        match record.event {
+            AuditEvent::SessionStarted {
+                argv,
+                profile,
+                mode,
+                workspace,
+                generation,
+                isolation,
+            } => {
+                let at = record.ts;
+                self.start = Some(Start {
+                    at,
+                    argv,
+                    profile,
+                    mode,
+                    workspace,
+                    generation,
+                    isolation,
+                });
+            }
+            AuditEvent::EgressDecided {
+                conn,
+                host,
+                port,
+                verdict,
+                reason,
+                rule,
+                ..
+            } => {
+                self.decided(conn, (host, port), verdict, (reason, rule));
+            }
+            AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
+            AuditEvent::EgressDialed { .. } => {}
+            AuditEvent::EgressRefused {
+                conn,
+                reason,
+                detail,
+                ..
+            } => {
+                self.refused(conn, reason, detail);
+            }
+            AuditEvent::EgressClosed {
+                conn,
+                bytes_up,
+                bytes_down,
+                ..
+            } => {
+                if let Some(destination) = self.finish(conn) {
+                    destination.bytes_up = destination.bytes_up.saturating_add(bytes_up);
+                    destination.bytes_down = destination.bytes_down.saturating_add(bytes_down);
+                }
+            }
+            AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
+        }
+    }
+
+    fn decided(
+        &mut self,
+        conn: ConnId,
+        (host, port): (Host, Port),
+        verdict: Verdict,
+        (reason, rule): (Option<DenyReason>, Option<RuleId>),
+    ) {
+        let Some(row) = self.row(host, port) else {
+            self.beyond_cap += 1;
+            self.connections.remove(&conn);
+            return;
+        };
+        if let Some(destination) = self.destinations.get_mut(row) {
+            match verdict {
+                Verdict::Allow => destination.allowed += 1,
+                Verdict::Deny => destination.denied += 1,
+            }
+            destination.reason = reason.or(destination.reason);
+            destination.rule = rule;
+        }
+        match verdict {
+            Verdict::Allow => self.connections.insert(conn, row),
+            Verdict::Deny => self.connections.remove(&conn),
+        };
+    }
+
+    fn refused(&mut self, conn: ConnId, reason: DenyReason, detail: String) {
+        if let Some(destination) = self.finish(conn) {
+            destination.failed += 1;
+            destination.reason = Some(reason);
+            return;
+        }
+        let known = self
+            .refusals
+            .iter_mut()
+            .find(|refusal| refusal.reason == reason);
+        if let Some(refusal) = known {
+            refusal.count += 1;
+            refusal.detail = detail;
+        } else {
+            self.refusals.push(Refusal {
+                reason,
+                detail,
+                count: 1,
+            });
+        }
+    }
+
+    /// The place of a destination in the list; `None` when the list is full.
+    fn row(&mut self, host: Host, port: Port) -> Option<usize> {
+        let next = self.destinations.len();
+        match self.rows.entry((host, port)) {
+            Entry::Occupied(known) => Some(*known.get()),
+            Entry::Vacant(_) if next >= MAX_DESTINATIONS => None,
+            Entry::Vacant(new) => {
+                let host = new.key().0.clone();
+                self.destinations.push(Destination {
+                    host,
+                    port,
+                    allowed: 0,
+                    denied: 0,
+                    failed: 0,
+                    reason: None,
+                    rule: None,
+                    bytes_up: 0,
+                    bytes_down: 0,
+                });
+                Some(*new.insert(next))
+            }
+        }
+    }
+
+    /// The destination of a request that is over. The next one on its connection is decided anew.
+    fn finish(&mut self, conn: ConnId) -> Option<&mut Destination> {
+        let row = self.connections.remove(&conn)?;
+        self.destinations.get_mut(row)
+    }
+}

@@ -1,8 +1,0 @@
-//! The process that writes the log.
-
-use std::process::ExitCode;
-
-/// Entry of `portcullis-audit`.
-pub fn main() -> ExitCode {
-    crate::exit::Exit::Internal.into()
-}

@@ -1,0 +1,138 @@
+//! The process `portcullis-audit`: writes the log of one session, and nothing else.
+//!
+//! Owns: the log's file and the head of its chain. Trusts: the session for the events of the session,
+//! the gate for those of the gate, neither for sequence, time or hashes; it takes a hostile gate for
+//! granted. Never: opens a file after its start, makes a socket, executes anything.
+//!
+//! `main` is one numbered list. It is started in a process group of its own and outlives the session
+//! process: if that dies, somebody must still write down that it did.
+//!
+//! Reading order: this file → [`confine`] → [`serve`] → [`lane`].
+
+pub mod confine;
+mod lane;
+mod serve;
+
+use std::fs::read_to_string;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use nix::sys::signal::SigSet;
+
+use self::confine::ConfineError;
+use super::log::{Log, LogError};
+use super::record;
+use crate::exit::Exit;
+use crate::sys::fd::inherit;
+use crate::wire::audit::{AuditBoot, AuditReply};
+use crate::wire::{Channel, WireError};
+
+/// The session's channel.
+const SESSION_FD: i32 = 3;
+/// The gate's channel.
+const GATE_FD: i32 = 4;
+/// The folder of logs.
+const FOLDER_FD: i32 = 5;
+
+/// Entry of `portcullis-audit`.
+pub fn main() -> ExitCode {
+    // Without the session's channel there is nobody to tell why.
+    let Ok(session) = inherit(SESSION_FD).map(Channel::from) else {
+        return Exit::Usage.into();
+    };
+    let exit = match start(&session) {
+        Ok((log, gate)) => serve::serve(log, session, gate),
+        Err(error) => {
+            let failed = AuditReply::Failed {
+                id: 0,
+                error: error.to_string(),
+            };
+            // If the session does not read it, our end tells it the same.
+            drop(session.send(&failed));
+            error.exit()
+        }
+    };
+    exit.into()
+}
+
+/// Steps 1 to 6, in an order that matters; step 7 is [`serve`].
+fn start(session: &Channel) -> Result<(Log, Channel), StartError> {
+    // 1. No signal but SIGKILL ends the log: the session decides when it does. A terminal sends SIGINT
+    //    and SIGHUP, a supervisor SIGTERM, a vanished reader SIGPIPE.
+    SigSet::all()
+        .thread_block()
+        .map_err(|error| StartError::Signals(error.into()))?;
+
+    // 2. Take what was passed, so that nothing else can be taken for it.
+    let inherited =
+        |number| inherit(number).map_err(|error| StartError::Descriptor { number, error });
+    let gate = Channel::from(inherited(GATE_FD)?);
+    let folder: OwnedFd = inherited(FOLDER_FD)?;
+
+    // 3. Learn whose log it is: from the session alone, before the gate is listened to.
+    let boot: AuditBoot = session.recv()?;
+
+    // 4. Open the log: the last file that is ever opened here.
+    let log = open(&folder, &boot)?;
+    drop(folder);
+
+    // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
+    //    is read.
+    confine::confine()?;
+
+    // 6. Say that records are taken.
+    session.send(&AuditReply::Ready)?;
+    Ok((log, gate))
+}
+
+fn open(folder: &OwnedFd, boot: &AuditBoot) -> Result<Log, StartError> {
+    let whose = (boot.session, boot.user.as_str());
+    Ok(Log::create(
+        folder,
+        &boot.folder,
+        whose,
+        boot.durability,
+        &record::host_id(&machine()),
+    )?)
+}
+
+/// What names this host: its machine-id(5), or its node name where it has none, as in containers.
+fn machine() -> String {
+    let known = read_to_string("/etc/machine-id")
+        .ok()
+        .filter(|id| !id.trim().is_empty());
+    known.unwrap_or_else(|| {
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
+    })
+}
+
+/// Why no log was begun.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("audit writer: signals cannot be blocked: {0}")]
+    Signals(io::Error),
+    #[error(
+        "audit writer: descriptor {number} was not passed: {error}; start it through `portcullis run`"
+    )]
+    Descriptor { number: i32, error: io::Error },
+    #[error("audit writer: first message: {0}; are all processes of one version?")]
+    Boot(#[from] WireError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("audit writer: {0}")]
+    Confine(#[from] ConfineError),
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Signals(_) => Exit::Internal,
+            Self::Descriptor { .. } | Self::Boot(_) => Exit::Usage,
+            Self::Log(_) | Self::Confine(_) => Exit::Unavailable,
+        }
+    }
+}

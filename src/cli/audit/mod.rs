@@ -1,0 +1,115 @@
+//! `portcullis audit`: follow, verify and tell what was recorded.
+//!
+//! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
+//! terminal through [`escape`](super::print::escape).
+
+mod naming;
+mod phrase;
+mod show;
+mod tail;
+mod verify;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::failure::{Failure, Outcome};
+use super::print;
+use crate::audit::folder::{FolderError, LogFolder, standalone};
+use crate::exit::Exit;
+
+/// What to do with the logs.
+#[derive(Debug, clap::Subcommand)]
+pub enum AuditCommand {
+    /// Print the last records, a line each
+    #[command(after_help = "\
+Examples:
+  portcullis audit tail -f            follow every session, the coming ones too
+  portcullis audit tail -n 50 0192f0  the last 50 records of one session
+  portcullis audit tail --json | jq 'select(.verdict == \"deny\")'")]
+    Tail(tail::TailArgs),
+    /// Check that no record was changed, removed, added or moved
+    #[command(after_help = "\
+Examples:
+  portcullis audit verify             every session in the folder
+  portcullis audit verify 0192f0      one session
+  portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.jsonl
+
+Exits with 1 when a record does not hold, and names the first that does not. A log without its last
+records looks like one that was never closed; it is reported as `open`. Keep the printed head
+elsewhere to tell the two apart.")]
+    Verify(verify::VerifyArgs),
+    /// Tell a session's story, or print one record
+    #[command(after_help = "\
+Examples:
+  portcullis audit show 0192f0        what ran, where it wanted to go, what would allow it
+  portcullis audit show 0192f0:17     record 17 of that session")]
+    Show(show::ShowArgs),
+}
+
+/// Where the logs are.
+#[derive(Debug, clap::Args)]
+struct FolderArg {
+    /// Folder of logs [default: $XDG_STATE_HOME/portcullis/audit]
+    #[arg(long = "dir", value_name = "DIR")]
+    path: Option<PathBuf>,
+}
+
+/// Does it.
+pub fn run(command: AuditCommand) -> Outcome {
+    match command {
+        AuditCommand::Tail(arguments) => tail::tail(&arguments),
+        AuditCommand::Verify(arguments) => verify::verify(&arguments),
+        AuditCommand::Show(arguments) => show::show(&arguments),
+    }
+}
+
+impl FolderArg {
+    fn path(&self) -> Result<PathBuf, Failure> {
+        let given = self.path.clone().map(Ok);
+        given
+            .unwrap_or_else(|| standalone(std::env::var_os))
+            .map_err(folder_failure)
+    }
+}
+
+/// Opens the folder; `None` when there is none, because nothing was ever recorded.
+fn open_folder(path: &Path) -> Result<Option<LogFolder>, Failure> {
+    match LogFolder::open(path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(FolderError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(folder_failure(error)),
+    }
+}
+
+fn folder_failure(error: FolderError) -> Failure {
+    Failure::new(error.exit(), error)
+}
+
+/// A log that could not be read.
+fn log_failure(log: &Path, error: &io::Error) -> Failure {
+    let (exit, cure) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            Exit::NoPermission,
+            "run this as the user whose session it is",
+        ),
+        io::ErrorKind::NotFound => (Exit::Usage, "check its name"),
+        _ => (Exit::Unavailable, "check the file and its file system"),
+    };
+    let log = print::escape(&log.to_string_lossy());
+    Failure::new(exit, format!("audit log {log}: {error}; {cure}"))
+}
+
+/// Says that a folder has no logs; not a failure.
+fn no_sessions(path: &Path) -> Outcome {
+    let path = print::escape(&path.to_string_lossy());
+    finish(print::line(format_args!(
+        "no sessions in {path}; `portcullis run` records one"
+    )))
+}
+
+/// Success, also when nobody reads any more (`portcullis audit tail | head`).
+#[expect(clippy::unnecessary_wraps, reason = "the answer of a verb")]
+fn finish(printed: io::Result<()>) -> Outcome {
+    drop(printed);
+    Ok(Exit::Success)
+}

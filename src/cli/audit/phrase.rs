@@ -1,0 +1,279 @@
+//! Events in words, for a person at a terminal. Every text is safe to print.
+
+use std::collections::HashMap;
+
+use crate::audit::{AuditEvent, EndedBy, Status};
+use crate::cli::print::escape;
+use crate::ids::ConnId;
+use crate::policy::{DenyReason, Host, Method, Port, Verdict};
+
+/// Which destination each open connection is for, so that later events can name it.
+pub(super) type Destinations = HashMap<ConnId, String>;
+
+/// What an event says, without its name.
+pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
+    match event {
+        AuditEvent::SessionStarted {
+            argv,
+            profile,
+            mode,
+            ..
+        } => {
+            format!(
+                "{} (profile {}, {})",
+                command(argv),
+                escape(profile),
+                escape(mode)
+            )
+        }
+        AuditEvent::EgressDecided {
+            conn,
+            host,
+            port,
+            verdict,
+            ..
+        } => {
+            if *verdict == Verdict::Allow {
+                known.insert(*conn, destination(host, *port));
+            }
+            decided(event)
+        }
+        AuditEvent::DnsQuery {
+            name,
+            addresses,
+            refused,
+            ..
+        } => {
+            let answer = match refused.as_slice() {
+                [] => list(addresses),
+                refused => format!("{} (refused: {})", list(addresses), list(refused)),
+            };
+            row("", &escape(name), &answer)
+        }
+        AuditEvent::EgressDialed { conn, address } => {
+            row("", &named(known, *conn), &address.to_string())
+        }
+        AuditEvent::EgressRefused {
+            conn,
+            reason,
+            detail,
+            ..
+        } => {
+            let about = named(known, *conn);
+            known.remove(conn);
+            row("DENY", &about, &format!("{reason}: {}", escape(detail)))
+        }
+        AuditEvent::EgressClosed {
+            conn,
+            bytes_up,
+            bytes_down,
+            ms,
+            ended_by,
+        } => {
+            let about = named(known, *conn);
+            known.remove(conn);
+            let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
+            row(
+                "",
+                &about,
+                &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
+            )
+        }
+        AuditEvent::SessionEnded { status: how, ms } => {
+            format!("{} after {}", status(how), duration(*ms))
+        }
+    }
+}
+
+fn decided(event: &AuditEvent) -> String {
+    let AuditEvent::EgressDecided {
+        transport,
+        host,
+        port,
+        method,
+        path,
+        verdict,
+        reason,
+        rule,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let mut why = transport.to_string();
+    for part in [method.as_ref().map(Method::as_str), path.as_deref()] {
+        why.extend(part.map(|part| format!(" {}", escape(part))));
+    }
+    why.extend(reason.map(|reason| format!(", {reason}")));
+    why.extend(
+        rule.as_ref()
+            .map(|rule| format!(", by {}", escape(rule.as_str()))),
+    );
+    let verdict = match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "DENY",
+    };
+    row(verdict, &destination(host, *port), &why)
+}
+
+/// The columns of a line about the network.
+fn row(verdict: &str, about: &str, rest: &str) -> String {
+    format!("{verdict:<5}  {about:<32}  {rest}")
+}
+
+fn named(known: &Destinations, conn: ConnId) -> String {
+    known
+        .get(&conn)
+        .cloned()
+        .unwrap_or_else(|| format!("connection {conn}"))
+}
+
+/// `host:port`, brackets round an IPv6 address (RFC 3986 section 3.2.2).
+pub(super) fn destination(host: &Host, port: Port) -> String {
+    match host {
+        Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Host::Addr(std::net::IpAddr::V4(address)) => format!("{address}:{port}"),
+        Host::Name(name) => format!("{}:{port}", escape(name.as_str())),
+    }
+}
+
+/// The option of `run` that would allow what was denied for this reason; `None` where a person should
+/// look at the rule instead.
+pub(super) fn remedy(reason: DenyReason, host: &Host, port: Port) -> Option<String> {
+    if !matches!(
+        reason,
+        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed
+    ) {
+        return None;
+    }
+    let destination = destination(host, port);
+    let usual = port == Port::HTTP || port == Port::HTTPS;
+    let shown = destination
+        .strip_suffix(&format!(":{port}"))
+        .filter(|_| usual);
+    Some(format!("--allow {}", shown.unwrap_or(&destination)))
+}
+
+/// A command line, quoted where a shell would need it.
+pub(super) fn command(argv: &[String]) -> String {
+    let quote = |argument: &String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument.clone()
+        } else {
+            format!("'{}'", escape(argument).replace('\'', r"'\''"))
+        }
+    };
+    argv.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// How a command ended.
+pub(super) fn status(status: &Status) -> String {
+    match status {
+        Status::Exited(code) => format!("exited with {code}"),
+        Status::Signaled(signal) => format!("ended by signal {signal}"),
+        Status::NotStarted(why) => format!("not started: {}", escape(why)),
+        Status::SessionLost => "session process lost".into(),
+    }
+}
+
+fn ender(by: EndedBy) -> &'static str {
+    match by {
+        EndedBy::Client => "client",
+        EndedBy::Upstream => "upstream",
+        EndedBy::Gate => "gate",
+        EndedBy::Error => "error",
+    }
+}
+
+fn list(addresses: &[std::net::IpAddr]) -> String {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    if texts.is_empty() {
+        "no address".into()
+    } else {
+        texts.join(", ")
+    }
+}
+
+/// Bytes, in powers of 1000.
+pub(super) fn bytes(count: u64) -> String {
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut unit = 1_u64;
+    let mut name = "B";
+    for larger in units {
+        if count / unit < 1000 {
+            break;
+        }
+        unit *= 1000;
+        name = larger;
+    }
+    format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
+}
+
+/// Milliseconds, to the precision a person reads.
+pub(super) fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0 => format!("{ms} ms"),
+        1..=59 => format!("{seconds}.{} s", ms % 1000 / 100),
+        60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        let cases = [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (1_299_999, "1.2 MB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+        assert_eq!(bytes(u64::MAX), "18.4 EB");
+        let cases = [
+            (7, "7 ms"),
+            (12_345, "12.3 s"),
+            (61_000, "1 min 1 s"),
+            (7_260_000, "2 h 1 min"),
+        ];
+        for (ms, text) in cases {
+            assert_eq!(duration(ms), text);
+        }
+    }
+
+    #[test]
+    fn commands_show_what_a_terminal_would_obey() {
+        let argv = ["codex", "it's", "", "a\u{1b}[2Jb"].map(String::from);
+        assert_eq!(command(&argv), r"codex 'it'\''s' '' 'a\u{1b}[2Jb'");
+    }
+
+    #[test]
+    fn a_remedy_names_the_port_only_where_it_must() {
+        let host = Host::parse("a.test").unwrap();
+        let (port, six) = (Port::new(8443).unwrap(), Host::Addr("::1".parse().unwrap()));
+        let denied = DenyReason::HostNotAllowed;
+        assert_eq!(
+            remedy(denied, &host, Port::HTTPS),
+            Some("--allow a.test".into())
+        );
+        assert_eq!(
+            remedy(denied, &host, port),
+            Some("--allow a.test:8443".into())
+        );
+        assert_eq!(
+            remedy(denied, &six, port),
+            Some("--allow [::1]:8443".into())
+        );
+        assert_eq!(remedy(DenyReason::HostDenied, &host, port), None);
+    }
+}

@@ -1,0 +1,347 @@
+//! `portcullis audit show`: a session's story, or one record.
+
+use std::fs::File;
+use std::io::{self, BufReader, Seek};
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{FolderArg, finish, log_failure, naming, open_folder, phrase, verify};
+use crate::audit::AuditRecord;
+use crate::audit::folder::file_name;
+use crate::audit::reader::{Lines, ReadError};
+use crate::audit::summary::{Destination, SessionSummary, Start};
+use crate::audit::verify::{Report, State, verify_file};
+use crate::cli::failure::{Failure, Outcome};
+use crate::cli::print::{escape, line};
+use crate::exit::Exit;
+use crate::ids::SessionId;
+
+/// What to show.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// Session id or its beginning; with `:SEQ` one of its records
+    #[arg(value_name = "SESSION[:SEQ]")]
+    id: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    folder: FolderArg,
+}
+
+/// Finds it and tells it.
+pub(super) fn show(arguments: &ShowArgs) -> Outcome {
+    let (name, seq) = parse_id(&arguments.id)?;
+    let path = arguments.folder.path()?;
+    let folder = open_folder(&path)?.ok_or_else(|| naming::unknown(&path, name))?;
+    let session = naming::find(&folder, name)?;
+    let log = path.join(file_name(session));
+    let file = folder
+        .open_log(session)
+        .map_err(|error| log_failure(&log, &error))?;
+    let report = verify_file(&file, Some(session)).map_err(|error| log_failure(&log, &error))?;
+    match seq {
+        Some(seq) => show_record(&file, (session, seq), &report, arguments.json, &log),
+        None => show_session(&file, session, &report, arguments.json, &log),
+    }
+}
+
+/// `SESSION`, `SESSION:SEQ` or `SESSION/SEQ`.
+fn parse_id(id: &str) -> Result<(&str, Option<u64>), Failure> {
+    let Some((session, seq)) = id.split_once([':', '/']) else {
+        return Ok((id, None));
+    };
+    let number = seq.parse().ok().filter(|seq| *seq > 0);
+    let failure = || {
+        let text = format!(
+            "record {:?}: not a number from 1; write SESSION:SEQ",
+            escape(seq)
+        );
+        Failure::new(Exit::Usage, text)
+    };
+    number.map(|seq| (session, Some(seq))).ok_or_else(failure)
+}
+
+/// Calls `visit` with each record that holds, until it answers `false`.
+fn records(
+    mut file: &File,
+    report: &Report,
+    log: &Path,
+    mut visit: impl FnMut(AuditRecord, &[u8]) -> bool,
+) -> Result<(), Failure> {
+    let failed = |error: io::Error| log_failure(log, &error);
+    file.rewind().map_err(failed)?;
+    let mut lines = Lines::new(BufReader::new(file));
+    for _ in 0..report.records {
+        let Some(line) = lines.next_line().map_err(failed)? else {
+            break;
+        };
+        let record = line.record().map_err(|error| unreadable(log, &error))?;
+        if !record.is_some_and(|record| visit(record, line.bytes)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(log: &Path, error: &ReadError) -> Failure {
+    let (log, error) = (escape(&log.to_string_lossy()), escape(&error.to_string()));
+    Failure::new(Exit::No, format!("audit log {log}: {error}"))
+}
+
+// === one record ===
+
+fn show_record(
+    file: &File,
+    (session, seq): (SessionId, u64),
+    report: &Report,
+    json: bool,
+    log: &Path,
+) -> Outcome {
+    let mut found = None;
+    records(file, report, log, |record, text| {
+        if record.seq == seq {
+            found = Some(String::from_utf8_lossy(text).into_owned());
+        }
+        found.is_none()
+    })?;
+    let Some(text) = found else {
+        let broken = report.broken.as_ref().map(|broken| format!("; {broken}"));
+        let count = format!(
+            "{} records hold{}",
+            report.records,
+            broken.unwrap_or_default()
+        );
+        let text = format!("session {session} has no record {seq}: {}", escape(&count));
+        return Err(Failure::new(
+            if report.broken.is_some() {
+                Exit::No
+            } else {
+                Exit::Usage
+            },
+            text,
+        ));
+    };
+    if json {
+        return finish(line(super::tail::shown(&text)));
+    }
+    let internal = |error| Failure::new(Exit::Internal, error);
+    let fields: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).map_err(internal)?;
+    finish(fields.iter().try_for_each(|(name, value)| {
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), ToOwned::to_owned);
+        line(format_args!("{:<10}  {}", escape(name), escape(&value)))
+    }))
+}
+
+// === a session ===
+
+/// The story as JSON.
+#[derive(Serialize)]
+struct Story<'a> {
+    session: SessionId,
+    #[serde(flatten)]
+    summary: &'a SessionSummary,
+    chain: &'a Report,
+}
+
+fn show_session(
+    file: &File,
+    session: SessionId,
+    report: &Report,
+    json: bool,
+    log: &Path,
+) -> Outcome {
+    let mut summary = SessionSummary::default();
+    records(file, report, log, |record, _| {
+        summary.add(record);
+        true
+    })?;
+    let lines = if json {
+        let story = Story {
+            session,
+            summary: &summary,
+            chain: report,
+        };
+        let text = serde_json::to_string(&story);
+        vec![text.map_err(|error| Failure::new(Exit::Internal, error))?]
+    } else {
+        tell(session, &summary, report)
+    };
+    let printed = lines.into_iter().try_for_each(line);
+    if report.broken.is_some() {
+        Ok(Exit::No)
+    } else {
+        finish(printed)
+    }
+}
+
+fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<String> {
+    let mut lines = vec![format!("session    {session}")];
+    if let Some(start) = &summary.start {
+        lines.extend(tell_start(start));
+    }
+    if summary.last.is_some() {
+        let (user, host) = (escape(&summary.user), escape(&summary.host_id));
+        lines.push(format!("user       {user} on host {host}"));
+    }
+    lines.push(format!("ended      {}", ending(summary, report)));
+    if !summary.destinations.is_empty() {
+        lines.push(String::new());
+        lines.extend(table(&summary.destinations));
+    }
+    if summary.beyond_cap > 0 {
+        lines.push(format!(
+            "and {} requests to further destinations",
+            summary.beyond_cap
+        ));
+    }
+    lines.extend(tell_refusals(summary));
+    lines.extend(tell_remedies(&summary.destinations));
+    lines.push(String::new());
+    lines.push(format!(
+        "chain      {}: {}",
+        verify::word(report).trim_end(),
+        verify::findings(report)
+    ));
+    lines
+}
+
+fn tell_start(start: &Start) -> Vec<String> {
+    let isolation = &start.isolation;
+    let shortfalls = isolation.shortfalls.iter().map(|shortfall| {
+        let (what, needs) = (escape(&shortfall.what), escape(&shortfall.needs));
+        format!("; without {what} (needs {needs})")
+    });
+    let achieved = format!(
+        "{}, Landlock ABI {}, seccomp table of {} calls{}",
+        escape(&isolation.bwrap),
+        isolation.landlock_abi,
+        isolation.seccomp_allowed,
+        shortfalls.collect::<String>()
+    );
+    let (profile, mode) = (escape(&start.profile), escape(&start.mode));
+    vec![
+        format!("command    {}", phrase::command(&start.argv)),
+        format!("workspace  {}", escape(&start.workspace)),
+        format!(
+            "profile    {profile} ({mode}), policy {}",
+            escape(start.generation.as_str())
+        ),
+        format!("isolation  {achieved}"),
+        format!("started    {:.3}", start.at),
+    ]
+}
+
+fn ending(summary: &SessionSummary, report: &Report) -> String {
+    match (&summary.end, report.state) {
+        (Some(end), _) => {
+            format!(
+                "{} after {}",
+                phrase::status(&end.status),
+                phrase::duration(end.ms)
+            )
+        }
+        (None, State::Running) => "still running".into(),
+        (None, _) => match summary.last {
+            Some(last) => format!("not recorded; the last record that holds is of {last:.3}"),
+            None => "nothing was recorded".into(),
+        },
+    }
+}
+
+/// One row a destination, columns as wide as they need to be.
+fn table(destinations: &[Destination]) -> Vec<String> {
+    let heading = ["VERDICT", "DESTINATION", "TIMES", "UP", "DOWN", "WHY"].map(String::from);
+    let rows: Vec<[String; 6]> = std::iter::once(heading)
+        .chain(destinations.iter().flat_map(cells))
+        .collect();
+    let mut widths = [0; 6];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let align = |row: &[String; 6]| {
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(align).collect()
+}
+
+/// A row for what was let through, another for what was not.
+fn cells(destination: &Destination) -> Vec<[String; 6]> {
+    let name = phrase::destination(&destination.host, destination.port);
+    let rule = destination.rule.as_ref().map(|rule| escape(rule.as_str()));
+    let reason = destination.reason.map(|reason| reason.to_string());
+    let nothing = || "-".to_owned();
+    let mut rows = Vec::new();
+    if destination.allowed > 0 {
+        let mut why = rule.clone().unwrap_or_default();
+        if destination.failed > 0 {
+            let reason = reason.clone().unwrap_or_default();
+            why = format!("{why}; {} failed: {reason}", destination.failed);
+        }
+        let (up, down) = (
+            phrase::bytes(destination.bytes_up),
+            phrase::bytes(destination.bytes_down),
+        );
+        rows.push([
+            "allow".into(),
+            name.clone(),
+            destination.allowed.to_string(),
+            up,
+            down,
+            why,
+        ]);
+    }
+    if destination.denied > 0 {
+        let why = [reason, rule]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", ");
+        let times = destination.denied.to_string();
+        rows.push(["DENY".into(), name, times, nothing(), nothing(), why]);
+    }
+    rows
+}
+
+fn tell_refusals(summary: &SessionSummary) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !summary.refusals.is_empty() {
+        lines.extend([
+            String::new(),
+            "refused before a destination was known".into(),
+        ]);
+    }
+    for refusal in &summary.refusals {
+        let (reason, detail) = (refusal.reason, escape(&refusal.detail));
+        lines.push(format!("  {} × {reason}, as: {detail}", refusal.count));
+    }
+    lines
+}
+
+fn tell_remedies(destinations: &[Destination]) -> Vec<String> {
+    let remedy = |destination: &Destination| {
+        let reason = destination.reason.filter(|_| destination.denied > 0)?;
+        phrase::remedy(reason, &destination.host, destination.port)
+    };
+    let mut remedies: Vec<String> = destinations.iter().filter_map(remedy).collect();
+    remedies.dedup();
+    if remedies.is_empty() {
+        return remedies;
+    }
+    let mut lines = vec![
+        String::new(),
+        "what was denied would be allowed by".to_owned(),
+    ];
+    lines.extend(remedies.into_iter().map(|remedy| format!("  {remedy}")));
+    lines
+}

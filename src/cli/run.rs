@@ -1,0 +1,175 @@
+//! `portcullis run`: the command's output is its own; ours is a line where it matters, on standard error.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::failure::{Failure, Outcome};
+use super::print;
+use crate::exit::Exit;
+use crate::policy::{EgressRequest, FilesystemMode, Overrides, Transport, remedy};
+use crate::session::{self, LaunchRequest, Notice, Progress, Report};
+use crate::wire::gate::DeniedDestination;
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  portcullis run -- make test
+  portcullis run -p codex -- codex exec --json \"fix the failing test\" </dev/null
+  portcullis run -p registries --allow example.com:8443 -- ./build.sh
+  portcullis run --mode read-only --ro ~/data -- python3 report.py
+
+Exit status: the command's own (128+n for signal n); 125 if Portcullis failed before the command
+started, 126 if the command cannot be executed, 127 if it was not found in the jail.")]
+pub struct RunArguments {
+    /// Profile: a name, or a file (has a slash or ends in .toml)
+    #[arg(short, long, default_value = "base", value_name = "PROFILE")]
+    profile: String,
+    /// Work in this folder instead of the current one
+    #[arg(short = 'C', long = "directory", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Let the command reach this host (ports 80 and 443 unless one is named); *.x and **.x work
+    #[arg(long, value_name = "HOST[:PORT]")]
+    allow: Vec<String>,
+    /// Never let the command reach this host, whatever else allows it
+    #[arg(long, value_name = "HOST")]
+    deny: Vec<String>,
+    /// Let the command write this path too
+    #[arg(long, value_name = "PATH")]
+    rw: Vec<PathBuf>,
+    /// Show the command this path, read-only
+    #[arg(long, value_name = "PATH")]
+    ro: Vec<PathBuf>,
+    /// Set a variable for the command, or pass the caller's own through
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    env: Vec<String>,
+    /// How much of the file system the command may change
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    quiet: bool,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// [`FilesystemMode`], as a word on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Mode {
+    /// The workspace is readable; only the private home and /tmp can be written
+    ReadOnly,
+    /// The workspace can be written
+    WorkspaceWrite,
+    /// The host's whole file system with your own rights; the gate stays
+    DangerFullAccess,
+}
+
+impl From<Mode> for FilesystemMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::ReadOnly => Self::ReadOnly,
+            Mode::WorkspaceWrite => Self::WorkspaceWrite,
+            Mode::DangerFullAccess => Self::DangerFullAccess,
+        }
+    }
+}
+
+/// Runs one session and passes its status on.
+pub fn run(arguments: RunArguments) -> Outcome {
+    let quiet = arguments.quiet;
+    let request = request(arguments)?;
+    let report = session::run(&request, &mut |progress| tell(progress, quiet))
+        .map_err(|error| Failure::new(error.exit(), error))?;
+    if !quiet {
+        explain_denials(&report);
+    }
+    Ok(report.exit)
+}
+
+fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
+    let argv = arguments
+        .command
+        .into_iter()
+        .map(OsString::into_string)
+        .collect::<Result<_, _>>();
+    let argv = argv.map_err(|word| {
+        Failure::new(
+            Exit::Usage,
+            format!("command: {} is not UTF-8", word.display()),
+        )
+    })?;
+    Ok(LaunchRequest {
+        profile: arguments.profile,
+        overrides: Overrides {
+            allow: arguments.allow,
+            deny: arguments.deny,
+            writable: arguments.rw,
+            readable: arguments.ro,
+            env: arguments.env,
+            mode: arguments.mode.map(FilesystemMode::from),
+        },
+        folder: arguments.directory,
+        argv,
+    })
+}
+
+fn tell(progress: Progress<'_>, quiet: bool) {
+    match progress {
+        Progress::Note(_) if quiet => {}
+        Progress::Note(note) => print::error(print::escape(note)),
+        Progress::Notice(Notice::GateLost) => {
+            print::error("the gate died: this session has no network any more");
+        }
+        Progress::Notice(Notice::AuditLost) => {
+            print::error(
+                "the audit writer died: every request is refused from now on; see portcullis audit verify",
+            );
+        }
+        Progress::Notice(Notice::Killing) => {
+            print::error("the command did not end when asked: killing the jail");
+        }
+    }
+}
+
+/// The last lines: what was refused, and the flag that would allow it.
+fn explain_denials(report: &Report) {
+    let Some(summary) = &report.summary else {
+        return;
+    };
+    for denied in &summary.denied {
+        print::error(print::escape(&denial(denied)));
+    }
+    if !summary.denied.is_empty() {
+        print::error(format!(
+            "all of it: portcullis audit show {}",
+            report.session
+        ));
+    }
+}
+
+fn denial(denied: &DeniedDestination) -> String {
+    let DeniedDestination {
+        host,
+        port,
+        reason,
+        count,
+    } = denied;
+    let times = if *count == 1 {
+        String::new()
+    } else {
+        format!(" ({count} times)")
+    };
+    let request = EgressRequest {
+        transport: Transport::Connect,
+        host: host.clone(),
+        port: *port,
+        method: None,
+        path: None,
+    };
+    let remedy =
+        remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
+    format!("refused {host}:{port}{times}: {reason}{remedy}")
+}

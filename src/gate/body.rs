@@ -1,0 +1,247 @@
+//! Bodies on their way through: streamed, counted, never collected.
+
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::audit::EndedBy;
+
+use super::head::Answering;
+use super::state::Gate;
+use super::tally::Tally;
+use super::upstream::Reusable;
+
+/// Why a body is cut short when nothing can be recorded any more.
+const AUDIT_LOST: &str = "the audit writer does not answer";
+
+/// A request's content on its way to the origin.
+#[derive(Debug)]
+pub(super) struct Uploaded {
+    /// `None`: no content.
+    inner: Option<Incoming>,
+    tally: Rc<Tally>,
+}
+
+impl Uploaded {
+    /// The client's content.
+    pub(super) fn new(inner: Incoming, tally: Rc<Tally>) -> Self {
+        Self {
+            inner: Some(inner),
+            tally,
+        }
+    }
+
+    /// No content.
+    pub(super) fn empty(tally: Rc<Tally>) -> Self {
+        Self { inner: None, tally }
+    }
+}
+
+impl Body for Uploaded {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if !self.tally.is_recordable() {
+            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        }
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.tally.add_up(data.len());
+        }
+        polled.map_err(io::Error::other)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// What goes back to the client.
+#[derive(Debug)]
+pub(super) struct GateBody {
+    content: Content,
+    /// Held until the response is over, see [`super::head::Watch`].
+    answering: Option<Answering>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Ours.
+    Full(Option<Bytes>),
+    /// The origin's.
+    Relayed(Box<Relayed>),
+}
+
+impl GateBody {
+    /// Nothing.
+    pub(super) fn empty() -> Self {
+        Self {
+            content: Content::Full(None),
+            answering: None,
+        }
+    }
+
+    /// These bytes.
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self {
+            content: Content::Full(Some(bytes)),
+            answering: None,
+        }
+    }
+
+    /// An origin's content.
+    pub(super) fn relayed(relayed: Relayed) -> Self {
+        Self {
+            content: Content::Relayed(Box::new(relayed)),
+            answering: None,
+        }
+    }
+
+    /// Keeps the mark until this body is dropped.
+    pub(super) fn hold(&mut self, answering: Answering) {
+        self.answering = Some(answering);
+    }
+}
+
+impl Body for GateBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        match &mut self.content {
+            Content::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Content::Relayed(relayed) => relayed.poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Full(bytes) => bytes.is_none(),
+            Content::Relayed(relayed) => relayed.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Full(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Content::Relayed(relayed) => relayed.inner.size_hint(),
+        }
+    }
+}
+
+/// A response's content on its way to the client.
+#[derive(Debug)]
+pub(super) struct Relayed {
+    gate: Rc<Gate>,
+    inner: Incoming,
+    tally: Rc<Tally>,
+    /// Fires when the origin has been silent for the idle limit.
+    alarm: Pin<Box<Sleep>>,
+    /// The origin's connection, to be kept once the content is complete.
+    connection: Option<Reusable>,
+}
+
+impl Relayed {
+    pub(super) fn new(
+        gate: &Rc<Gate>,
+        inner: Incoming,
+        tally: Rc<Tally>,
+        connection: Reusable,
+    ) -> Self {
+        let mut relayed = Self {
+            gate: Rc::clone(gate),
+            inner,
+            tally,
+            alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
+            connection: Some(connection),
+        };
+        relayed.finish_if_complete();
+        relayed
+    }
+
+    fn poll_frame(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if !self.tally.is_recordable() {
+            return self.fail(EndedBy::Gate, AUDIT_LOST);
+        }
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers end here: `Trailer` and `TE` are fields of one hop.
+                    let Some(data) = frame.data_ref() else {
+                        continue;
+                    };
+                    self.tally.add_down(data.len());
+                    let deadline = Instant::now() + self.gate.limits.idle;
+                    self.alarm.as_mut().reset(deadline);
+                    self.finish_if_complete();
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    return self.fail(EndedBy::Error, "the origin broke off");
+                }
+                Poll::Ready(None) => {
+                    self.finish();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    return match self.alarm.as_mut().poll(context) {
+                        Poll::Ready(()) => self.fail(EndedBy::Gate, "the origin is silent"),
+                        Poll::Pending => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+
+    fn fail(
+        &mut self,
+        by: EndedBy,
+        why: &'static str,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.tally.end(by);
+        self.connection = None;
+        Poll::Ready(Some(Err(io::Error::other(why))))
+    }
+
+    /// hyper does not ask again once a body says that it is over, so neither may we wait for that.
+    fn finish_if_complete(&mut self) {
+        if self.inner.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        self.tally.end(EndedBy::Upstream);
+        if let Some(connection) = self.connection.take() {
+            connection.keep(&self.gate);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The only place that opens a socket to the world. Takes a [`Permit`], has its addresses pinned,
+//! connects to one of exactly these, and has the address on record before anybody gets the stream.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::audit::AuditEvent;
+use crate::policy::DenyReason;
+
+use super::authorize::{Destination, Permit, Refusal};
+use super::resolve::{self, PinnedAddrs};
+use super::state::Gate;
+use super::tally::Tally;
+
+/// Head start of one address over the next (RFC 8305 section 5, "Connection Attempt Delay").
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A connection to a permitted destination.
+#[derive(Debug)]
+pub(super) struct Outbound {
+    /// The connection itself.
+    pub(super) stream: TcpStream,
+    /// What was permitted.
+    pub(super) destination: Destination,
+}
+
+/// Resolves, pins, connects, records.
+pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<Outbound, Refusal> {
+    let destination = permit.destination();
+    let connected = timeout(gate.limits.dial, async {
+        let pinned = resolve::pin(gate, destination).await?;
+        connect_first(pinned).await.map_err(|error| {
+            let detail = format!("{}:{}: {error}", destination.host, destination.port);
+            destination.fail(gate, DenyReason::DialFailed, detail)
+        })
+    });
+    let Ok(connected) = connected.await else {
+        let detail = format!("{}:{}: no answer", destination.host, destination.port);
+        return Err(destination.fail(gate, DenyReason::TimedOut, detail));
+    };
+    let (stream, address) = connected?;
+    tally.connected();
+    let recorded = gate.reporter.record(AuditEvent::EgressDialed {
+        conn: destination.conn,
+        address,
+    });
+    if recorded.await.is_err() {
+        let detail = "the audit writer does not answer".to_owned();
+        return Err(destination.fail(gate, DenyReason::AuditUnavailable, detail));
+    }
+    Ok(Outbound {
+        stream,
+        destination: destination.clone(),
+    })
+}
+
+/// Tries the addresses in order, each with a head start; the first that answers wins, the others are
+/// dropped.
+async fn connect_first(pinned: PinnedAddrs) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut rest = pinned.into_vec().into_iter();
+    let mut attempts = JoinSet::new();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        let started = match rest.next() {
+            Some(address) => {
+                attempts.spawn_local(connect(address));
+                true
+            }
+            None => false,
+        };
+        if attempts.is_empty() {
+            return Err(last_error);
+        }
+        tokio::select! {
+            Some(ended) = attempts.join_next() => match ended {
+                Ok(Ok(connected)) => return Ok(connected),
+                Ok(Err(error)) => last_error = error,
+                Err(_) => {}
+            },
+            () = sleep(STAGGER), if started => {}
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<(TcpStream, SocketAddr)> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one way out, behind a permit and a pin"
+    )]
+    let stream = TcpStream::connect(address).await?;
+    // Else a small write waits for the acknowledgement of the one before (Nagle, delayed ACK).
+    stream.set_nodelay(true)?;
+    Ok((stream, address))
+}

@@ -1,0 +1,253 @@
+//! The HTTP proxy door: plain requests in absolute-form and CONNECT, over HTTP/1.1 with keep-alive.
+//! Each request on a connection is judged by itself.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::http::uri::PathAndQuery;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::ids::ConnId;
+use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
+
+use super::authorize::{Permit, Refusal, authorize};
+use super::body::GateBody;
+use super::dial::{Outbound, dial};
+use super::head::{Expired, Guarded, Watch};
+use super::head_grammar::MAX_FIELDS;
+use super::hop::{self, ProtectedNamed};
+use super::http_request::{self, Malformed};
+use super::listen::close_after;
+use super::respond::{self, After};
+use super::state::Gate;
+use super::tally::Tally;
+use super::tunnel;
+use super::upstream;
+
+/// hyper's smallest read buffer; the policy's own limit is held by [`super::head`].
+const MIN_BUFFER: usize = 8192;
+
+/// One client connection.
+struct Connection {
+    gate: Rc<Gate>,
+    id: ConnId,
+    watch: Rc<Watch>,
+    /// Set once a CONNECT was answered with 200: the connection is a tunnel from then on.
+    tunnel: RefCell<Option<(Outbound, Tally)>>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connection").field(&self.id).finish()
+    }
+}
+
+/// How hyper's part of a connection ended.
+enum End {
+    /// It is over, or a tunnel now.
+    Done,
+    /// A socket failed, a body was malformed, or a head was at fault.
+    Failed,
+    /// The client took too long.
+    Expired(Expired),
+    /// The gate drains.
+    Stopping,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
+    let watch = Rc::new(Watch::new(gate.limits));
+    let connection = Rc::new(Connection {
+        gate: Rc::clone(&gate),
+        id,
+        watch: Rc::clone(&watch),
+        tunnel: RefCell::new(None),
+    });
+    let service = {
+        let connection = Rc::clone(&connection);
+        service_fn(move |request| -> Pin<Box<dyn Future<Output = _>>> {
+            Box::pin(Rc::clone(&connection).respond(request))
+        })
+    };
+    let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
+    let mut served = server(&gate).serve_connection(io, service);
+    let end = tokio::select! {
+        served = poll_fn(|context| served.poll_without_shutdown(context)) => match served {
+            Ok(()) => End::Done,
+            Err(_) => End::Failed,
+        },
+        expired = watch.expired() => End::Expired(expired),
+        () = gate.until_stopping() => End::Stopping,
+    };
+    let parts = served.into_parts();
+    let stream = parts.io.into_inner().into_stream();
+    let opened = connection.tunnel.take();
+    match (end, opened) {
+        (End::Done, Some((outbound, tally))) => {
+            tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
+        }
+        (end, _) => connection.close(stream, &end).await,
+    }
+}
+
+fn server(gate: &Gate) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // Times are kept by Watch, for heads and for idle connections alike.
+        .header_read_timeout(None)
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(gate.limits.head_bytes.max(MIN_BUFFER))
+        .auto_date_header(false);
+    builder
+}
+
+impl Connection {
+    /// Answers one request; what is refused is answered as well.
+    async fn respond(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<GateBody>, Infallible> {
+        let answering = self.watch.answer();
+        let transport = http_request::transport(&request);
+        // After a chunked body the next head is not checked (see head), so it may not come.
+        let last =
+            transport == Transport::Connect || request.headers().contains_key(TRANSFER_ENCODING);
+        let after = if last { After::Close } else { After::KeepAlive };
+        let answer = match self.read(&request, transport).await {
+            Ok(asked) => match authorize(&self.gate, self.id, asked).await {
+                Ok(permit) => self.carry_out(permit, request).await,
+                Err(refusal) => Err(refusal),
+            },
+            Err(refusal) => Err(refusal),
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(refusal) => respond::refuse(&refusal, after),
+        };
+        if after == After::Close && transport != Transport::Connect {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response.body_mut().hold(answering);
+        Ok(response)
+    }
+
+    async fn read(
+        &self,
+        request: &Request<Incoming>,
+        transport: Transport,
+    ) -> Result<EgressRequest, Refusal> {
+        let asked = http_request::read(request, self.gate.mode).and_then(|asked| {
+            hop::check_request(request.headers())
+                .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
+            Ok(asked)
+        });
+        match asked {
+            Ok(asked) => Ok(asked),
+            Err(malformed) => Err(self.malformed(transport, malformed).await),
+        }
+    }
+
+    async fn malformed(&self, transport: Transport, malformed: Malformed) -> Refusal {
+        let detail = malformed.0.to_owned();
+        Refusal::unreadable(
+            &self.gate,
+            self.id,
+            transport,
+            DenyReason::Malformed,
+            detail,
+        )
+        .await
+    }
+
+    async fn carry_out(
+        &self,
+        permit: Permit,
+        request: Request<Incoming>,
+    ) -> Result<Response<GateBody>, Refusal> {
+        match permit.destination().transport {
+            Transport::Connect | Transport::Socks5 => self.connect(permit).await,
+            Transport::Forward => {
+                let request = to_origin_form(request, &permit);
+                upstream::forward(&self.gate, permit, request).await
+            }
+        }
+    }
+
+    /// Dials, and leaves the connection for [`serve`] to make a tunnel of.
+    async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
+        let tally = Tally::open(&self.gate, &permit);
+        let outbound = dial(&self.gate, permit, &tally).await?;
+        self.tunnel.replace(Some((outbound, tally)));
+        Ok(Response::new(GateBody::empty()))
+    }
+
+    /// Ends a connection that is not a tunnel: a head at fault or late is recorded and answered.
+    async fn close(&self, stream: TcpStream, end: &End) {
+        let (reason, status, detail) = match (end, self.watch.fault()) {
+            // hyper takes a failed read between two requests for the end.
+            (End::Failed | End::Done, Some(fault)) => {
+                (DenyReason::Malformed, StatusCode::BAD_REQUEST, fault)
+            }
+            (End::Expired(Expired::Head), _) => {
+                let detail = "the request head was not complete in time";
+                (DenyReason::TimedOut, StatusCode::REQUEST_TIMEOUT, detail)
+            }
+            (End::Done | End::Failed | End::Expired(Expired::Idle) | End::Stopping, _) => return,
+        };
+        let (transport, detail) = (self.watch.transport(), detail.to_owned());
+        let refusal = Refusal::unreadable(&self.gate, self.id, transport, reason, detail).await;
+        if self.watch.may_answer() {
+            close_after(&stream, &respond::refuse_raw(&refusal, status)).await;
+        }
+    }
+}
+
+/// The request as its origin gets it: origin-form, `Host` from the target that was judged, no field of
+/// one hop.
+fn to_origin_form(request: Request<Incoming>, permit: &Permit) -> Request<Incoming> {
+    let (mut head, body) = request.into_parts();
+    let destination = permit.destination();
+    head.uri = origin_form(&head.uri);
+    head.version = hyper::Version::HTTP_11;
+    head.extensions.clear();
+    hop::strip_request(&mut head.headers);
+    head.headers.remove(HOST);
+    if let Ok(host) = HeaderValue::try_from(authority(&destination.host, destination.port)) {
+        head.headers.insert(HOST, host);
+    }
+    Request::from_parts(head, body)
+}
+
+fn origin_form(uri: &Uri) -> Uri {
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if path.starts_with('/') {
+        path.parse().unwrap_or_default()
+    } else {
+        // An empty path with a query.
+        format!("/{path}").parse().unwrap_or_default()
+    }
+}
+
+/// RFC 9110 section 7.2: without the port where it is the scheme's own.
+fn authority(host: &Host, port: Port) -> String {
+    let host = match host {
+        Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+        Host::Addr(std::net::IpAddr::V4(_)) | Host::Name(_) => host.to_string(),
+    };
+    if port == Port::HTTP {
+        host
+    } else {
+        format!("{host}:{port}")
+    }
+}

@@ -1,0 +1,141 @@
+//! The SOCKS5 door: CONNECT without authentication, nothing else. The jail's own network namespace is
+//! what says who may come here.
+
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::ids::ConnId;
+use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
+
+use super::authorize::{Refusal, authorize};
+use super::dial::dial;
+use super::listen::close_after;
+use super::respond::socks5_reply;
+use super::socks5_wire::{self, Malformed, NO_AUTHENTICATION, Read};
+use super::state::Gate;
+use super::tally::Tally;
+use super::tunnel;
+
+/// No acceptable methods (RFC 1928 section 3).
+const NO_METHOD: u8 = 0xff;
+
+/// Succeeded.
+const SUCCEEDED: u8 = 0;
+
+/// Why there is no request.
+enum Unread {
+    /// The client left, or said something that only ends the connection.
+    Gone,
+    /// The bytes are not what belongs here.
+    Malformed(Malformed),
+    /// No method that the gate speaks.
+    NoMethod,
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(gate: Rc<Gate>, mut stream: TcpStream, id: ConnId) {
+    let read = tokio::select! {
+        read = timeout(gate.limits.head, negotiate(&mut stream)) => read,
+        () = gate.until_stopping() => return,
+    };
+    let (reason, detail, answer) = match read {
+        Ok(Ok((host, port))) => return connect(&gate, stream, id, host, port).await,
+        Ok(Err(Unread::Gone)) => return,
+        Ok(Err(Unread::NoMethod)) => (
+            DenyReason::Malformed,
+            "the client insists on SOCKS5 authentication",
+            Some(vec![5, NO_METHOD]),
+        ),
+        Ok(Err(Unread::Malformed(Malformed { why, reply }))) => {
+            (DenyReason::Malformed, why, reply.map(reply_bytes))
+        }
+        Err(_) => {
+            let detail = "the SOCKS5 request was not complete in time";
+            (DenyReason::TimedOut, detail, None)
+        }
+    };
+    let (transport, detail) = (Transport::Socks5, detail.to_owned());
+    // Only recorded: the answer is the one of the protocol's step.
+    drop(Refusal::unreadable(&gate, id, transport, reason, detail).await);
+    close_after(&stream, &answer.unwrap_or_default()).await;
+}
+
+/// Greeting and request. Reads not one byte more than these: what follows is the tunnel's.
+async fn negotiate(stream: &mut TcpStream) -> Result<(Host, Port), Unread> {
+    let can_do_without = read_message(stream, socks5_wire::read_greeting).await?;
+    if !can_do_without {
+        return Err(Unread::NoMethod);
+    }
+    send(stream, &[5, NO_AUTHENTICATION]).await?;
+    read_message(stream, socks5_wire::read_request).await
+}
+
+async fn read_message<T>(
+    stream: &mut TcpStream,
+    read: impl Fn(&[u8]) -> Result<Read<T>, Malformed>,
+) -> Result<T, Unread> {
+    let mut bytes = Vec::new();
+    loop {
+        match read(&bytes).map_err(Unread::Malformed)? {
+            Read::Whole(message) => return Ok(message),
+            Read::More(more) => {
+                // The first byte alone tells another protocol, which may never send a second.
+                let more = if bytes.is_empty() { 1 } else { more };
+                let start = bytes.len();
+                bytes.resize(start + more, 0);
+                let missing = bytes.get_mut(start..).unwrap_or_default();
+                let got = stream.read_exact(missing).await;
+                got.map_err(|_| Unread::Gone)?;
+            }
+        }
+    }
+}
+
+async fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), Unread> {
+    stream.write_all(bytes).await.map_err(|_| Unread::Gone)
+}
+
+async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host, port: Port) {
+    let asked = EgressRequest {
+        transport: Transport::Socks5,
+        host,
+        port,
+        method: None,
+        path: None,
+    };
+    let opened = tokio::select! {
+        opened = open(gate, id, asked) => opened,
+        () = gate.until_stopping() => return,
+    };
+    match opened {
+        Ok((outbound, tally)) => {
+            if send(&mut stream, &reply_bytes(SUCCEEDED)).await.is_ok() {
+                tunnel::run(gate, stream, &[], outbound, tally).await;
+            }
+        }
+        Err(refusal) => {
+            let reply = reply_bytes(socks5_reply(refusal.reason));
+            close_after(&stream, &reply).await;
+        }
+    }
+}
+
+async fn open(
+    gate: &Rc<Gate>,
+    id: ConnId,
+    asked: EgressRequest,
+) -> Result<(super::dial::Outbound, Tally), Refusal> {
+    let permit = authorize(gate, id, asked).await?;
+    let tally = Tally::open(gate, &permit);
+    let outbound = dial(gate, permit, &tally).await?;
+    Ok((outbound, tally))
+}
+
+/// A reply (RFC 1928 section 6). The bound address is left out: which of the host's addresses leads to
+/// the network is none of the jail's business.
+fn reply_bytes(reply: u8) -> Vec<u8> {
+    vec![5, reply, 0, 1, 0, 0, 0, 0, 0, 0]
+}

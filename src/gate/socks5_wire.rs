@@ -1,0 +1,219 @@
+//! SOCKS5 (RFC 1928), read strictly and exactly: the reader says how many bytes it needs next, so that
+//! nothing behind the request is ever taken for part of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::policy::{Host, Port};
+
+/// No authentication required.
+pub(super) const NO_AUTHENTICATION: u8 = 0;
+
+/// Address types.
+const IPV4: u8 = 1;
+const DOMAIN: u8 = 3;
+const IPV6: u8 = 4;
+
+/// Replies of RFC 1928 section 6 that the reader itself asks for.
+const NOT_ALLOWED: u8 = 2;
+const COMMAND_NOT_SUPPORTED: u8 = 7;
+const ADDRESS_TYPE_NOT_SUPPORTED: u8 = 8;
+
+/// What was read so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Read<T> {
+    /// So many more bytes are needed, at least.
+    More(usize),
+    /// The whole message.
+    Whole(T),
+}
+
+/// Why bytes are not a message that the gate takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Malformed {
+    /// For the record.
+    pub(super) why: &'static str,
+    /// What to answer; `None` where an answer would be in the wrong protocol.
+    pub(super) reply: Option<u8>,
+}
+
+/// The client's greeting: whether it can do without authentication.
+pub(super) fn read_greeting(bytes: &[u8]) -> Result<Read<bool>, Malformed> {
+    let speaks_otherwise = |why| Malformed { why, reply: None };
+    match bytes.first() {
+        None | Some(5) => {}
+        Some(4) => return Err(speaks_otherwise("SOCKS4 on the SOCKS5 port")),
+        Some(byte) if byte.is_ascii_alphabetic() => {
+            return Err(speaks_otherwise("HTTP on the SOCKS5 port"));
+        }
+        Some(_) => return Err(speaks_otherwise("not SOCKS5")),
+    }
+    let Some((head, methods)) = bytes.split_first_chunk::<2>() else {
+        return Ok(Read::More(2 - bytes.len()));
+    };
+    let [_, count] = *head;
+    let missing = usize::from(count).saturating_sub(methods.len());
+    if missing > 0 {
+        return Ok(Read::More(missing));
+    }
+    Ok(Read::Whole(methods.contains(&NO_AUTHENTICATION)))
+}
+
+/// The client's request: where CONNECT is to go.
+pub(super) fn read_request(bytes: &[u8]) -> Result<Read<(Host, Port)>, Malformed> {
+    let malformed = |why, reply| Malformed {
+        why,
+        reply: Some(reply),
+    };
+    // Version, command, reserved, address type, and one byte more: every address has that.
+    let (head, rest) = match bytes.split_first_chunk::<4>() {
+        Some(split) if !split.1.is_empty() => split,
+        _ => return Ok(Read::More(5 - bytes.len())),
+    };
+    let [version, command, reserved, kind] = *head;
+    if version != 5 || reserved != 0 {
+        return Err(malformed("not a SOCKS5 request", 1));
+    }
+    if command != 1 {
+        let why = "a SOCKS5 command other than CONNECT";
+        return Err(malformed(why, COMMAND_NOT_SUPPORTED));
+    }
+    // A domain name is preceded by its length.
+    let (before, length) = match kind {
+        IPV4 => (0, 4),
+        DOMAIN => (1, usize::from(rest.first().copied().unwrap_or_default())),
+        IPV6 => (0, 16),
+        _ => {
+            let why = "an unknown SOCKS5 address type";
+            return Err(malformed(why, ADDRESS_TYPE_NOT_SUPPORTED));
+        }
+    };
+    let rest = rest.get(before..).unwrap_or_default();
+    let (address, port) = match rest.split_at_checked(length) {
+        Some((address, [high, low, ..])) => (address, u16::from_be_bytes([*high, *low])),
+        _ => return Ok(Read::More(length + 2 - rest.len())),
+    };
+    let host = read_host(kind, address)
+        .ok_or_else(|| malformed("the SOCKS5 address is not exactly a host", NOT_ALLOWED))?;
+    let port = Port::new(port).ok_or_else(|| malformed("port 0", NOT_ALLOWED))?;
+    Ok(Read::Whole((host, port)))
+}
+
+/// A name must be a name: an address in its place would be judged by another rule than it is dialed by.
+fn read_host(kind: u8, address: &[u8]) -> Option<Host> {
+    let literal = match kind {
+        IPV4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(address).ok()?)),
+        IPV6 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?)),
+        _ => {
+            let host = Host::parse(std::str::from_utf8(address).ok()?).ok();
+            return host.filter(|host| matches!(host, Host::Name(_)));
+        }
+    };
+    // Through the parser, for the same canonical form as from every other door.
+    Host::parse(&literal.to_string()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn domain(name: &[u8], port: u16) -> Vec<u8> {
+        let mut bytes = vec![5, 1, 0, DOMAIN, u8::try_from(name.len()).unwrap()];
+        bytes.extend(name);
+        bytes.extend(port.to_be_bytes());
+        bytes
+    }
+
+    fn whole(host: &str, port: u16) -> Read<(Host, Port)> {
+        Read::Whole((Host::parse(host).unwrap(), Port::new(port).unwrap()))
+    }
+
+    fn refused(bytes: &[u8]) -> Option<u8> {
+        read_request(bytes).unwrap_err().reply
+    }
+
+    #[test]
+    fn names_and_addresses_are_read() {
+        assert_eq!(
+            read_request(&domain(b"a.test", 443)),
+            Ok(whole("a.test", 443))
+        );
+        assert_eq!(
+            read_request(&[5, 1, 0, 1, 192, 0, 2, 1, 0, 80]),
+            Ok(whole("192.0.2.1", 80))
+        );
+        let v6 = [&[5, 1, 0, 4][..], &Ipv6Addr::LOCALHOST.octets(), &[0, 80]].concat();
+        assert_eq!(read_request(&v6), Ok(whole("::1", 80)));
+    }
+
+    #[test]
+    fn what_is_not_exactly_a_connect_to_a_host_is_refused_with_its_own_reply() {
+        assert_eq!(
+            refused(&[5, 2, 0, 1, 1]),
+            Some(COMMAND_NOT_SUPPORTED),
+            "BIND"
+        );
+        assert_eq!(
+            refused(&[5, 3, 0, 1, 1]),
+            Some(COMMAND_NOT_SUPPORTED),
+            "UDP ASSOCIATE"
+        );
+        assert_eq!(refused(&[5, 1, 0, 2, 1]), Some(ADDRESS_TYPE_NOT_SUPPORTED));
+        assert_eq!(refused(&[4, 1, 0, 1, 1]), Some(1));
+        assert_eq!(refused(&[5, 1, 9, 1, 1]), Some(1));
+        for name in [
+            &b""[..],
+            b"evil.test\0.a.test",
+            b"127.0.0.1",
+            b"::1",
+            b"0x7f.1",
+            b"\xff",
+            b"a b",
+        ] {
+            assert_eq!(refused(&domain(name, 80)), Some(NOT_ALLOWED), "{name:?}");
+        }
+        assert_eq!(refused(&domain(b"a.test", 0)), Some(NOT_ALLOWED));
+    }
+
+    #[test]
+    fn other_protocols_are_told_from_socks5_by_their_first_byte() {
+        assert_eq!(
+            read_greeting(&[4, 1]).unwrap_err().why,
+            "SOCKS4 on the SOCKS5 port"
+        );
+        assert_eq!(
+            read_greeting(b"C").unwrap_err().why,
+            "HTTP on the SOCKS5 port"
+        );
+        assert_eq!(read_greeting(&[22]).unwrap_err().why, "not SOCKS5");
+        assert_eq!(read_greeting(&[5, 2, 0, 1]), Ok(Read::Whole(true)));
+        assert_eq!(read_greeting(&[5, 1, 2]), Ok(Read::Whole(false)));
+        assert_eq!(read_greeting(&[5, 0]), Ok(Read::Whole(false)));
+    }
+
+    proptest! {
+        #[test]
+        fn asking_for_more_never_asks_past_the_end(name in "[a-z]{1,40}\\.test", port in 1_u16..) {
+            let bytes = domain(name.as_bytes(), port);
+            let mut have = 0;
+            loop {
+                match read_request(&bytes[..have]).unwrap() {
+                    Read::More(more) => have += more,
+                    Read::Whole(read) => {
+                        prop_assert_eq!(Read::Whole(read), whole(&name, port));
+                        break;
+                    }
+                }
+                prop_assert!(have <= bytes.len());
+            }
+            prop_assert_eq!(have, bytes.len());
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            drop(read_greeting(&bytes));
+            drop(read_request(&bytes));
+            drop(read_request(&[&[5, 1, 0][..], &bytes].concat()));
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! From the first instruction to the last: one list, in [`run`].
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::timeout;
+
+use crate::exit::Exit;
+use crate::policy::Ruleset;
+use crate::sys::fd::inherit;
+use crate::wire::frame;
+use crate::wire::gate::{GateBoot, GateCommand, GateReply};
+use crate::wire::{Channel, WireError};
+
+use super::confine::{ConfineError, confine};
+use super::listen::{Door, Places, accept};
+use super::report::Reporter;
+use super::resolve::Resolver;
+use super::state::{CHUNK, Gate, Limits};
+use super::summary::Summary;
+use super::upstream::Pool;
+
+/// The descriptor of the control channel.
+const CONTROL: i32 = 3;
+
+/// The descriptor of the audit channel.
+const AUDIT: i32 = 4;
+
+/// For the writer to acknowledge the last records.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+
+/// The longest command after the first; both are one word.
+const MAX_COMMAND: usize = 1024;
+
+/// Why the gate did not serve.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("descriptor {number}: {source}; the gate is started by portcullis, not by hand")]
+    Inherit {
+        number: i32,
+        #[source]
+        source: io::Error,
+    },
+    #[error("control channel: {0}")]
+    Control(#[from] WireError),
+    #[error("control channel: expected `serve`")]
+    NotServe,
+    #[error("{got} listening sockets came, the policy has {expected}")]
+    Listeners { got: usize, expected: usize },
+    #[error("start the event loop: {0}")]
+    Runtime(#[source] io::Error),
+    #[error("name servers: {0}")]
+    Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("confine: {0}")]
+    Confine(#[from] ConfineError),
+}
+
+/// Entry of `portcullis-gate`.
+pub fn main() -> ExitCode {
+    let control = match inherited(CONTROL) {
+        Ok(fd) => Channel::from(fd),
+        Err(_) => return Exit::Usage.into(),
+    };
+    match run(&control) {
+        Ok(()) => Exit::Success.into(),
+        // The session is gone: nobody is left to tell.
+        Err(StartError::Control(WireError::Closed)) => Exit::Unavailable.into(),
+        Err(error) => {
+            // If the session does not hear it either, the exit code is all there is.
+            drop(control.send(&GateReply::Failed(format!("gate: {error}"))));
+            Exit::NotStarted.into()
+        }
+    }
+}
+
+fn run(control: &Channel) -> Result<(), StartError> {
+    // 1. The audit channel, which came with us.
+    let audit = StdUnixStream::from(inherited(AUDIT)?);
+    // 2. Everything there is to know.
+    let boot: GateBoot = control.recv()?;
+    // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(StartError::Runtime)?;
+    // 4. The compiled policy and all that works by it.
+    let gate = build(&runtime, &boot, audit)?;
+    // 5. Confinement, before the first byte from the jail can arrive.
+    confine(&gate, &boot.name_servers)?;
+    control.send(&GateReply::Confined)?;
+    // 6. The listeners, made in the jail's network namespace.
+    let received = control.recv_with::<GateCommand>()?;
+    if received.message != GateCommand::Serve {
+        return Err(StartError::NotServe);
+    }
+    let doors = doors(&runtime, &boot, received.fds)?;
+    // 7. Work, until the session drains us or is gone.
+    runtime.block_on(LocalSet::new().run_until(serve(gate, doors, control)))
+}
+
+fn inherited(number: i32) -> Result<OwnedFd, StartError> {
+    inherit(number).map_err(|source| StartError::Inherit { number, source })
+}
+
+fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
+    let _inside = runtime.enter();
+    audit.set_nonblocking(true).map_err(StartError::Runtime)?;
+    let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
+    let policy = &boot.policy;
+    Ok(Rc::new(Gate {
+        rules: Ruleset::compile(policy),
+        mode: policy.mode,
+        limits: Limits::from(&policy.limits),
+        resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
+        reporter: Reporter::new(audit),
+        summary: Summary::default(),
+        pool: Pool::default(),
+        scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
+        stopping: watch::Sender::new(false),
+    }))
+}
+
+/// The listeners with what they speak, in the order of the contract.
+fn doors(
+    runtime: &Runtime,
+    boot: &GateBoot,
+    sockets: Vec<OwnedFd>,
+) -> Result<Vec<(TcpListener, Door)>, StartError> {
+    let _inside = runtime.enter();
+    let expected: &[Door] = if boot.policy.enable_socks5 {
+        &[Door::Http, Door::Socks5]
+    } else {
+        &[Door::Http]
+    };
+    if sockets.len() != expected.len() {
+        return Err(StartError::Listeners {
+            got: sockets.len(),
+            expected: expected.len(),
+        });
+    }
+    sockets
+        .into_iter()
+        .zip(expected)
+        .map(|(socket, door)| {
+            let listener = std::net::TcpListener::from(socket);
+            listener
+                .set_nonblocking(true)
+                .map_err(StartError::Runtime)?;
+            let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
+            Ok((listener, *door))
+        })
+        .collect()
+}
+
+/// Accepts until the session says `drain` (answered with the summary) or is gone (the end, at once).
+async fn serve(
+    gate: Rc<Gate>,
+    doors: Vec<(TcpListener, Door)>,
+    control: &Channel,
+) -> Result<(), StartError> {
+    let reporting = Rc::clone(&gate);
+    tokio::task::spawn_local(async move { reporting.reporter.run().await });
+    let places = Rc::new(Places::new(gate.limits.connections));
+    let mut accepting = JoinSet::new();
+    for (listener, door) in doors {
+        accepting.spawn_local(accept(Rc::clone(&gate), listener, door, Rc::clone(&places)));
+    }
+    let mut control = asynchronous(control)?;
+    reply(&mut control, &GateReply::Serving).await?;
+    match next_command(&mut control).await? {
+        GateCommand::Drain => {}
+        GateCommand::Serve => return Err(StartError::NotServe),
+    }
+    gate.stopping.send_replace(true);
+    while accepting.join_next().await.is_some() {}
+    gate.pool.clear();
+    // A writer that is gone or stuck does not keep the session from ending.
+    drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
+    reply(&mut control, &GateReply::Drained(gate.summary.report())).await
+}
+
+fn asynchronous(control: &Channel) -> Result<UnixStream, WireError> {
+    let stream = StdUnixStream::from(std::os::fd::AsFd::as_fd(control).try_clone_to_owned()?);
+    stream.set_nonblocking(true)?;
+    Ok(UnixStream::from_std(stream)?)
+}
+
+async fn next_command(control: &mut UnixStream) -> Result<GateCommand, WireError> {
+    let mut header = [0; 4];
+    match control.read_exact(&mut header).await {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(WireError::Closed);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let length = frame::body_length(header)?;
+    if length > MAX_COMMAND {
+        return Err(WireError::TooLong(length));
+    }
+    let mut body = vec![0; length];
+    control.read_exact(&mut body).await?;
+    frame::decode(&body)
+}
+
+async fn reply(control: &mut UnixStream, reply: &GateReply) -> Result<(), StartError> {
+    let bytes = frame::encode(reply)?;
+    control.write_all(&bytes).await.map_err(WireError::Io)?;
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! What every connection of one gate shares. One thread, so cells and no locks.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::policy::{NetworkLimits, NetworkMode, Ruleset};
+
+use super::report::Reporter;
+use super::resolve::Resolver;
+use super::summary::Summary;
+use super::upstream::Pool;
+
+/// The bytes moved by one read of a relay.
+pub(super) const CHUNK: usize = 64 << 10;
+
+/// One gate.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// The compiled rules; never change while the gate lives.
+    pub(super) rules: Ruleset,
+    /// Whether writing methods are let through; then also content in a GET is refused.
+    pub(super) mode: NetworkMode,
+    /// Bounds, as the policy has them.
+    pub(super) limits: Limits,
+    /// Asks name servers, after a permit.
+    pub(super) resolver: Resolver,
+    /// The audit channel.
+    pub(super) reporter: Reporter,
+    /// Counters for the report at the end.
+    pub(super) summary: Summary,
+    /// Idle connections to plain HTTP origins.
+    pub(super) pool: Pool,
+    /// One read buffer for all relays: an idle tunnel holds none.
+    pub(super) scratch: RefCell<Box<[u8]>>,
+    /// True once the gate drains.
+    pub(super) stopping: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Resolves when connections must end: the gate drains.
+    pub(super) async fn until_stopping(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        drop(
+            self.stopping
+                .subscribe()
+                .wait_for(|stopping| *stopping)
+                .await,
+        );
+    }
+
+    /// Resolves when open tunnels must end: the gate drains, or nothing can be recorded any more.
+    pub(super) async fn until_interrupted(&self) {
+        tokio::select! {
+            () = self.until_stopping() => {}
+            () = self.reporter.until_lost() => {}
+        }
+    }
+}
+
+/// The bounds of [`NetworkLimits`] as durations and sizes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Connections at once.
+    pub(super) connections: usize,
+    /// The longest request head.
+    pub(super) head_bytes: usize,
+    /// For a head, a SOCKS greeting, a `ClientHello`.
+    pub(super) head: Duration,
+    /// For resolution and dial together.
+    pub(super) dial: Duration,
+    /// Without a byte in either direction.
+    pub(super) idle: Duration,
+}
+
+impl From<&NetworkLimits> for Limits {
+    fn from(limits: &NetworkLimits) -> Self {
+        Self {
+            connections: limits.connections as usize,
+            head_bytes: limits.head_bytes as usize,
+            head: Duration::from_secs(limits.head_seconds.into()),
+            dial: Duration::from_secs(limits.dial_seconds.into()),
+            idle: Duration::from_secs(limits.idle_seconds.into()),
+        }
+    }
+}

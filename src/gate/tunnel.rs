@@ -1,0 +1,82 @@
+//! A tunnel: the client's first bytes are screened before any of them goes up, the rest is relayed
+//! until one side, the clock or the gate ends it.
+
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+
+use crate::audit::EndedBy;
+
+use super::dial::Outbound;
+use super::listen::close_after;
+use super::relay::{Direction, finish, pump, send_all};
+use super::screen::{Screened, screen};
+use super::state::Gate;
+use super::tally::Tally;
+
+/// A fatal `access_denied` alert (RFC 8446 section 6.2): a TLS client can say why it failed.
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// Runs a tunnel to its end. `early` came from the client already.
+pub(super) async fn run(
+    gate: &Rc<Gate>,
+    client: TcpStream,
+    early: &[u8],
+    outbound: Outbound,
+    tally: Tally,
+) {
+    let relayed = tokio::select! {
+        relayed = both_ways(gate, &client, early, &outbound, &tally) => relayed,
+        () = tally.idle_for(gate.limits.idle) => {
+            tally.end(EndedBy::Gate);
+            Ok(())
+        }
+        () = gate.until_interrupted() => {
+            tally.end(EndedBy::Gate);
+            Ok(())
+        }
+    };
+    match relayed {
+        Ok(()) => {}
+        Err(Screened::Closed) => tally.end(EndedBy::Client),
+        Err(Screened::Failed) => tally.end(EndedBy::Error),
+        Err(Screened::Refused(reason, detail)) => {
+            tally.end(EndedBy::Gate);
+            outbound.destination.fail(gate, reason, detail);
+            // The end is on record and the origin is closed before the client is waited for.
+            drop((outbound, tally));
+            close_after(&client, &ACCESS_DENIED).await;
+        }
+    }
+}
+
+/// Relays both directions until both are at their end. The server may speak first: only what the
+/// client says is held back.
+async fn both_ways(
+    gate: &Gate,
+    client: &TcpStream,
+    early: &[u8],
+    outbound: &Outbound,
+    tally: &Tally,
+) -> Result<(), Screened> {
+    let origin = &outbound.stream;
+    let up = async {
+        match screen(client, early, &outbound.destination, &gate.limits).await {
+            Ok(first) => {
+                send_all(origin, &first).await?;
+                tally.add_up(first.len());
+                pump(gate, client, origin, tally, Direction::Up).await?;
+            }
+            Err(Screened::Closed) => finish(origin)?,
+            Err(stopped) => return Err(stopped),
+        }
+        tally.end(EndedBy::Client);
+        Ok(())
+    };
+    let down = async {
+        pump(gate, origin, client, tally, Direction::Down).await?;
+        tally.end(EndedBy::Upstream);
+        Ok(())
+    };
+    tokio::try_join!(up, down).map(|((), ())| ())
+}

@@ -1,0 +1,47 @@
+//! `[[tests]]`: what a profile's author expects of it; run by `policy check`.
+
+use super::error::{ProfileError, not_one_of};
+use super::file::{ProfileFile, TestFile, entry};
+use crate::policy::{EgressRequest, Verdict};
+
+/// One entry of `[[tests]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyTest {
+    /// The request as it was written.
+    pub text: String,
+    /// The request that a client would make of the gate.
+    pub request: EgressRequest,
+    /// What is to become of it.
+    pub expect: Verdict,
+}
+
+impl PolicyTest {
+    /// The tests of one profile's text, without those of what it extends.
+    pub fn read_all(profile: &str, text: &str) -> Result<Vec<Self>, ProfileError> {
+        ProfileFile::parse(profile, text)?
+            .tests
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| Self::read(profile, &format!("tests[{i}]"), value))
+            .collect()
+    }
+
+    pub(super) fn read(profile: &str, key: &str, value: toml::Value) -> Result<Self, ProfileError> {
+        let file: TestFile = entry(profile, key, value)?;
+        let expect = match file.expect.as_str() {
+            "allow" => Verdict::Allow,
+            "deny" => Verdict::Deny,
+            other => {
+                let key = format!("{key}.expect");
+                return Err(not_one_of(profile, &key, other, &["allow", "deny"]));
+            }
+        };
+        let request = EgressRequest::parse(&file.request)
+            .map_err(|problem| ProfileError::key(profile, &format!("{key}.request"), problem))?;
+        Ok(Self {
+            text: file.request,
+            request,
+            expect,
+        })
+    }
+}

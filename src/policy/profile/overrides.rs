@@ -1,0 +1,138 @@
+//! Flags of the command line: the last layer.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::error::ProfileError;
+use super::read::append;
+use super::{FilesystemMode, Profile, rules, value};
+use crate::policy::host::shown;
+use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId};
+
+/// What the command line adds to a profile, as it was typed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--allow HOST[:PORT]`; an IPv6 address with a port stands in brackets.
+    pub allow: Vec<String>,
+    /// `--deny HOST[:PORT]`.
+    pub deny: Vec<String>,
+    /// `--rw PATH`.
+    pub writable: Vec<PathBuf>,
+    /// `--ro PATH`.
+    pub readable: Vec<PathBuf>,
+    /// `--env K=V`, or `--env K` to pass the caller's own.
+    pub env: Vec<String>,
+    /// `--mode`.
+    pub mode: Option<FilesystemMode>,
+}
+
+impl Profile {
+    /// Lays the flags over the profile. A deny of the profile stays a deny whatever `--allow` says.
+    pub fn apply(mut self, overrides: &Overrides) -> Result<Self, ProfileError> {
+        for (flag, texts, effect) in [
+            ("--allow", &overrides.allow, Effect::Allow),
+            ("--deny", &overrides.deny, Effect::Deny),
+        ] {
+            for text in texts {
+                self.network.rules.push(rule(flag, text, effect)?);
+            }
+        }
+        for (flag, key, paths, list) in [
+            (
+                "--rw",
+                "filesystem.writable",
+                &overrides.writable,
+                &mut self.filesystem.writable,
+            ),
+            (
+                "--ro",
+                "filesystem.readable",
+                &overrides.readable,
+                &mut self.filesystem.readable,
+            ),
+        ] {
+            for path in paths {
+                value::path(key, path).map_err(|p| wrong(flag, &path.to_string_lossy(), p))?;
+                append(list, path.clone());
+            }
+        }
+        for text in &overrides.env {
+            self.variable(text)
+                .map_err(|problem| wrong("--env", text, problem))?;
+        }
+        self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
+        Ok(self)
+    }
+
+    /// One `--env`.
+    fn variable(&mut self, text: &str) -> Result<(), String> {
+        let (name, assigned) = match text.split_once('=') {
+            Some((name, assigned)) => (name, Some(assigned)),
+            None => (text, None),
+        };
+        value::variable(name)?;
+        if let Some(assigned) = assigned {
+            value::variable_text(assigned)?;
+            self.environment
+                .set
+                .insert(name.to_owned(), assigned.to_owned());
+        } else {
+            // The later wins: what the caller has, not what the profile sets.
+            self.environment.set.remove(name);
+            append(&mut self.environment.pass, name.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// `HOST[:PORT]` as a rule.
+fn rule(flag: &str, text: &str, effect: Effect) -> Result<Rule, ProfileError> {
+    let (host, port) = split_port(text).map_err(|problem| wrong(flag, text, problem))?;
+    let host = host_of(host).map_err(|problem| wrong(flag, text, problem))?;
+    if host == HostPattern::Any && effect == Effect::Deny {
+        return Err(wrong(flag, text, rules::DENY_ALL));
+    }
+    Ok(Rule {
+        id: RuleId::new(format!("{flag} {text}")),
+        host,
+        ports: port.into_iter().collect(),
+        methods: Vec::new(),
+        paths: Vec::new(),
+        effect,
+    })
+}
+
+fn host_of(text: &str) -> Result<HostPattern, String> {
+    let pattern = if text.starts_with('[') {
+        Host::parse_bracketed(text)
+            .map(HostPattern::Exact)
+            .map_err(|problem| problem.to_string())
+    } else {
+        HostPattern::parse(text).map_err(|problem| problem.to_string())
+    };
+    pattern.map_err(|problem| {
+        problem
+            + "; accepted are \"api.example.com\", \"*.example.com:8443\" and \"[2001:db8::1]:443\""
+    })
+}
+
+/// Splits the port off, if there is one: `h:1`, `[::1]:1`; in `::1` there is none.
+fn split_port(text: &str) -> Result<(&str, Option<Port>), String> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Ok((text, None));
+    };
+    let bare_ipv6 = !text.starts_with('[') && host.contains(':');
+    if bare_ipv6 || text.contains("//") || text.ends_with(']') {
+        return Ok((text, None));
+    }
+    let port = Port::parse(port)
+        .ok_or_else(|| format!("{} is no port; accepted are 1 to 65535", shown(port)))?;
+    Ok((host, Some(port)))
+}
+
+fn wrong(flag: &str, text: &str, problem: impl fmt::Display) -> ProfileError {
+    ProfileError::Flag {
+        flag: format!("{flag} {text}").escape_debug().take(200).collect(),
+        problem: problem.to_string(),
+    }
+}

@@ -1,0 +1,150 @@
+//! `[network.domains]` and `[[network.rules]]` → rules that the gate can enforce.
+
+use std::collections::BTreeMap;
+
+use super::error::{ProfileError, not_one_of};
+use super::file::{RuleFile, entry};
+use super::read::Source;
+use crate::policy::path::PathPattern;
+use crate::policy::{Effect, HostPattern, Method, Port, Rule, RuleId};
+
+/// The rules of `[network.domains]`.
+pub(super) fn of_domains(
+    source: Source<'_>,
+    domains: BTreeMap<String, String>,
+) -> Result<Vec<Rule>, ProfileError> {
+    domains
+        .into_iter()
+        .map(|(pattern, action)| {
+            let key = format!("network.domains.{pattern:?}");
+            let effect = effect(source, &key, &action)?;
+            let host = host(source, &key, &pattern, effect)?;
+            Ok(Rule {
+                id: id(source, &format!("network.domains.\"{host}\"")),
+                host,
+                ports: Vec::new(),
+                methods: Vec::new(),
+                paths: Vec::new(),
+                effect,
+            })
+        })
+        .collect()
+}
+
+/// The rules of `[[network.rules]]`.
+pub(super) fn of_entries(
+    source: Source<'_>,
+    entries: Vec<toml::Value>,
+) -> Result<Vec<Rule>, ProfileError> {
+    entries
+        .into_iter()
+        .enumerate()
+        .map(|(i, value)| {
+            let key = format!("network.rules[{i}]");
+            let file: RuleFile = entry(source.profile, &key, value)?;
+            rule(source, &key, &file)
+        })
+        .collect()
+}
+
+fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileError> {
+    let effect = effect(source, &format!("{key}.action"), &file.action)?;
+    let rule = Rule {
+        id: id(source, key),
+        host: host(source, &format!("{key}.host"), &file.host, effect)?,
+        ports: list(
+            source,
+            &format!("{key}.ports"),
+            file.ports.as_deref(),
+            |&number| Port::new(number).ok_or("0 is no port; accepted are 1 to 65535"),
+        )?,
+        methods: list(
+            source,
+            &format!("{key}.methods"),
+            file.methods.as_deref(),
+            |text| Method::try_from(text.clone()),
+        )?,
+        paths: list(
+            source,
+            &format!("{key}.paths"),
+            file.paths.as_deref(),
+            |text| PathPattern::parse(text),
+        )?,
+        effect,
+    };
+    enforceable(source, key, &rule)?;
+    Ok(rule)
+}
+
+/// A rule about methods or paths must speak of nothing but ports on which the gate sees them: with
+/// plain HTTP on port 80 it does, inside TLS it does not.
+fn enforceable(source: Source<'_>, key: &str, rule: &Rule) -> Result<(), ProfileError> {
+    let (part, listed) = match (rule.methods.is_empty(), rule.paths.is_empty()) {
+        (true, true) => return Ok(()),
+        (false, _) => ("methods", "methods"),
+        (true, false) => ("paths", "paths"),
+    };
+    if rule.ports == [Port::HTTP] {
+        return Ok(());
+    }
+    let problem = format!(
+        "{listed} cannot be seen inside TLS, and the rule covers ports other than 80; \
+         restrict it with ports = [80] or leave {listed} out"
+    );
+    Err(source.wrong(&format!("{key}.{part}"), problem))
+}
+
+/// An optional list: absent means the default, empty would mean nothing and is refused.
+fn list<T, U, E: std::fmt::Display>(
+    source: Source<'_>,
+    key: &str,
+    found: Option<&[T]>,
+    read: impl Fn(&T) -> Result<U, E>,
+) -> Result<Vec<U>, ProfileError> {
+    let Some(found) = found else {
+        return Ok(Vec::new());
+    };
+    if found.is_empty() {
+        let problem = "an empty list matches nothing; list what is meant, or leave the key out for the default";
+        return Err(source.wrong(key, problem));
+    }
+    found
+        .iter()
+        .enumerate()
+        .map(|(i, item)| {
+            read(item).map_err(|problem| source.wrong(&format!("{key}[{i}]"), problem))
+        })
+        .collect()
+}
+
+fn host(
+    source: Source<'_>,
+    key: &str,
+    text: &str,
+    effect: Effect,
+) -> Result<HostPattern, ProfileError> {
+    let pattern = HostPattern::parse(text).map_err(|problem| source.wrong(key, problem))?;
+    if pattern == HostPattern::Any && effect == Effect::Deny {
+        return Err(source.wrong(key, DENY_ALL));
+    }
+    Ok(pattern)
+}
+
+/// What to write instead of `"*" = "deny"`.
+pub(super) const DENY_ALL: &str = "\"*\" cannot be denied: what no rule allows is denied anyway; to cut the network off, set network.enabled = false";
+
+fn effect(source: Source<'_>, key: &str, action: &str) -> Result<Effect, ProfileError> {
+    match action {
+        "allow" => Ok(Effect::Allow),
+        "deny" => Ok(Effect::Deny),
+        other => Err(not_one_of(source.profile, key, other, &["allow", "deny"])),
+    }
+}
+
+fn id(source: Source<'_>, key: &str) -> RuleId {
+    if source.inherited {
+        RuleId::new(format!("{}: {key}", source.profile))
+    } else {
+        RuleId::new(key)
+    }
+}

@@ -1,0 +1,77 @@
+//! What would let a denied request through: the flag and the line of the profile.
+//!
+//! The text goes to operators and, as a hint, to the agent in the jail: it is made of canonical parts
+//! of the request alone and tells nothing of the policy.
+
+use std::net::IpAddr;
+
+use super::address::AddressClass;
+use super::decision::DenyReason;
+use super::host::Host;
+use super::request::{EgressRequest, Port};
+
+/// The remedy for a denial; `None` where nothing should let it through, or nothing of the policy would.
+/// A denial by a deny rule has none: the rule itself, in the decision, is what there is to tell.
+pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
+    match reason {
+        DenyReason::NetworkDisabled => Some("[network] enabled = true".to_owned()),
+        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed => Some(allow(request)),
+        DenyReason::MethodNotAllowed => {
+            let method = request.method.as_ref()?;
+            Some(format!(
+                "[network] mode = \"full\" if it is \"limited\", else {:?} in the rule's methods",
+                method.as_str()
+            ))
+        }
+        DenyReason::PathNotAllowed => {
+            Some("the path in the rule's paths, in the normal form of RFC 3986".to_owned())
+        }
+        DenyReason::TunnelNotAllowed => Some(
+            "[network] unconfined_tunnels = true if mode is \"limited\", else a rule without methods and paths"
+                .to_owned(),
+        ),
+        DenyReason::AddressRefused(class) => exception(&request.host, class),
+        DenyReason::TooManyConnections => Some("a higher network.limits.connections".to_owned()),
+        DenyReason::HostDenied
+        | DenyReason::Malformed
+        | DenyReason::SniMismatch
+        | DenyReason::NotTls
+        | DenyReason::ResolveFailed
+        | DenyReason::DialFailed
+        | DenyReason::AuditUnavailable
+        | DenyReason::TimedOut => None,
+    }
+}
+
+/// The flag and the profile line that allow a destination.
+fn allow(request: &EgressRequest) -> String {
+    let (host, port) = (&request.host, request.port);
+    let flag = match host {
+        Host::Addr(IpAddr::V6(_)) => format!("--allow [{host}]:{port}"),
+        Host::Addr(IpAddr::V4(_)) | Host::Name(_) => format!("--allow {host}:{port}"),
+    };
+    if port == Port::HTTP || port == Port::HTTPS {
+        format!("{flag}, or in the profile [network.domains] \"{host}\" = \"allow\"")
+    } else {
+        format!(
+            "{flag}, or in the profile [[network.rules]] host = \"{host}\", ports = [{port}], action = \"allow\""
+        )
+    }
+}
+
+/// The exception that lets an address be dialed. None is offered for metadata: who needs it has read
+/// what that means.
+fn exception(host: &Host, class: AddressClass) -> Option<String> {
+    if class == AddressClass::Metadata {
+        return None;
+    }
+    Some(match host {
+        Host::Addr(address) => {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            format!("[network.addresses] allow = [\"{address}/{length}\"]")
+        }
+        Host::Name(name) => {
+            format!("the network of {name} in [network.addresses] allow, as \"10.20.0.0/16\"")
+        }
+    })
+}

@@ -1,0 +1,75 @@
+//! Who calls: the caller's identity, folders and environment, read once.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User, getgid, getuid};
+
+/// The process that asked for a session, as it was when it asked.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Real user.
+    pub uid: Uid,
+    /// Real group.
+    pub gid: Gid,
+    /// Login name, or the uid in digits when the user database has none.
+    pub user: String,
+    /// Group name, or the gid in digits.
+    pub group: String,
+    /// The home folder: `$HOME` if absolute, else the user database's, else `/`.
+    pub home: PathBuf,
+    /// The environment.
+    pub environment: BTreeMap<OsString, OsString>,
+}
+
+impl Caller {
+    /// Reads the identity of this process.
+    pub fn current() -> Self {
+        let (uid, gid) = (getuid(), getgid());
+        let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+        let record = User::from_uid(uid).ok().flatten();
+        let home = environment
+            .get(OsStr::new("HOME"))
+            .map(PathBuf::from)
+            .or_else(|| record.as_ref().map(|user| user.dir.clone()))
+            .filter(|home| home.is_absolute())
+            .unwrap_or_else(|| PathBuf::from("/"));
+        let group = Group::from_gid(gid).ok().flatten();
+        Self {
+            uid,
+            gid,
+            user: record.map_or_else(|| uid.to_string(), |user| user.name),
+            group: group.map_or_else(|| gid.to_string(), |group| group.name),
+            home,
+            environment,
+        }
+    }
+
+    /// An environment variable, if it is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment
+            .get(OsStr::new(name))
+            .map(OsString::as_os_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Portcullis's own folder of state: `$XDG_STATE_HOME/portcullis`.
+    pub fn state_folder(&self) -> PathBuf {
+        self.folder("XDG_STATE_HOME", ".local/state")
+    }
+
+    /// Portcullis's own folder of configuration: `$XDG_CONFIG_HOME/portcullis`.
+    pub fn config_folder(&self) -> PathBuf {
+        self.folder("XDG_CONFIG_HOME", ".config")
+    }
+
+    /// XDG Base Directory Specification 0.8: the variable if it is absolute, else below the home.
+    fn folder(&self, variable: &str, default: &str) -> PathBuf {
+        self.variable(variable)
+            .map(Path::new)
+            .filter(|path| path.is_absolute())
+            .map_or_else(|| self.home.join(default), Path::to_path_buf)
+            .join("portcullis")
+    }
+}

@@ -1,0 +1,358 @@
+//! The processes a session starts beside the jail: the audit writer and the gate.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::de::DeserializeOwned;
+
+use crate::audit::AuditEvent;
+use crate::policy::NetworkPolicy;
+use crate::sys::process::Spawn;
+use crate::wire::audit::{Append, AuditBoot, AuditReply};
+use crate::wire::frame::Received;
+use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+use crate::wire::{Channel, WireError};
+
+use super::signals::{Arrived, Signals};
+
+/// Nothing a companion is asked for takes this long on a working host.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a companion is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum CompanionError {
+    /// The program is not where it was installed, or does not start.
+    #[error("start {}: {source}; it belongs beside portcullis: reinstall", path.display())]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It stopped answering, or answered something else.
+    #[error("{who}: {source}")]
+    Wire {
+        /// Which.
+        who: &'static str,
+        /// How.
+        source: WireError,
+    },
+    /// It gave up, and said why.
+    #[error("{who}: {message}")]
+    Refused {
+        /// Which.
+        who: &'static str,
+        /// Its own words: cause and cure.
+        message: String,
+    },
+    /// It said something that does not belong here: a bug.
+    #[error("{0}: unexpected answer")]
+    Unexpected(&'static str),
+    /// It did not answer in time.
+    #[error("{0}: no answer within {seconds} s", seconds = PATIENCE.as_secs())]
+    TimedOut(&'static str),
+    /// A signal asked the session to end meanwhile.
+    #[error("interrupted by {}", .0.signal)]
+    Interrupted(Arrived),
+    /// Waiting failed.
+    #[error("wait: {0}")]
+    Wait(#[source] io::Error),
+}
+
+/// Waits for one frame, for as long as [`PATIENCE`], and until a signal asks to end if any are given.
+pub fn receive<T: DeserializeOwned>(
+    who: &'static str,
+    channel: &Channel,
+    mut signals: Option<&mut Signals>,
+) -> Result<Received<T>, CompanionError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(CompanionError::TimedOut(who));
+        }
+        let queue = signals.as_deref().map_or(channel.as_fd(), AsFd::as_fd);
+        let [spoke, _] = readable([channel.as_fd(), queue], left).map_err(CompanionError::Wait)?;
+        if spoke {
+            return channel
+                .recv_with()
+                .map_err(|source| CompanionError::Wire { who, source });
+        }
+        if let Some(queue) = signals.as_deref_mut()
+            && let Some(arrived) = queue.take().map_err(CompanionError::Wait)?
+            && arrived.signal != Signal::SIGCHLD
+        {
+            return Err(CompanionError::Interrupted(arrived));
+        }
+    }
+}
+
+/// Which of the descriptors can be read (or are closed at the other end), waiting at most `timeout`.
+pub fn readable<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Duration,
+) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    match poll(&mut polled, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(polled.map(|fd| !fd.revents().is_empty()))
+}
+
+/// The path of a program that is installed beside this one.
+pub fn beside(name: &str) -> Result<PathBuf, CompanionError> {
+    let own = std::env::current_exe().map_err(|source| CompanionError::Start {
+        path: name.into(),
+        source,
+    })?;
+    Ok(own.with_file_name(name))
+}
+
+fn start(name: &str, fds: [OwnedFd; 2], folder: Option<OwnedFd>) -> Result<Child, CompanionError> {
+    let path = beside(name)?;
+    let [control, second] = fds;
+    let mut spawn = Spawn::new(&path)
+        .inherit_stderr()
+        .own_process_group()
+        .fd(control, 3)
+        .fd(second, 4);
+    if let Some(folder) = folder {
+        spawn = spawn.fd(folder, 5);
+    }
+    spawn
+        .start()
+        .map_err(|source| CompanionError::Start { path, source })
+}
+
+// === impl AuditWriter ===
+
+/// The running `portcullis-audit`.
+#[derive(Debug)]
+pub struct AuditWriter {
+    child: Child,
+    channel: Channel,
+    /// Identifies the next record on this channel.
+    next: u64,
+}
+
+impl AuditWriter {
+    const WHO: &'static str = "audit writer";
+
+    /// Starts the writer on an open log folder; the other channel is for the gate.
+    pub fn start(boot: &AuditBoot, folder: OwnedFd) -> Result<(Self, Channel), CompanionError> {
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
+        let (channel, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
+        let (gate, gate_theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
+        let child = start(
+            "portcullis-audit",
+            [theirs.into(), gate_theirs.into()],
+            Some(folder),
+        )?;
+        channel.send(boot).map_err(wire)?;
+        Ok((
+            Self {
+                child,
+                channel,
+                next: 1,
+            },
+            gate,
+        ))
+    }
+
+    /// Waits until records can be written.
+    pub fn ready(&self, signals: &mut Signals) -> Result<(), CompanionError> {
+        match receive(Self::WHO, &self.channel, Some(signals))?.message {
+            AuditReply::Ready => Ok(()),
+            AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
+                who: Self::WHO,
+                message: error,
+            }),
+            AuditReply::Recorded { .. } => Err(CompanionError::Unexpected(Self::WHO)),
+        }
+    }
+
+    /// Has an event recorded; returns once it is.
+    pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
+        let id = self.next;
+        self.next += 1;
+        self.channel.send(&Append { id, event }).map_err(wire)?;
+        match self.channel.recv().map_err(wire)? {
+            AuditReply::Recorded { id: recorded, .. } if recorded == id => Ok(()),
+            AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
+                who: Self::WHO,
+                message: error,
+            }),
+            AuditReply::Ready | AuditReply::Recorded { .. } => {
+                Err(CompanionError::Unexpected(Self::WHO))
+            }
+        }
+    }
+
+    /// Closes the channel and waits until the writer has written everything and ended.
+    pub fn finish(self) -> io::Result<()> {
+        let Self {
+            mut child, channel, ..
+        } = self;
+        drop(channel);
+        child.wait().map(|_| ())
+    }
+}
+
+impl AsFd for AuditWriter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+// === impl Gate ===
+
+/// The running `portcullis-gate`.
+#[derive(Debug)]
+pub struct Gate {
+    child: Child,
+    control: Channel,
+}
+
+impl Gate {
+    const WHO: &'static str = "gate";
+
+    /// Starts the gate and tells it its policy; it compiles it and confines itself meanwhile.
+    pub fn start(boot: &GateBoot, audit: Channel) -> Result<Self, CompanionError> {
+        let wire = |source| CompanionError::Wire {
+            who: Self::WHO,
+            source,
+        };
+        let (control, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
+        let child = start("portcullis-gate", [theirs.into(), audit.into()], None)?;
+        control.send(boot).map_err(wire)?;
+        Ok(Self { child, control })
+    }
+
+    /// Waits until the gate is confined.
+    pub fn confined(&self, signals: &mut Signals) -> Result<(), CompanionError> {
+        match receive(Self::WHO, &self.control, Some(signals))?.message {
+            GateReply::Confined => Ok(()),
+            other => Err(Self::complaint(other)),
+        }
+    }
+
+    /// Hands over the listening sockets and waits until the gate accepts on them. None is kept here:
+    /// should the gate die, a connect in the jail is refused at once instead of waiting in a backlog.
+    pub fn serve(
+        &self,
+        listeners: Vec<OwnedFd>,
+        signals: &mut Signals,
+    ) -> Result<(), CompanionError> {
+        let borrowed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        self.control
+            .send_with(&GateCommand::Serve, &borrowed)
+            .map_err(|source| CompanionError::Wire {
+                who: Self::WHO,
+                source,
+            })?;
+        drop(borrowed);
+        drop(listeners);
+        match receive(Self::WHO, &self.control, Some(signals))?.message {
+            GateReply::Serving => Ok(()),
+            other => Err(Self::complaint(other)),
+        }
+    }
+
+    /// Has every connection closed and recorded, and waits for the gate's end.
+    pub fn drain(self) -> Result<GateSummary, CompanionError> {
+        self.control
+            .send(&GateCommand::Drain)
+            .map_err(|source| CompanionError::Wire {
+                who: Self::WHO,
+                source,
+            })?;
+        let summary = match receive(Self::WHO, &self.control, None)?.message {
+            GateReply::Drained(summary) => summary,
+            other => return Err(Self::complaint(other)),
+        };
+        self.finish().map_err(CompanionError::Wait)?;
+        Ok(summary)
+    }
+
+    /// Closes the control channel, which ends the gate, and waits for that.
+    pub fn finish(self) -> io::Result<()> {
+        let Self { mut child, control } = self;
+        drop(control);
+        child.wait().map(|_| ())
+    }
+
+    fn complaint(reply: GateReply) -> CompanionError {
+        match reply {
+            GateReply::Failed(message) => CompanionError::Refused {
+                who: Self::WHO,
+                message,
+            },
+            GateReply::Confined | GateReply::Serving | GateReply::Drained(_) => {
+                CompanionError::Unexpected(Self::WHO)
+            }
+        }
+    }
+}
+
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}
+
+/// What the gate needs to know beside the policy: it opens no files.
+pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
+    let name_servers = if policy.dns.servers.is_empty() {
+        name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    } else {
+        policy.dns.servers.clone()
+    };
+    let mut hosts_file = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    hosts_file.truncate(hosts_file.floor_char_boundary(64 << 10));
+    GateBoot {
+        policy,
+        name_servers,
+        hosts_file,
+    }
+}
+
+/// The `nameserver` lines of a resolv.conf(5).
+fn name_servers(resolv_conf: &str) -> Vec<SocketAddr> {
+    let address = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        (words.next()? == "nameserver").then(|| words.next()?.parse().ok())?
+    };
+    resolv_conf
+        .lines()
+        .filter_map(address)
+        .map(|ip| SocketAddr::new(ip, 53))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_the_nameserver_lines_of_resolv_conf() {
+        let text = "# nameserver 1.1.1.1\nsearch corp\nnameserver 10.0.0.2\nnameserver ::1\nnameserver x\n";
+        let expected: Vec<SocketAddr> =
+            vec!["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()];
+        assert_eq!(name_servers(text), expected);
+    }
+}

@@ -1,0 +1,79 @@
+//! Why a session did not start, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use crate::audit::folder::FolderError;
+use crate::exit::Exit;
+use crate::jail::JailError;
+use crate::policy::ProfileError;
+use crate::wire::init::{FailureKind, InitFailure};
+
+use super::companions::CompanionError;
+
+/// Why a command was not executed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The profile cannot be used, or a flag does not fit it.
+    #[error("{0}")]
+    Profile(#[from] ProfileError),
+    /// The workspace cannot be used.
+    #[error("workspace {}: {source}; name an existing folder with -C DIR", path.display())]
+    Workspace {
+        /// As given.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The audit folder cannot be used.
+    #[error("{0}")]
+    AuditFolder(#[from] FolderError),
+    /// The jail could not be built.
+    #[error("{0}")]
+    Jail(#[from] JailError),
+    /// The audit writer or the gate is of no use.
+    #[error("{0}")]
+    Companion(#[from] CompanionError),
+    /// init could not confine itself or execute the command.
+    #[error("{}: {}{hint}", failure.step, failure.error)]
+    Init {
+        /// Its report.
+        failure: InitFailure,
+        /// What the session knows besides.
+        hint: String,
+    },
+    /// The jail ended before init spoke: bubblewrap has told why on standard error.
+    #[error(
+        "the jail did not start: bubblewrap ended with {status}, and its reason is in the line above"
+    )]
+    NoJail {
+        /// How bubblewrap ended.
+        status: ExitStatus,
+    },
+    /// The kernel refused something ordinary.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl LaunchError {
+    /// The code to exit with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Init { failure, .. } => match failure.kind {
+                FailureKind::NotStarted => Exit::NotStarted,
+                FailureKind::NotExecutable => Exit::NotExecutable,
+                FailureKind::NotFound => Exit::NotFound,
+            },
+            Self::Companion(CompanionError::Interrupted(arrived)) => {
+                Exit::Signal(u8::try_from(arrived.signal as i32).unwrap_or(0))
+            }
+            _ => Exit::NotStarted,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! A launch, as one numbered list (`ARCHITECTURE.md` walks it): [`run`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+
+use crate::audit::{AuditEvent, Isolation, Status};
+use crate::exit::Exit;
+use crate::ids::SessionId;
+use crate::jail::{self, Running};
+use crate::wire::gate::GateSummary;
+use crate::wire::init::{Go, InitReport};
+use crate::wire::{Channel, WireError};
+
+use super::Progress;
+use super::companions::{self, AuditWriter, CompanionError, Gate, receive};
+use super::error::LaunchError;
+use super::plan::{LaunchRequest, Plan};
+use super::signals::Signals;
+use super::watch::{self, Notice, Watch};
+
+/// How a session went.
+#[derive(Debug)]
+pub struct Report {
+    /// The session.
+    pub session: SessionId,
+    /// The code to exit with.
+    pub exit: Exit,
+    /// What the gate let through and refused; `None` when the gate was lost.
+    pub summary: Option<GateSummary>,
+}
+
+/// Runs one session:
+///
+/// 1. keep what we inherited from our children, and take signals as data;
+/// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]);
+/// 3. start the audit writer and the gate, which confine themselves meanwhile;
+/// 4. build the jail; init binds the listeners in it and confines itself;
+/// 5. give the listeners to the gate and wait until it accepts;
+/// 6. record `session.started`, then let init execute the command;
+/// 7. watch until the jail ends;
+/// 8. drain the gate, record `session.ended`, remove what was made.
+///
+/// Whatever fails from step 3 on, step 8 still runs.
+pub fn run(
+    request: &LaunchRequest,
+    tell: &mut dyn FnMut(Progress<'_>),
+) -> Result<Report, LaunchError> {
+    let mut signals = step_aside()?;
+    let plan = Plan::make(request, tell)?;
+    let mut companions = Companions::start(&plan)?;
+    let outcome = build(&plan)
+        .and_then(|jail| jail.start(&plan, &mut companions, &mut signals))
+        .and_then(|live| live.watch(&companions, &mut signals, tell));
+    companions.end(&plan, outcome, tell)
+}
+
+/// Step 1. Descriptors that our caller left open stay ours: close_range(2) before anything is started.
+fn step_aside() -> Result<Signals, LaunchError> {
+    let system = |what| move |source| LaunchError::System { what, source };
+    crate::sys::fd::cloexec_from(3).map_err(system("mark descriptors close-on-exec"))?;
+    Signals::watch().map_err(system("watch signals"))
+}
+
+// === impl Companions ===
+
+/// The processes beside the jail, and when they were started.
+struct Companions {
+    audit: AuditWriter,
+    gate: Gate,
+    /// Whether the log is open: only then does it want a last record.
+    recording: bool,
+    since: Instant,
+}
+
+impl Companions {
+    /// Step 3.
+    fn start(plan: &Plan) -> Result<Self, LaunchError> {
+        let folder =
+            plan.log
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|source| LaunchError::System {
+                    what: "pass the log folder",
+                    source,
+                })?;
+        let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
+        let boot = companions::gate_boot(plan.profile.network.clone());
+        let gate = Gate::start(&boot, gate_audit)?;
+        Ok(Self {
+            audit,
+            gate,
+            recording: false,
+            since: Instant::now(),
+        })
+    }
+
+    /// Step 8. The command's status stands even if the last record could not be kept; that is told.
+    fn end(
+        mut self,
+        plan: &Plan,
+        outcome: Result<u8, LaunchError>,
+        tell: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Report, LaunchError> {
+        // A gate that was lost has no summary; its loss was told when it happened.
+        let summary = self.gate.drain().ok();
+        if self.recording {
+            let status = match &outcome {
+                Ok(status) => Status::Exited(*status),
+                Err(error) => Status::NotStarted(error.to_string()),
+            };
+            let ms = millis(self.since.elapsed());
+            if self
+                .audit
+                .append(AuditEvent::SessionEnded { status, ms })
+                .is_err()
+            {
+                tell(Progress::Notice(Notice::AuditLost));
+            }
+        }
+        let waited = self.audit.finish();
+        let exit = Exit::Command(outcome?);
+        waited.map_err(|source| LaunchError::System {
+            what: "wait for the audit writer",
+            source,
+        })?;
+        Ok(Report {
+            session: plan.session,
+            exit,
+            summary,
+        })
+    }
+}
+
+// === impl Jail ===
+
+/// A jail that is being built: bubblewrap runs, init has not spoken yet.
+struct Jail {
+    running: Running,
+    init: Channel,
+}
+
+/// Step 4, our side.
+fn build(plan: &Plan) -> Result<Jail, LaunchError> {
+    let path = plan.caller.variable("PATH").unwrap_or_default();
+    let bwrap = jail::bwrap::find(path, &plan.command.bundled_bwrap)?;
+    let program = companions::beside("portcullis-init")?;
+    let program = File::open(&program).map_err(|source| CompanionError::Start {
+        path: program,
+        source,
+    })?;
+    let prepared = jail::prepare(&plan.jail_request(&program))?;
+    let (readable, writable) = prepared.landlock_paths();
+    let init_plan = plan.init_plan(&bwrap, readable, writable);
+    let system = |source: io::Error| LaunchError::System {
+        what: "make a channel",
+        source,
+    };
+    let (init, theirs) = Channel::pair().map_err(system)?;
+    init.learn_sender().map_err(system)?;
+    let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
+    Ok(Jail { running, init })
+}
+
+/// What init has done when it waits for the word to execute the command.
+struct Confined {
+    isolation: Isolation,
+    listeners: Vec<OwnedFd>,
+    /// Its pid in our namespace, which becomes the command's.
+    pid: Pid,
+}
+
+impl Jail {
+    /// The rest of step 4 to step 6. A jail that does not get through is killed on the way out.
+    fn start(
+        mut self,
+        plan: &Plan,
+        companions: &mut Companions,
+        signals: &mut Signals,
+    ) -> Result<Live, LaunchError> {
+        let command = self.release(plan, companions, signals)?;
+        Ok(Live {
+            running: self.running,
+            command,
+        })
+    }
+
+    fn release(
+        &mut self,
+        plan: &Plan,
+        companions: &mut Companions,
+        signals: &mut Signals,
+    ) -> Result<Pid, LaunchError> {
+        companions.audit.ready(signals)?;
+        companions.recording = true;
+        companions.gate.confined(signals)?;
+        let confined = self.confined(plan, signals)?;
+        companions.gate.serve(confined.listeners, signals)?;
+        companions.since = Instant::now();
+        companions.audit.append(plan.started(confined.isolation))?;
+        self.execute(plan)?;
+        Ok(confined.pid)
+    }
+
+    fn confined(&mut self, plan: &Plan, signals: &mut Signals) -> Result<Confined, LaunchError> {
+        let received = match receive::<InitReport>("init", &self.init, Some(signals)) {
+            Err(CompanionError::Wire {
+                source: WireError::Closed,
+                ..
+            }) => {
+                let status = self.running.child().wait();
+                let status = status.map_err(|source| LaunchError::System {
+                    what: "wait for bubblewrap",
+                    source,
+                })?;
+                return Err(LaunchError::NoJail { status });
+            }
+            other => other?,
+        };
+        match (received.message, received.sender) {
+            (InitReport::Confined(isolation), Some(pid)) => Ok(Confined {
+                isolation,
+                listeners: received.fds,
+                pid,
+            }),
+            (InitReport::Failed(failure), _) => Err(plan.explain(failure)),
+            (InitReport::Confined(_), None) => Err(CompanionError::Unexpected("init").into()),
+        }
+    }
+
+    /// The channel is close-on-exec, so its end without a word means that the command runs.
+    fn execute(&self, plan: &Plan) -> Result<(), LaunchError> {
+        let wire = |source| CompanionError::Wire {
+            who: "init",
+            source,
+        };
+        self.init.send(&Go {}).map_err(wire)?;
+        match self.init.recv::<InitReport>() {
+            Err(WireError::Closed) => Ok(()),
+            Ok(InitReport::Failed(failure)) => Err(plan.explain(failure)),
+            Ok(InitReport::Confined(_)) => Err(CompanionError::Unexpected("init").into()),
+            Err(source) => Err(wire(source).into()),
+        }
+    }
+}
+
+// === impl Live ===
+
+/// A jail whose command runs.
+struct Live {
+    running: Running,
+    command: Pid,
+}
+
+impl Live {
+    /// Step 7, and the jail's part of step 8.
+    fn watch(
+        mut self,
+        companions: &Companions,
+        signals: &mut Signals,
+        tell: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<u8, LaunchError> {
+        let watch = Watch {
+            signals,
+            jail: self.running.child(),
+            command: self.command,
+            gate: Some(&companions.gate),
+            audit: Some(&companions.audit),
+        };
+        let system = |source| LaunchError::System {
+            what: "watch the jail",
+            source,
+        };
+        let status =
+            watch::until_the_end(watch, |notice| tell(Progress::Notice(notice))).map_err(system)?;
+        self.running.finish().map_err(system)?;
+        Ok(status)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

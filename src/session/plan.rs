@@ -1,0 +1,230 @@
+//! Everything that is settled before anything is started.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::audit::folder::{self, LogFolder};
+use crate::audit::{AuditEvent, Isolation};
+use crate::codex::{Loopback, ProxyPorts, proxy_environment};
+use crate::ids::SessionId;
+use crate::jail::{Bwrap, JailRequest, UserNames};
+use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
+use crate::wire::audit::AuditBoot;
+use crate::wire::init::{FailureKind, InitFailure, InitPlan};
+
+use super::Progress;
+use super::caller::Caller;
+use super::command::{self, Command};
+use super::environment::{self, Surroundings};
+use super::error::LaunchError;
+
+/// What a caller asks for, as read from the command line.
+#[derive(Debug)]
+pub struct LaunchRequest {
+    /// Name or file of the profile.
+    pub profile: String,
+    /// What the flags change in it.
+    pub overrides: Overrides,
+    /// The workspace; `None`: the current folder.
+    pub folder: Option<PathBuf>,
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+}
+
+/// A request whose every name has been looked up.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) session: SessionId,
+    pub(super) caller: Caller,
+    pub(super) profile: Profile,
+    pub(super) rules: Ruleset,
+    pub(super) workspace: PathBuf,
+    pub(super) command: Command,
+    /// The command as given, for the record.
+    pub(super) asked: Vec<String>,
+    pub(super) log: LogFolder,
+}
+
+impl Plan {
+    /// Reads the profile, applies the flags, finds workspace and command, opens the log folder.
+    pub(super) fn make(
+        request: &LaunchRequest,
+        tell: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Self, LaunchError> {
+        let caller = Caller::current();
+        let profile = super::profiles::load(&request.profile, &caller.environment)?;
+        let profile = profile.apply(&request.overrides)?;
+        let workspace = workspace(request.folder.as_deref())?;
+        let (mut profile, found) =
+            super::registries::resolve(profile, &caller.environment, &workspace);
+        for found in found.iter().filter(|found| found.problem.is_some()) {
+            tell(Progress::Note(&found.to_string()));
+        }
+        let command = command::prepare(&request.argv, &caller, &profile);
+        if let Some(asked) = command
+            .asked_mode
+            .filter(|asked| *asked < profile.filesystem.mode)
+        {
+            profile.filesystem.mode = asked;
+            tell(Progress::Note(&format!(
+                "the jail is Codex's sandbox: it narrows itself to {asked}, Codex's own stays off"
+            )));
+        }
+        let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
+        let log = folder::open_or_create(&folder::standalone(variable)?)?;
+        let rules = Ruleset::compile(&profile.network);
+        let asked = request.argv.clone();
+        let session = SessionId::generate();
+        Ok(Self {
+            session,
+            caller,
+            profile,
+            rules,
+            workspace,
+            command,
+            asked,
+            log,
+        })
+    }
+
+    /// What the audit writer is told.
+    pub(super) fn audit_boot(&self) -> AuditBoot {
+        AuditBoot {
+            session: self.session,
+            user: self.caller.user.clone(),
+            folder: self.log.path().to_path_buf(),
+            durability: self.profile.audit.durability,
+        }
+    }
+
+    /// What the jail is built from.
+    pub(super) fn jail_request<'a>(&'a self, init: &'a File) -> JailRequest<'a> {
+        JailRequest {
+            policy: &self.profile.filesystem,
+            workspace: &self.workspace,
+            home: &self.caller.home,
+            user: UserNames {
+                uid: self.caller.uid.as_raw(),
+                gid: self.caller.gid.as_raw(),
+                user: self.caller.user.clone(),
+                group: self.caller.group.clone(),
+            },
+            hostname: "portcullis".to_owned(),
+            hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
+            shown: self.command.shown.clone(),
+            files: self.command.files.clone(),
+            init,
+        }
+    }
+
+    /// What init is told, once it is known what the jail shows.
+    pub(super) fn init_plan(
+        &self,
+        bwrap: &Bwrap,
+        readable: Vec<PathBuf>,
+        writable: Vec<PathBuf>,
+    ) -> InitPlan {
+        let visible = [readable.as_slice(), writable.as_slice()].concat();
+        InitPlan {
+            listen: self.ports().collect(),
+            env: self.environment(&visible),
+            readable,
+            writable,
+            landlock_floor: self.profile.isolation.landlock_abi,
+            bwrap: bwrap.version.clone(),
+            argv: self.command.argv.clone(),
+        }
+    }
+
+    /// The proxies' ports, HTTP first: the order in which the gate takes the listeners.
+    fn ports(&self) -> impl Iterator<Item = u16> {
+        std::iter::once(self.profile.network.http_port).chain(self.socks_port())
+    }
+
+    fn socks_port(&self) -> Option<u16> {
+        let network = &self.profile.network;
+        network.enable_socks5.then_some(network.socks_port)
+    }
+
+    fn environment(&self, visible: &[PathBuf]) -> Vec<(String, String)> {
+        let ports = ProxyPorts {
+            http: self.profile.network.http_port,
+            socks: self.socks_port(),
+            loopback: self.loopback(),
+        };
+        let mut session = proxy_environment(ports);
+        session.extend(self.command.environment.iter().cloned());
+        let path_first = &self.command.path_first;
+        environment::build(
+            &self.caller,
+            &self.profile.environment,
+            Surroundings {
+                visible,
+                path_first,
+                session,
+            },
+        )
+    }
+
+    /// `localhost` is the jail's own, unless a rule lets the command reach the host's.
+    fn loopback(&self) -> Loopback {
+        let host = |rule: &Rule| match &rule.host {
+            HostPattern::Exact(Host::Addr(address)) => address.is_loopback(),
+            HostPattern::Exact(Host::Name(name)) => name.as_str() == "localhost",
+            HostPattern::Below(_) | HostPattern::AtOrBelow(_) | HostPattern::Any => false,
+        };
+        let allowed = self
+            .profile
+            .network
+            .rules
+            .iter()
+            .filter(|rule| rule.effect == Effect::Allow);
+        if allowed.into_iter().any(host) {
+            Loopback::Gate
+        } else {
+            Loopback::Jail
+        }
+    }
+
+    /// The session's first record.
+    pub(super) fn started(&self, isolation: Isolation) -> AuditEvent {
+        AuditEvent::SessionStarted {
+            argv: self.asked.clone(),
+            profile: self.profile.name.clone(),
+            mode: self.profile.filesystem.mode.to_string(),
+            workspace: self.workspace.to_string_lossy().into_owned(),
+            generation: self.rules.generation().clone(),
+            isolation,
+        }
+    }
+
+    /// Adds to init's report what only the session knows: where the host has the command.
+    pub(super) fn explain(&self, failure: InitFailure) -> LaunchError {
+        let hint = match (failure.kind, &self.command.on_host) {
+            (FailureKind::NotFound, Some(path)) => {
+                let folder = path.parent().unwrap_or(Path::new("/"));
+                format!(
+                    "; the host has {}, which the jail does not show: add --ro {}",
+                    path.display(),
+                    folder.display()
+                )
+            }
+            _ => String::new(),
+        };
+        LaunchError::Init { failure, hint }
+    }
+}
+
+/// The workspace as an absolute path without links.
+fn workspace(folder: Option<&Path>) -> Result<PathBuf, LaunchError> {
+    let path = folder.unwrap_or(Path::new("."));
+    let failed = |source| LaunchError::Workspace {
+        path: path.to_path_buf(),
+        source,
+    };
+    let canonical = std::fs::canonicalize(path).map_err(failed)?;
+    // Also proves that it is a folder and that the caller may read it.
+    std::fs::read_dir(&canonical).map_err(failed)?;
+    Ok(canonical)
+}

@@ -1,0 +1,120 @@
+//! The wait: signals go to the command, a dead companion is told, the jail's end is the session's.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use super::companions::{AuditWriter, Gate, readable};
+use super::signals::{Arrived, Signals};
+
+/// How long a command may take to end after it was asked to, before the whole jail is killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long one wait lasts when nothing else limits it.
+const QUIET: Duration = Duration::from_hours(1);
+
+/// What a session watches while its command runs.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    /// The queue of signals.
+    pub signals: &'a mut Signals,
+    /// bubblewrap, whose end is the jail's end.
+    pub jail: &'a mut Child,
+    /// The command itself, as a pid of our namespace.
+    pub command: Pid,
+    /// The gate; `None` once its death has been told.
+    pub gate: Option<&'a Gate>,
+    /// The audit writer; `None` once its death has been told.
+    pub audit: Option<&'a AuditWriter>,
+}
+
+/// What a person should hear while the session goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The gate died: the jail has no network any more.
+    GateLost,
+    /// The audit writer died: the gate refuses everything.
+    AuditLost,
+    /// The command did not end in time: the jail is killed.
+    Killing,
+}
+
+/// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
+/// 128 + n for a signal).
+pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::Result<u8> {
+    let command = pidfd_open(watch.command, PidfdFlags::empty()).ok();
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        if let Some(status) = watch.jail.try_wait()? {
+            return Ok(exit_status(status));
+        }
+        if kill_at.is_some_and(|at| at <= Instant::now()) {
+            tell(Notice::Killing);
+            watch.jail.kill()?;
+            return watch.jail.wait().map(exit_status);
+        }
+        watch.wait(kill_at, &mut tell)?;
+        while let Some(arrived) = watch.signals.take()? {
+            if arrived.signal == Signal::SIGCHLD {
+                continue;
+            }
+            kill_at = Some(match kill_at {
+                None => Instant::now() + GRACE,
+                // Asked twice: no more patience.
+                Some(_) if !arrived.from_terminal => Instant::now(),
+                Some(at) => at,
+            });
+            if arrived.from_terminal && arrived.signal == Signal::SIGINT {
+                // Ctrl-C is a question to the command, not an order: many answer it and go on.
+                kill_at = None;
+            }
+            forward(command.as_ref(), arrived);
+        }
+    }
+}
+
+impl Watch<'_> {
+    /// Sleeps until a signal arrives (a child's end is one), a companion dies or `until`.
+    fn wait(&mut self, until: Option<Instant>, tell: &mut impl FnMut(Notice)) -> io::Result<()> {
+        let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
+        let signals = self.signals.as_fd();
+        // A companion whose death was told is replaced by the signal queue, which may be polled twice.
+        let gate = self.gate.map_or(signals, AsFd::as_fd);
+        let audit = self.audit.map_or(signals, AsFd::as_fd);
+        let [_, gate_ready, audit_ready] = readable([signals, gate, audit], timeout)?;
+        // Neither speaks unasked while the command runs: something to read is the end of the channel.
+        if gate_ready && self.gate.take().is_some() {
+            tell(Notice::GateLost);
+        }
+        if audit_ready && self.audit.take().is_some() {
+            tell(Notice::AuditLost);
+        }
+        Ok(())
+    }
+}
+
+/// Passes a signal on to the command, unless the terminal has sent it there already.
+fn forward(command: Option<&OwnedFd>, arrived: Arrived) {
+    if arrived.from_terminal {
+        return;
+    }
+    let number = arrived.signal as i32;
+    if let (Some(command), Some(signal)) =
+        (command, rustix::process::Signal::from_named_raw(number))
+    {
+        // ESRCH: it has ended by itself, and the loop sees that next.
+        pidfd_send_signal(command, signal).ok();
+    }
+}
+
+fn exit_status(status: std::process::ExitStatus) -> u8 {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(u8::MAX)
+}

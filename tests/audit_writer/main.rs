@@ -1,0 +1,8 @@
+//! The real `portcullis-audit` over real sockets: what it takes, what it refuses, how it ends.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
+#![expect(clippy::disallowed_methods, reason = "tests start mount(8)")]
+
+mod clients;
+mod ending;
+mod start;
+mod support;

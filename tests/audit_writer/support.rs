@@ -1,0 +1,164 @@
+//! A running writer and the events that tests have it record.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+
+use nix::unistd::Pid;
+use portcullis::audit::folder::{LogFolder, file_name, open_or_create};
+use portcullis::audit::reader::Lines;
+use portcullis::audit::verify::{Report, State, verify_file};
+use portcullis::audit::{AuditEvent, EndedBy, Isolation, Status};
+use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
+use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
+use portcullis::sys::process::Spawn;
+use portcullis::wire::Channel;
+use portcullis::wire::audit::{AppendError, AuditBoot, boot};
+
+/// A running writer, its clients' ends in our hands.
+pub(crate) struct Writer {
+    pub(crate) child: Child,
+    pub(crate) id: SessionId,
+    pub(crate) folder: PathBuf,
+    pub(crate) session: Channel,
+    pub(crate) gate: Channel,
+}
+
+impl Writer {
+    pub(crate) fn start(folder: &Path, durability: Durability) -> Self {
+        let writer = Self::unbooted(folder);
+        boot(&writer.session, &writer.boot_message(durability)).unwrap();
+        writer
+    }
+
+    pub(crate) fn unbooted(folder: &Path) -> Self {
+        // As the session does: what cargo left open is not for children.
+        portcullis::sys::fd::cloexec_from(3).unwrap();
+        let opened = open_or_create(folder).unwrap();
+        let (session, their_session) = Channel::pair().unwrap();
+        let (gate, their_gate) = Channel::pair().unwrap();
+        let child = Spawn::new(Path::new(env!("CARGO_BIN_EXE_portcullis-audit")))
+            .fd(their_session, 3)
+            .fd(their_gate, 4)
+            .fd(opened, 5)
+            .own_process_group()
+            .inherit_stderr()
+            .start()
+            .unwrap();
+        let folder = folder.to_owned();
+        Self {
+            child,
+            id: SessionId::generate(),
+            folder,
+            session,
+            gate,
+        }
+    }
+
+    pub(crate) fn boot_message(&self, durability: Durability) -> AuditBoot {
+        let folder = self.folder.clone();
+        AuditBoot {
+            session: self.id,
+            user: "tester".into(),
+            folder,
+            durability,
+        }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// Closes both channels and waits for the end.
+    pub(crate) fn finish(self) -> (ExitStatus, Report) {
+        drop(self.gate);
+        drop(self.session);
+        let mut child = self.child;
+        let status = child.wait().unwrap();
+        (status, report(&self.folder, self.id))
+    }
+}
+
+pub(crate) fn report(folder: &Path, id: SessionId) -> Report {
+    let log = LogFolder::open(folder).unwrap().open_log(id).unwrap();
+    verify_file(&log, Some(id)).unwrap()
+}
+
+pub(crate) fn events(folder: &Path, id: SessionId) -> Vec<AuditEvent> {
+    let text = fs::read(folder.join(file_name(id))).unwrap();
+    let mut lines = Lines::new(text.as_slice());
+    let mut events = Vec::new();
+    while let Some(line) = lines.next_line().unwrap() {
+        events.push(line.record().unwrap().unwrap().event);
+    }
+    events
+}
+
+pub(crate) fn started(argv: &[&str]) -> AuditEvent {
+    AuditEvent::SessionStarted {
+        argv: argv.iter().map(ToString::to_string).collect(),
+        profile: "codex".into(),
+        mode: "workspace-write".into(),
+        workspace: "/w".into(),
+        generation: PolicyGeneration::new("0123456789abcdef"),
+        isolation: Isolation {
+            bwrap: "bubblewrap 0.8.0".into(),
+            landlock_abi: 7,
+            seccomp_allowed: 300,
+            shortfalls: Vec::new(),
+        },
+    }
+}
+
+pub(crate) fn decided(conn: u64) -> AuditEvent {
+    AuditEvent::EgressDecided {
+        conn: ConnId(conn),
+        transport: Transport::Connect,
+        host: Host::parse("api.example.com").unwrap(),
+        port: Port::HTTPS,
+        method: None,
+        path: None,
+        verdict: Verdict::Allow,
+        reason: None,
+        rule: Some(RuleId::new("--allow api.example.com")),
+        generation: PolicyGeneration::new("0123456789abcdef"),
+    }
+}
+
+pub(crate) fn closed(conn: u64) -> AuditEvent {
+    AuditEvent::EgressClosed {
+        conn: ConnId(conn),
+        bytes_up: 1,
+        bytes_down: 2,
+        ms: 3,
+        ended_by: EndedBy::Client,
+    }
+}
+
+pub(crate) fn ended() -> AuditEvent {
+    AuditEvent::SessionEnded {
+        status: Status::Exited(0),
+        ms: 5,
+    }
+}
+
+pub(crate) fn whole(id: SessionId, records: u64, state: State, report: &Report) {
+    let head = report.head;
+    let session = (records > 0).then_some(id).or(report.session);
+    let expected = Report {
+        session,
+        records,
+        head,
+        state,
+        broken: None,
+        clock_set_back: 0,
+    };
+    assert_eq!(*report, expected);
+}
+
+pub(crate) fn failed(outcome: Result<u64, AppendError>) -> String {
+    match outcome {
+        Err(AppendError::Failed(error)) => error,
+        other => panic!("not refused: {other:?}"),
+    }
+}

@@ -1,0 +1,192 @@
+//! No record, no traffic.
+
+use portcullis::audit::{AuditEvent, EndedBy};
+use portcullis::ids::ConnId;
+use portcullis::policy::{Host, Method, Port, Transport, Verdict};
+
+use crate::client::{Raw, a_moment, get};
+use crate::dns_stub::DnsStub;
+use crate::test_gate::spec;
+use crate::upstream::Origin;
+
+fn is_decided(event: &AuditEvent) -> bool {
+    matches!(event, AuditEvent::EgressDecided { .. })
+}
+
+#[test]
+fn no_query_and_no_byte_leaves_before_the_decision_is_acknowledged() {
+    let origin = Origin::echo();
+    let dns = DnsStub::constant(origin.address.ip());
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .name_server(dns.address)
+        .start();
+    gate.audit.hold();
+    let authority = format!("a.test:{}", origin.port());
+    let mut plain = Raw::open(gate.http);
+    plain.send(format!(
+        "GET http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    let mut tunnel = Raw::open(gate.http);
+    tunnel.send(format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\nearly"
+    ));
+    let mut socks = Raw::open(gate.socks);
+    socks.send([5, 1, 0]);
+    socks.send(
+        [
+            &[5, 1, 0, 3, 6],
+            &b"a.test"[..],
+            &origin.port().to_be_bytes(),
+        ]
+        .concat(),
+    );
+    gate.audit.wait_for("three decisions", |events| {
+        events.iter().filter(|event| is_decided(event)).count() == 3
+    });
+    a_moment();
+    assert_eq!(dns.asked(), Vec::<String>::new());
+    assert_eq!(origin.log.connections(), 0);
+
+    gate.audit.release();
+    assert_eq!(plain.response().status(), 200);
+    assert_eq!(tunnel.response().status(), 200);
+    assert_eq!(socks.exactly(12), [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    assert!(!dns.asked().is_empty());
+}
+
+#[test]
+fn one_request_leaves_four_records_in_order() {
+    let origin = Origin::echo();
+    let dns = DnsStub::constant(origin.address.ip());
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .name_server(dns.address)
+        .start();
+    let response = get(
+        gate.http,
+        &format!("A.Test.:{}", origin.port()),
+        "/x?secret=1",
+    );
+    assert_eq!(response.text(), "GET /x?secret=1 HTTP/1.1");
+    let events = gate.audit.wait_for("the end", |events| events.len() >= 4);
+    let conn = ConnId(1);
+    let Some(AuditEvent::EgressDecided { generation, .. }) = events.first() else {
+        panic!("{events:#?}");
+    };
+    let Some(AuditEvent::EgressClosed { ms, .. }) = events.last() else {
+        panic!("{events:#?}");
+    };
+    let expected = vec![
+        AuditEvent::EgressDecided {
+            conn,
+            transport: Transport::Forward,
+            host: Host::parse("a.test").unwrap(),
+            port: Port::new(origin.port()).unwrap(),
+            method: Method::parse("GET"),
+            path: Some("/x".to_owned()),
+            verdict: Verdict::Allow,
+            reason: None,
+            rule: Some(portcullis::policy::RuleId::new("Allow a.test")),
+            generation: generation.clone(),
+        },
+        AuditEvent::DnsQuery {
+            conn,
+            name: "a.test".to_owned(),
+            addresses: vec![origin.address.ip()],
+            refused: Vec::new(),
+        },
+        AuditEvent::EgressDialed {
+            conn,
+            address: origin.address,
+        },
+        AuditEvent::EgressClosed {
+            conn,
+            bytes_up: 0,
+            bytes_down: 24,
+            ms: *ms,
+            ended_by: EndedBy::Upstream,
+        },
+    ];
+    assert_eq!(events, expected);
+}
+
+#[test]
+fn a_dead_audit_writer_refuses_every_door_and_closes_open_tunnels() {
+    let origin = Origin::echo_bytes();
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .host("a.test", "127.0.0.1")
+        .start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority).send("ping");
+    assert_eq!(open.exactly(4), b"ping");
+
+    gate.audit.close();
+    assert_eq!(open.rest(), b"", "the open tunnel is closed");
+    let plain = get(gate.http, &authority, "/");
+    assert_eq!(
+        (plain.status(), plain.denied().as_str()),
+        (503, "audit_unavailable")
+    );
+    let mut connect = Raw::open(gate.http);
+    connect.send(format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    assert_eq!(connect.response().denied(), "audit_unavailable");
+    assert_eq!(Raw::open(gate.socks).socks5("a.test", origin.port()), 1);
+    let mut malformed = Raw::open(gate.http);
+    malformed.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    assert_eq!(malformed.response().denied(), "audit_unavailable");
+    assert_eq!(origin.log.connections(), 1, "only the first ever left");
+}
+
+#[test]
+fn a_request_under_way_stops_with_the_audit_writer() {
+    let origin = Origin::raw(|mut stream| {
+        use std::io::{Read, Write};
+        let mut chunk = [0; 4096];
+        let _ = stream.read(&mut chunk)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9999999999\r\n\r\n")?;
+        loop {
+            stream.write_all(&chunk)?;
+        }
+    });
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .host("a.test", "127.0.0.1")
+        .start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut client = Raw::open(gate.http);
+    client.send(format!(
+        "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    client.exactly(1 << 20);
+    gate.audit.close();
+    // Ends: the announced length is never reached.
+    client.rest();
+}
+
+#[test]
+fn a_writer_that_cannot_write_stops_the_traffic() {
+    let origin = Origin::echo();
+    let gate = spec()
+        .allow("a.test", &[origin.port()])
+        .host("a.test", "127.0.0.1")
+        .start();
+    let authority = format!("a.test:{}", origin.port());
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    gate.audit.hold();
+    let mut waiting = Raw::open(gate.http);
+    waiting.send(format!(
+        "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    gate.audit.wait_for("a second decision", |events| {
+        events.iter().filter(|event| is_decided(event)).count() == 2
+    });
+    gate.audit.fail();
+    assert_eq!(waiting.response().denied(), "audit_unavailable");
+    assert_eq!(get(gate.http, &authority, "/").status(), 503);
+    assert_eq!(origin.log.text().matches("GET").count(), 1);
+}

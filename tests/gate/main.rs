@@ -1,0 +1,29 @@
+//! The gate against real clients and hostile ones. The test plays the session and the audit writer.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may panic"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start real clients and connect to the gate as the jail does"
+)]
+
+mod audit;
+mod client;
+mod confinement;
+mod connect;
+mod dns;
+mod http;
+mod lifecycle;
+mod limits;
+mod malformed;
+mod socks5;
+
+#[path = "../support/dns.rs"]
+mod dns_stub;
+#[path = "../support/gate.rs"]
+mod test_gate;
+#[path = "../support/upstream.rs"]
+mod upstream;

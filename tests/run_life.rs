@@ -1,0 +1,356 @@
+//! What a session leaves behind: nothing, however it ends; and what it passes on: status and output.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic and start programs"
+)]
+
+#[path = "support/cli.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod cli;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cli::{EVERYONE, Install, Who};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+#[test]
+fn the_status_and_the_output_are_the_commands_own() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        let run = install.run(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"]);
+        assert_eq!(
+            (run.status, run.stdout.as_str(), run.stderr.as_str()),
+            (Some(7), "out\n", "err\n"),
+            "{who:?}"
+        );
+        let killed = install.run(&[], &["sh", "-c", "kill -9 $$"]);
+        assert_eq!(killed.status, Some(137), "{who:?}");
+    }
+}
+
+#[test]
+fn a_session_is_on_record_from_its_start_to_its_end() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        install.run(&[], &["sh", "-c", "exit 3"]);
+        let records = install.records();
+        let words: Vec<_> = records
+            .iter()
+            .map(|record| record["event"].as_str().unwrap())
+            .collect();
+        assert_eq!(words, ["session.started", "session.ended"], "{who:?}");
+        assert_eq!(
+            records[0]["argv"],
+            serde_json::json!(["sh", "-c", "exit 3"])
+        );
+        assert!(
+            records[0]["isolation"]["landlock_abi"].as_u64() >= Some(1),
+            "{who:?}: {}",
+            records[0]
+        );
+        assert_eq!(records[1]["status"], serde_json::json!({ "exited": 3 }));
+        assert_eq!(
+            install.portcullis(["audit", "verify"]).status.code(),
+            Some(0)
+        );
+    }
+}
+
+#[test]
+fn the_workspace_is_writable_and_the_home_is_not_the_hosts() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        install.write("home/secret", "s");
+        let run = install.run(
+            &[],
+            &[
+                "sh",
+                "-c",
+                "echo made > made; ls -A ~; touch ~/fine && cat made",
+            ],
+        );
+        assert_eq!(
+            (run.status, run.stdout.as_str()),
+            (Some(0), "made\n"),
+            "{run:#?}"
+        );
+        assert_eq!(
+            fs::read_to_string(install.work().join("made")).unwrap(),
+            "made\n"
+        );
+        assert!(!install.path("home/fine").exists());
+    }
+}
+
+#[test]
+fn read_only_mode_and_read_only_paths_cannot_be_written() {
+    let install = Install::new(Who::User);
+    install.write("data/file", "d");
+    let data = install.path("data").display().to_string();
+    let script = format!("cat {data}/file; touch here; touch {data}/there; true");
+    let run = install.run(
+        &["--mode", "read-only", "--ro", &data],
+        &["sh", "-c", &script],
+    );
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "d"),
+        "{run:#?}"
+    );
+    assert!(!install.work().join("here").exists() && !install.path("data/there").exists());
+    let run = install.run(&["--rw", &data], &["sh", "-c", "touch here"]);
+    assert!(
+        run.status == Some(0) && install.work().join("here").exists(),
+        "the twin writes: {run:#?}"
+    );
+}
+
+#[test]
+fn the_environment_is_a_list_and_not_the_callers() {
+    let install = Install::new(Who::User);
+    let mut command = install.command(["run", "--env", "A=1", "--env", "PASSED", "--", "env"]);
+    command
+        .env("PASSED", "p")
+        .env("SECRET", "s")
+        .env("LD_PRELOAD", "")
+        .env("LC_ALL", "C");
+    let output = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let names: Vec<_> = output
+        .lines()
+        .map(|line| line.split('=').next().unwrap())
+        .collect();
+    for present in [
+        "A",
+        "PASSED",
+        "LC_ALL",
+        "HOME",
+        "PATH",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ] {
+        assert!(names.contains(&present), "{present} is missing: {output}");
+    }
+    for absent in ["SECRET", "LD_PRELOAD"] {
+        assert!(!names.contains(&absent), "{absent} leaked: {output}");
+    }
+}
+
+#[test]
+fn a_terminating_signal_reaches_the_command_and_nothing_is_left() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let install = Install::new(Who::User);
+        let script = format!(
+            "trap 'echo caught; exit 5' {}; echo ready; while :; do sleep 0.05; done",
+            signal.as_str().trim_start_matches("SIG")
+        );
+        let mut session = start(&install, &script);
+        kill(session.pid(), signal).unwrap();
+        let rest: Vec<_> = session
+            .output
+            .by_ref()
+            .lines()
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(
+            (rest, session.child.wait().unwrap().code()),
+            (vec!["caught".to_owned()], Some(5)),
+            "{signal}"
+        );
+        assert_nothing_is_left(&install);
+        assert_eq!(
+            install.events("session.ended")[0]["status"],
+            serde_json::json!({ "exited": 5 })
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_kills_a_command_that_ignores_the_first() {
+    let install = Install::new(Who::User);
+    let mut session = start(
+        &install,
+        "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+    );
+    kill(session.pid(), Signal::SIGTERM).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    kill(session.pid(), Signal::SIGTERM).unwrap();
+    assert_eq!(session.child.wait().unwrap().code(), Some(137));
+    assert_nothing_is_left(&install);
+}
+
+#[test]
+fn a_killed_session_leaves_no_process_no_placeholder_and_a_closed_log() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        let mut session = start(&install, "echo ready; sleep 1000 & sleep 1000");
+        assert!(
+            install.work().join(".envrc").exists(),
+            "a placeholder protects what does not exist yet"
+        );
+        session.child.kill().unwrap();
+        session.child.wait().unwrap();
+        assert_nothing_is_left(&install);
+        assert_eq!(install.events("session.ended")[0]["status"], "session_lost");
+        assert_eq!(
+            install.portcullis(["audit", "verify"]).status.code(),
+            Some(0)
+        );
+    }
+}
+
+#[test]
+fn processes_in_the_background_end_with_the_command() {
+    let install = Install::new(Who::User);
+    let run = install.run(&[], &["sh", "-c", "setsid sleep 1000 & exit 0"]);
+    assert_eq!(run.status, Some(0));
+    assert_nothing_is_left(&install);
+}
+
+#[test]
+fn a_dead_gate_is_told_and_the_jail_has_no_network() {
+    let install = Install::new(Who::User);
+    let script = "echo ready; read go < go; curl -sS --max-time 5 http://example.com; echo $?";
+    nix::unistd::mkfifo(
+        &install.path("work/go"),
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+    )
+    .unwrap();
+    install.own("work/go");
+    let mut session = start(&install, script);
+    kill(companion(&install, "portcullis-gate"), Signal::SIGKILL).unwrap();
+    fs::write(install.path("work/go"), "go\n").unwrap();
+    let rest: Vec<_> = session
+        .output
+        .by_ref()
+        .lines()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(rest, ["7"], "curl could not connect to its proxy");
+    let output = session.child.wait_with_output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the gate died"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn a_dead_audit_writer_is_told_and_everything_is_refused() {
+    let install = Install::new(Who::User);
+    let script =
+        "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
+    nix::unistd::mkfifo(
+        &install.path("work/go"),
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+    )
+    .unwrap();
+    install.own("work/go");
+    let mut session = start_with(&install, &["--allow", "example.com"], script);
+    kill(companion(&install, "portcullis-audit"), Signal::SIGKILL).unwrap();
+    fs::write(install.path("work/go"), "go\n").unwrap();
+    let rest: Vec<_> = session
+        .output
+        .by_ref()
+        .lines()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(rest, ["503"], "no record, no traffic");
+    let output = session.child.wait_with_output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the audit writer died"),
+        "{output:?}"
+    );
+}
+
+/// A session whose command has said "ready".
+struct Session {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Session {
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+}
+
+fn start(install: &Install, script: &str) -> Session {
+    start_with(install, &[], script)
+}
+
+fn start_with(install: &Install, flags: &[&str], script: &str) -> Session {
+    let arguments = [&["run"], flags, &["--", "sh", "-c", script]].concat();
+    let mut command: Command = install.command(arguments);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    Session { child, output }
+}
+
+/// Every process that was started from this installation or runs in its workspace.
+fn processes(install: &Install) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        let Some(pid) = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok())
+        else {
+            continue;
+        };
+        let link = |name: &str| fs::read_link(path.join(name)).unwrap_or_default();
+        if link("exe").starts_with(install.path("bin")) || link("cwd").starts_with(install.work()) {
+            found.push((
+                pid,
+                fs::read_to_string(path.join("comm"))
+                    .unwrap_or_default()
+                    .trim()
+                    .to_owned(),
+            ));
+        }
+    }
+    found
+}
+
+fn companion(install: &Install, name: &str) -> Pid {
+    let program = install.path("bin").join(name);
+    let found = processes(install);
+    let (pid, _) = found
+        .iter()
+        .find(|(pid, _)| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
+        .unwrap();
+    Pid::from_raw(*pid)
+}
+
+/// Polls, because processes take a moment to go after their parent has; the bound is generous.
+fn assert_nothing_is_left(install: &Install) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let left = processes(install);
+        let files: Vec<_> = fs::read_dir(install.work())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = mounts.contains(&install.work().display().to_string());
+        if left.is_empty() && files.is_empty() && !mounted {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "left: {left:?}, files: {files:?}, mounted: {mounted}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,311 @@
+//! A real gate process, with the test in the place of its session and of its audit writer: the test
+//! decides when a record is acknowledged.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Child;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portcullis::audit::AuditEvent;
+use portcullis::policy::{
+    AddressPolicy, DnsPolicy, Effect, HostPattern, NetworkLimits, NetworkMode, NetworkPolicy, Port,
+    Rule, RuleId,
+};
+use portcullis::sys::process::Spawn;
+use portcullis::wire::Channel;
+use portcullis::wire::audit::{Append, AuditReply};
+use portcullis::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+
+/// Longer than anything here takes on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Descriptors that a gate may have at its start: what a login shell gives.
+const SOFT_FILES: u32 = 256;
+
+/// What a gate is started with.
+pub(crate) struct GateSpec {
+    pub(crate) policy: NetworkPolicy,
+    pub(crate) name_servers: Vec<SocketAddr>,
+    pub(crate) hosts_file: String,
+}
+
+/// A policy that allows nothing but dialing loopback, where the test's origins are.
+pub(crate) fn spec() -> GateSpec {
+    GateSpec {
+        policy: NetworkPolicy {
+            enabled: true,
+            mode: NetworkMode::Full,
+            unconfined_tunnels: false,
+            enable_socks5: true,
+            http_port: 3128,
+            socks_port: 8081,
+            rules: Vec::new(),
+            addresses: AddressPolicy {
+                allow: vec!["127.0.0.0/8".parse().unwrap()],
+            },
+            dns: DnsPolicy::default(),
+            registries: Vec::new(),
+            limits: NetworkLimits {
+                connections: 64,
+                head_bytes: 16 << 10,
+                head_seconds: 20,
+                dial_seconds: 20,
+                idle_seconds: 60,
+            },
+        },
+        name_servers: Vec::new(),
+        hosts_file: String::new(),
+    }
+}
+
+impl GateSpec {
+    pub(crate) fn rule(mut self, host: &str, ports: &[u16], effect: Effect) -> Self {
+        self.policy.rules.push(Rule {
+            id: RuleId::new(format!("{effect:?} {host}")),
+            host: HostPattern::parse(host).unwrap(),
+            ports: ports.iter().map(|port| Port::new(*port).unwrap()).collect(),
+            methods: Vec::new(),
+            paths: Vec::new(),
+            effect,
+        });
+        self
+    }
+
+    pub(crate) fn allow(self, host: &str, ports: &[u16]) -> Self {
+        self.rule(host, ports, Effect::Allow)
+    }
+
+    pub(crate) fn deny(self, host: &str) -> Self {
+        self.rule(host, &[], Effect::Deny)
+    }
+
+    /// A line of the host's hosts file: a name without DNS.
+    pub(crate) fn host(mut self, name: &str, address: &str) -> Self {
+        self.hosts_file.extend([address, " ", name, "\n"]);
+        self
+    }
+
+    pub(crate) fn name_server(mut self, address: SocketAddr) -> Self {
+        self.name_servers.push(address);
+        self
+    }
+
+    pub(crate) fn limits(mut self, change: impl FnOnce(&mut NetworkLimits)) -> Self {
+        change(&mut self.policy.limits);
+        self
+    }
+
+    pub(crate) fn policy(mut self, change: impl FnOnce(&mut NetworkPolicy)) -> Self {
+        change(&mut self.policy);
+        self
+    }
+
+    pub(crate) fn start(self) -> TestGate {
+        TestGate::start(self)
+    }
+}
+
+/// A running gate.
+pub(crate) struct TestGate {
+    pub(crate) http: SocketAddr,
+    pub(crate) socks: SocketAddr,
+    pub(crate) audit: AuditDouble,
+    pub(crate) control: Option<Channel>,
+    pub(crate) child: Child,
+}
+
+impl TestGate {
+    fn start(spec: GateSpec) -> Self {
+        let (mut gate, listeners) = Self::start_confined(spec);
+        let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        gate.control()
+            .send_with(&GateCommand::Serve, &sockets)
+            .unwrap();
+        assert_eq!(gate.reply(), GateReply::Serving);
+        gate.http = listeners[0].local_addr().unwrap();
+        gate.socks = listeners.last().unwrap().local_addr().unwrap();
+        gate
+    }
+
+    /// Up to the point where it is confined and waits for its listeners.
+    pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+        // As every session does first: what cargo left open is not for children.
+        portcullis::sys::fd::cloexec_from(3).unwrap();
+        let (control, theirs) = Channel::pair().unwrap();
+        let (audit, audit_theirs) = Channel::pair().unwrap();
+        let child = Spawn::new(Path::new("/bin/sh"))
+            .arg("-c")
+            .arg(format!("ulimit -Sn {SOFT_FILES} && exec \"$0\""))
+            .arg(env!("CARGO_BIN_EXE_portcullis-gate"))
+            .inherit_stderr()
+            .fd(theirs, 3)
+            .fd(audit_theirs, 4)
+            .start()
+            .unwrap();
+        let doors = if spec.policy.enable_socks5 { 2 } else { 1 };
+        let listeners = (0..doors)
+            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        let boot = GateBoot {
+            policy: spec.policy,
+            name_servers: spec.name_servers,
+            hosts_file: spec.hosts_file,
+        };
+        control.send(&boot).unwrap();
+        let gate = Self {
+            http: (Ipv4Addr::LOCALHOST, 0).into(),
+            socks: (Ipv4Addr::LOCALHOST, 0).into(),
+            audit: AuditDouble::start(audit),
+            control: Some(control),
+            child,
+        };
+        assert_eq!(gate.reply(), GateReply::Confined);
+        (gate, listeners)
+    }
+
+    pub(crate) fn control(&self) -> &Channel {
+        self.control.as_ref().unwrap()
+    }
+
+    pub(crate) fn reply(&self) -> GateReply {
+        self.control().recv().unwrap()
+    }
+
+    /// Ends the session's side and answers what the gate reports.
+    pub(crate) fn drain(&self) -> GateSummary {
+        self.control().send(&GateCommand::Drain).unwrap();
+        match self.reply() {
+            GateReply::Drained(summary) => summary,
+            other => panic!("not drained: {other:?}"),
+        }
+    }
+}
+
+impl Drop for TestGate {
+    fn drop(&mut self) {
+        // A closed control channel ends the gate; killing it is for a gate that is broken.
+        self.control = None;
+        let deadline = Instant::now() + PATIENCE;
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                self.child.kill().unwrap();
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// The test in the audit writer's place.
+pub(crate) struct AuditDouble(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    channel: Channel,
+}
+
+struct State {
+    events: Vec<AuditEvent>,
+    unanswered: Vec<u64>,
+    hold: bool,
+    ended: bool,
+}
+
+impl AuditDouble {
+    fn start(channel: Channel) -> Self {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                events: Vec::new(),
+                unanswered: Vec::new(),
+                hold: false,
+                ended: false,
+            }),
+            changed: Condvar::new(),
+            channel,
+        });
+        let reader = Arc::clone(&shared);
+        thread::spawn(move || {
+            while let Ok(Append { id, event }) = reader.channel.recv() {
+                let mut state = reader.state.lock().unwrap();
+                state.events.push(event);
+                state.unanswered.push(id);
+                reader.answer(&mut state);
+                reader.changed.notify_all();
+            }
+            reader.state.lock().unwrap().ended = true;
+            reader.changed.notify_all();
+        });
+        Self(shared)
+    }
+
+    /// From now on records are read but not acknowledged.
+    pub(crate) fn hold(&self) {
+        self.lock().hold = true;
+    }
+
+    /// Acknowledges what was held, and from now on everything.
+    pub(crate) fn release(&self) {
+        let mut state = self.lock();
+        state.hold = false;
+        self.0.answer(&mut state);
+    }
+
+    /// Closes the channel, as a dead writer does.
+    pub(crate) fn close(&self) {
+        rustix::net::shutdown(&self.0.channel, rustix::net::Shutdown::Both).unwrap();
+    }
+
+    /// Answers the next records with a failure, as a full disk does.
+    pub(crate) fn fail(&self) {
+        let failed = AuditReply::Failed {
+            id: 0,
+            error: "disk full".to_owned(),
+        };
+        self.0.channel.send(&failed).unwrap();
+    }
+
+    pub(crate) fn events(&self) -> Vec<AuditEvent> {
+        self.lock().events.clone()
+    }
+
+    /// Waits until the records so far satisfy this, and answers them.
+    pub(crate) fn wait_for(
+        &self,
+        what: &str,
+        enough: impl Fn(&[AuditEvent]) -> bool,
+    ) -> Vec<AuditEvent> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.lock();
+        while !enough(&state.events) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "no {what} in {:#?}", state.events);
+            state = self.0.changed.wait_timeout(state, left).unwrap().0;
+        }
+        state.events.clone()
+    }
+
+    /// Waits for one record of a kind.
+    pub(crate) fn wait_for_one(&self, what: &str, is: impl Fn(&AuditEvent) -> bool) -> AuditEvent {
+        let events = self.wait_for(what, |events| events.iter().any(&is));
+        events.into_iter().find(is).unwrap()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap()
+    }
+}
+
+impl Shared {
+    fn answer(&self, state: &mut State) {
+        if state.hold {
+            return;
+        }
+        for id in state.unanswered.drain(..) {
+            // A gate that is gone needs no answer.
+            drop(self.channel.send(&AuditReply::Recorded { id, seq: id }));
+        }
+    }
+}
