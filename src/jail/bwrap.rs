@@ -159,14 +159,18 @@ pub(super) fn number(source: SourceId) -> i32 {
     i32::try_from(source.0).map_or(i32::MAX, |place| FIRST_SOURCE_FD.saturating_add(place))
 }
 
-/// The arguments as bubblewrap reads them from a file: each ended by a NUL.
-pub(super) fn nul_separated(argv: &[OsString]) -> Vec<u8> {
+/// The arguments as bubblewrap reads them from a file: each ended by a NUL. None if one has a NUL in
+/// it, which would make two of it.
+pub(super) fn nul_separated(argv: &[OsString]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for argument in argv {
+        if argument.as_encoded_bytes().contains(&0) {
+            return None;
+        }
         bytes.extend_from_slice(argument.as_encoded_bytes());
         bytes.push(0);
     }
-    bytes
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -180,6 +184,13 @@ mod tests {
         for foreign in ["", "bubblewrap", "bubblewrap x.y", "BusyBox v1.36"] {
             assert_eq!(parse_version(foreign), None, "{foreign:?}");
         }
+    }
+
+    #[test]
+    fn an_argument_cannot_become_two() {
+        let argv = ["--hostname".into(), "a\0--share-net".into()];
+        assert_eq!(nul_separated(&argv), None);
+        assert_eq!(nul_separated(&argv[..1]), Some(b"--hostname\0".to_vec()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Masks: host paths that are empty inside, wherever a mount would show them. They are computed from
 //! the finished list of mounts, so no later mount can uncover one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::error::JailError;
@@ -9,25 +10,49 @@ use super::source::{expand, is_dir, open_path};
 use super::spec::{Mount, MountKind, covering};
 use super::start::JailRequest;
 
-/// Masks what the profile lists and what is ours. A path that the host does not have shows nowhere.
+/// Masks what the profile lists and what is ours.
 pub(crate) fn apply(layout: &mut Layout, request: &JailRequest<'_>) -> Result<(), JailError> {
-    let listed = request.policy.masked.iter();
-    let listed = listed.map(|path| expand(path, request.home, request.workspace));
-    for path in listed.chain(request.hidden.iter().cloned()) {
-        let Ok(opened) = open_path(&path) else {
-            continue;
-        };
-        for dest in places(&layout.mounts, &opened.canonical, request)? {
-            layout.mask(&dest, is_dir(&opened.stat), "masked")?;
-        }
+    for path in &request.policy.masked {
+        let path = expand(path, request.home, request.workspace);
+        mask(layout, request, "filesystem.masked", &path)?;
+    }
+    for path in &request.hidden {
+        mask(layout, request, "Portcullis's own folder", path)?;
     }
     Ok(())
+}
+
+fn mask(
+    layout: &mut Layout,
+    request: &JailRequest<'_>,
+    key: &'static str,
+    path: &Path,
+) -> Result<(), JailError> {
+    let opened = match open_path(path) {
+        Ok(opened) => opened,
+        // What is not there, or cannot be reached with the caller's rights, shows nowhere.
+        Err(error) if is_unreachable(&error) => return Ok(()),
+        Err(source) => {
+            let path = path.to_owned();
+            return Err(JailError::Path { key, path, source });
+        }
+    };
+    for dest in places(&layout.mounts, key, &opened.canonical, request)? {
+        layout.mask(&dest, is_dir(&opened.stat), "masked")?;
+    }
+    Ok(())
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | NotADirectory | PermissionDenied)
 }
 
 /// Where in the jail a host path shows. The workspace and the profile's further paths cannot lie in a
 /// mask: one of the two is a mistake. What the session itself shows can: that is why it shows it.
 fn places(
     mounts: &[Mount],
+    key: &'static str,
     masked: &Path,
     request: &JailRequest<'_>,
 ) -> Result<Vec<PathBuf>, JailError> {
@@ -40,7 +65,7 @@ fn places(
         let whole = host == masked && mount.dest == request.workspace;
         if whole || (host != masked && host.starts_with(masked) && !by_session) {
             return Err(JailError::Conflict {
-                key: "filesystem.masked",
+                key,
                 path: masked.to_owned(),
                 cause: format!(
                     "hides {}, which the jail is to show; choose one of the two",

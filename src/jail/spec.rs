@@ -1,5 +1,6 @@
 //! What a jail is made of: an ordered list of mounts, each with its reason. Pure data.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A jail, ready to be turned into bubblewrap's arguments ([`super::bwrap::argv`]).
@@ -83,33 +84,46 @@ pub enum MountKind {
 
 impl JailSpec {
     /// The paths that Landlock lets be read (and executed), and those it lets be written as well:
-    /// the mounts without those below one of the same kind. What is read-only or masked below a
-    /// writable path is held by its mount alone: Landlock rules only add.
+    /// the mounts without those below one of the same kind, and for a copied file the folder that it
+    /// is in. What is read-only or masked below a writable path is held by its mount alone: Landlock
+    /// rules only add.
     pub fn landlock_paths(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        let mut readable: Vec<PathBuf> = Vec::new();
-        let mut writable: Vec<PathBuf> = Vec::new();
+        let (mut readable, mut writable) = (BTreeSet::new(), BTreeSet::new());
         for mount in &self.mounts {
-            let list = match &mount.kind {
-                MountKind::Folder | MountKind::Symlink { .. } | MountKind::Devices => continue,
+            let dest = mount.dest.as_path();
+            match &mount.kind {
+                MountKind::Folder | MountKind::Symlink { .. } | MountKind::Devices => false,
                 MountKind::Bind {
                     access: Access::ReadWrite,
                     ..
-                } => &mut writable,
-                MountKind::Tmpfs { .. } if !self.sealed.contains(&mount.dest) => &mut writable,
-                _ => &mut readable,
+                } => writable.insert(dest),
+                MountKind::Tmpfs { .. } if !self.sealed.contains(&mount.dest) => {
+                    writable.insert(dest)
+                }
+                MountKind::Copy { .. } => readable.insert(dest.parent().unwrap_or(dest)),
+                MountKind::Bind { .. }
+                | MountKind::Tmpfs { .. }
+                | MountKind::Proc
+                | MountKind::Data { .. } => readable.insert(dest),
             };
-            if !list.iter().any(|above| mount.dest.starts_with(above)) {
-                list.push(mount.dest.clone());
-            }
         }
+        let writable = outermost(writable);
+        let mut readable = outermost(readable);
         readable.retain(|path| !writable.iter().any(|above| path.starts_with(above)));
         (readable, writable)
     }
+}
 
-    /// The mount in which a path of the jail lies; none: the jail's own root.
-    pub fn covering(&self, path: &Path) -> Option<&Mount> {
-        covering(&self.mounts, path)
+/// Those that lie below no other.
+fn outermost(paths: BTreeSet<&Path>) -> Vec<PathBuf> {
+    let mut kept: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        // In order, so what is below a path follows it.
+        if !kept.last().is_some_and(|above| path.starts_with(above)) {
+            kept.push(path.to_owned());
+        }
     }
+    kept
 }
 
 /// The mount in which a path lies: of all at or above it the deepest, and of those the last.

@@ -165,7 +165,9 @@ fn sealed_plan(plan: &InitPlan) -> Result<File, JailError> {
 
 fn sealed_argv(spec: &JailSpec) -> Result<File, JailError> {
     let bytes = bwrap::nul_separated(&bwrap::argv(spec));
-    sealed("argv", &bytes).map_err(|source| JailError::Memory {
+    let bytes = bytes.ok_or_else(|| io::Error::other("a path has a NUL byte in it"));
+    let file = bytes.and_then(|bytes| sealed("argv", &bytes));
+    file.map_err(|source| JailError::Memory {
         what: "the arguments for bubblewrap",
         source,
     })

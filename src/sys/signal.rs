@@ -16,11 +16,11 @@ pub(super) fn ignore_keyboard() -> io::Result<()> {
 /// signals for itself and would leave them as they were inherited.
 pub fn reset() -> io::Result<()> {
     /// `_NSIG` of asm-generic/signal.h.
-    const LAST: libc::c_long = 64;
+    const LAST: libc::c_int = 64;
     /// `struct sigaction` of the kernel at its longest, all zero: `SIG_DFL`, no flags, empty mask.
     const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=LAST {
-        if signal == i64::from(libc::SIGKILL) || signal == i64::from(libc::SIGSTOP) {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
             continue;
         }
         let (action, old) = (DEFAULT.as_ptr(), std::ptr::null::<u64>());
