@@ -46,8 +46,8 @@ fn decided(conn: u64) -> AuditEvent {
         path: None,
         verdict: Verdict::Allow,
         reason: None,
-        rule: Some(RuleId("network.domains.\"api.openai.com\"".into())),
-        generation: PolicyGeneration("0123456789abcdef".into()),
+        rule: Some(RuleId::new("network.domains.\"api.openai.com\"")),
+        generation: PolicyGeneration::new("0123456789abcdef"),
     }
 }
 

@@ -2,7 +2,6 @@
 //! hosts found in the clients' own configuration. No registry is named here.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]

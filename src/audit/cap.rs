@@ -170,7 +170,7 @@ mod tests {
             verdict: crate::policy::Verdict::Deny,
             reason: None,
             rule: None,
-            generation: PolicyGeneration(String::new()),
+            generation: PolicyGeneration::new(""),
         };
         let AuditEvent::EgressDecided { path, .. } = event.capped() else {
             unreachable!()

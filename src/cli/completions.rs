@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::failure::Outcome;
 use crate::exit::Exit;
 
 /// Flags of `completions`.
@@ -19,7 +18,7 @@ pub struct CompletionsArguments {
 }
 
 /// Prints the script.
-pub fn run(arguments: &CompletionsArguments) -> Outcome {
+pub fn run(arguments: &CompletionsArguments) -> Exit {
     let mut script = Vec::new();
     clap_complete::generate(
         arguments.shell,
@@ -29,5 +28,5 @@ pub fn run(arguments: &CompletionsArguments) -> Outcome {
     );
     // A closed pipe is the reader's choice.
     drop(io::stdout().lock().write_all(&script));
-    Ok(Exit::Success)
+    Exit::Success
 }

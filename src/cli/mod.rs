@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Policy(command) => policy::run(command),
         Verb::Audit(command) => audit::run(command),
-        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Completions(arguments) => Ok(completions::run(&arguments)),
     };
     outcome
         .unwrap_or_else(|failure| {

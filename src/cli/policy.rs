@@ -8,7 +8,8 @@ use super::print;
 use crate::exit::Exit;
 use crate::policy::profile::{Overrides, PolicyTest};
 use crate::policy::{
-    Decision, EgressRequest, NetworkMode, Profile, Ruleset, Transport, Verdict, decide, remedy,
+    Decision, DenyReason, EgressRequest, NetworkMode, Profile, Ruleset, Transport, Verdict, decide,
+    remedy,
 };
 use crate::session::caller::Caller;
 use crate::session::{profiles, registries};
@@ -167,7 +168,7 @@ fn as_json(request: &EgressRequest, decision: &Decision) -> serde_json::Value {
         "port": request.port,
         "transport": request.transport,
         "verdict": decision.verdict,
-        "reason": decision.reason.map(|reason| reason.code()),
+        "reason": decision.reason.map(DenyReason::code),
         "rule": decision.rule,
         "remedy": decision.reason.and_then(|reason| remedy(request, reason)),
         "generation": decision.generation,

@@ -85,7 +85,7 @@ pub fn receive<T: DeserializeOwned>(
                 .map_err(|source| CompanionError::Wire { who, source });
         }
         if let Some(queue) = signals.as_deref_mut()
-            && let Some(arrived) = queue.next().map_err(CompanionError::Wait)?
+            && let Some(arrived) = queue.take().map_err(CompanionError::Wait)?
             && arrived.signal != Signal::SIGCHLD
         {
             return Err(CompanionError::Interrupted(arrived));

@@ -132,7 +132,7 @@ impl Plan {
             readable,
             writable,
             landlock_floor: self.profile.isolation.landlock_abi,
-            bwrap: bwrap.version.to_string(),
+            bwrap: bwrap.version.clone(),
             argv: self.command.argv.clone(),
         }
     }

@@ -45,7 +45,7 @@ impl Signals {
     }
 
     /// The next signal, if one has arrived.
-    pub fn next(&mut self) -> io::Result<Option<Arrived>> {
+    pub fn take(&mut self) -> io::Result<Option<Arrived>> {
         let Some(info) = self.queue.read_signal()? else {
             return Ok(None);
         };

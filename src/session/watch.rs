@@ -15,7 +15,7 @@ use super::signals::{Arrived, Signals};
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How long one wait lasts when nothing else limits it.
-const QUIET: Duration = Duration::from_secs(3600);
+const QUIET: Duration = Duration::from_hours(1);
 
 /// What a session watches while its command runs.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
             return watch.jail.wait().map(exit_status);
         }
         watch.wait(kill_at, &mut tell)?;
-        while let Some(arrived) = watch.signals.next()? {
+        while let Some(arrived) = watch.signals.take()? {
             if arrived.signal == Signal::SIGCHLD {
                 continue;
             }

@@ -14,7 +14,7 @@ use portcullis::policy::{DenyReason, Durability, Host, Method, Port, RuleId, Tra
 pub(crate) const HOSTILE: &str = "\u{1b}[2J\u{202e}\u{9b}31m";
 
 pub(crate) fn generation() -> PolicyGeneration {
-    PolicyGeneration("0123456789abcdef".into())
+    PolicyGeneration::new("0123456789abcdef")
 }
 
 pub(crate) fn started() -> AuditEvent {
@@ -56,7 +56,7 @@ pub(crate) fn decided(
             Verdict::Allow
         },
         reason,
-        rule: reason.is_none().then(|| RuleId("--allow api.test".into())),
+        rule: reason.is_none().then(|| RuleId::new("--allow api.test")),
         generation: generation(),
     }
 }
@@ -82,7 +82,7 @@ pub(crate) fn story() -> Vec<AuditEvent> {
         path: Some(format!("/{HOSTILE}")),
         verdict: Verdict::Deny,
         reason: Some(DenyReason::HostDenied),
-        rule: Some(RuleId("network.domains.\"evil.test\"".into())),
+        rule: Some(RuleId::new("network.domains.\"evil.test\"")),
         generation: generation(),
     };
     let refused = |conn, reason, detail: &str| {

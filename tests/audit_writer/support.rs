@@ -100,7 +100,7 @@ pub(crate) fn started(argv: &[&str]) -> AuditEvent {
         profile: "codex".into(),
         mode: "workspace-write".into(),
         workspace: "/w".into(),
-        generation: PolicyGeneration("0123456789abcdef".into()),
+        generation: PolicyGeneration::new("0123456789abcdef"),
         isolation: Isolation {
             bwrap: "bubblewrap 0.8.0".into(),
             landlock_abi: 7,
@@ -120,8 +120,8 @@ pub(crate) fn decided(conn: u64) -> AuditEvent {
         path: None,
         verdict: Verdict::Allow,
         reason: None,
-        rule: Some(RuleId("--allow api.example.com".into())),
-        generation: PolicyGeneration("0123456789abcdef".into()),
+        rule: Some(RuleId::new("--allow api.example.com")),
+        generation: PolicyGeneration::new("0123456789abcdef"),
     }
 }
 

@@ -9,27 +9,27 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// A uid without an account, as many a container user is.
-pub const USER: u32 = 4001;
+pub(crate) const USER: u32 = 4001;
 
 /// Who runs the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub(crate) enum Who {
     Root,
     User,
 }
 
 /// Root first: what fails for root alone is seen first.
-pub const EVERYONE: [Who; 2] = [Who::Root, Who::User];
+pub(crate) const EVERYONE: [Who; 2] = [Who::Root, Who::User];
 
 /// An installation with a home and a workspace, owned by whoever runs it; gone when dropped.
 #[derive(Debug)]
-pub struct Install {
+pub(crate) struct Install {
     root: TempDir,
     who: Who,
 }
 
 impl Install {
-    pub fn new(who: Who) -> Self {
+    pub(crate) fn new(who: Who) -> Self {
         let root = tempfile::Builder::new()
             .prefix("portcullis-")
             .tempdir()
@@ -55,24 +55,24 @@ impl Install {
     }
 
     /// A path below the installation.
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.root.path().join(below)
     }
 
     /// The workspace.
-    pub fn work(&self) -> PathBuf {
+    pub(crate) fn work(&self) -> PathBuf {
         self.path("work")
     }
 
     /// Gives a path to whoever runs the command.
-    pub fn own(&self, below: &str) {
+    pub(crate) fn own(&self, below: &str) {
         if self.who == Who::User {
             std::os::unix::fs::chown(self.path(below), Some(USER), Some(USER)).unwrap();
         }
     }
 
     /// Writes a file, owned by whoever runs the command.
-    pub fn write(&self, below: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, below: &str, text: &str) -> PathBuf {
         let path = self.path(below);
         if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
             fs::create_dir_all(parent).unwrap();
@@ -83,7 +83,7 @@ impl Install {
     }
 
     /// `portcullis` with these arguments, in the workspace, with a small environment.
-    pub fn command<S: AsRef<std::ffi::OsStr>>(
+    pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
@@ -100,7 +100,7 @@ impl Install {
     }
 
     /// Runs it to its end.
-    pub fn portcullis<S: AsRef<std::ffi::OsStr>>(
+    pub(crate) fn portcullis<S: AsRef<std::ffi::OsStr>>(
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Output {
@@ -108,13 +108,13 @@ impl Install {
     }
 
     /// `portcullis run -- …`: status and what it printed.
-    pub fn run<'a>(&self, flags: &[&'a str], command: &[&'a str]) -> Run {
+    pub(crate) fn run<'a>(&self, flags: &[&'a str], command: &[&'a str]) -> Run {
         let arguments: Vec<&str> = [&["run"], flags, &["--"], command].concat();
         Run::of(&self.portcullis(arguments))
     }
 
     /// The records of every session, oldest first, as JSON.
-    pub fn records(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
         let folder = self.path("home/.local/state/portcullis/audit");
         let mut files: Vec<_> = fs::read_dir(folder)
             .unwrap()
@@ -135,7 +135,7 @@ impl Install {
     }
 
     /// The records of one event.
-    pub fn events(&self, event: &str) -> Vec<serde_json::Value> {
+    pub(crate) fn events(&self, event: &str) -> Vec<serde_json::Value> {
         self.records()
             .into_iter()
             .filter(|record| record["event"] == event)
@@ -145,14 +145,14 @@ impl Install {
 
 /// How a command went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Run {
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
-    pub fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             status: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -161,7 +161,7 @@ impl Run {
     }
 
     /// The status, and standard error as lines.
-    pub fn complaint(&self) -> (Option<i32>, Vec<&str>) {
+    pub(crate) fn complaint(&self) -> (Option<i32>, Vec<&str>) {
         (self.status, self.stderr.lines().collect())
     }
 }

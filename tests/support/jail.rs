@@ -90,8 +90,9 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let (ours, theirs) = Channel::pair()?;
     let running = prepared.start(&bwrap, &plan, OwnedFd::from(theirs))?;
     let mut outcome = Outcome::default();
-    let (report, listeners): (InitReport, _) = ours.recv_with()?;
-    outcome.listeners = listeners.len();
+    let received = ours.recv_with::<InitReport>()?;
+    let report = received.message;
+    outcome.listeners = received.fds.len();
     if matches!(report, InitReport::Confined(_)) {
         ours.send(&Go {})?;
     }
