@@ -1,0 +1,19 @@
+//! Real Codex, oldest and newest, in the real jail, against the stub of the model.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests may panic and start programs"
+)]
+
+#[path = "../support/cli.rs"]
+#[expect(dead_code, unreachable_pub, reason = "shared with other suites")]
+mod cli;
+#[path = "../support/codex_install.rs"]
+mod codex_install;
+mod refusals;
+mod sandbox;
+mod scene;
+#[path = "../support/stub.rs"]
+mod stub;
+mod work;

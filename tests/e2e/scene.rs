@@ -1,0 +1,128 @@
+//! A workspace, a stub of the model, and a real Codex in the jail.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::cli::{Install, Run, Who};
+use crate::codex_install::{CodexVersion, bin};
+use crate::stub::{NAME, Stub};
+
+/// How Codex talks to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Sse,
+    WebSocket,
+}
+
+/// Whether the profile lets the model's host through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Model {
+    Allowed,
+    OffTheList,
+}
+
+/// Everything one run needs.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) install: Install,
+    pub(crate) stub: Stub,
+    codex: PathBuf,
+    profile: PathBuf,
+}
+
+impl Scene {
+    /// As root, with the model allowed, over SSE.
+    pub(crate) fn new(version: CodexVersion, script: &Value) -> Self {
+        let codex = version.folder();
+        Self::with(Who::Root, codex, Transport::Sse, Model::Allowed, script)
+    }
+
+    pub(crate) fn with(
+        who: Who,
+        codex: PathBuf,
+        transport: Transport,
+        model: Model,
+        script: &Value,
+    ) -> Self {
+        let install = Install::new(who);
+        let stub = Stub::start(&install.path("stub"), script);
+        install.write(
+            "codex-home/config.toml",
+            &format!(
+                "model = \"stub\"\nmodel_provider = \"stub\"\n\
+                 [model_providers.stub]\nname = \"stub\"\nwire_api = \"responses\"\n\
+                 base_url = \"https://{NAME}:{}/v1\"\nenv_key = \"CODEX_API_KEY\"\n\
+                 supports_websockets = {}\n",
+                stub.port,
+                transport == Transport::WebSocket,
+            ),
+        );
+        let profile = install.write("profile.toml", &profile(&stub, model));
+        Self {
+            install,
+            stub,
+            codex,
+            profile,
+        }
+    }
+
+    /// `portcullis run -p … -- codex exec …`, to its end.
+    pub(crate) fn exec(&self, arguments: &[&str]) -> Run {
+        let path = format!("{}:/usr/bin:/bin", bin(&self.codex).display());
+        let mut command = self.install.command(["run", "-p"]);
+        command
+            .arg(&self.profile)
+            .args(["--", "codex", "exec", "--json", "--skip-git-repo-check"])
+            .args(arguments)
+            .env("PATH", path)
+            .env("CODEX_HOME", self.install.path("codex-home"))
+            .env("OPENAI_API_KEY", "not-a-key");
+        Run::of(&command.output().unwrap())
+    }
+
+    /// A file of the workspace, as the host sees it.
+    pub(crate) fn workspace_file(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.install.work().join(name)).ok()
+    }
+
+    /// Host and port of every request that was judged, with the verdict, in order and without repeats.
+    pub(crate) fn judged(&self) -> Vec<(String, u64, String)> {
+        let mut judged: Vec<_> = self
+            .install
+            .events("egress.decided")
+            .iter()
+            .map(|record| {
+                let text = |key: &str| record[key].as_str().unwrap().to_owned();
+                let port = record["port"].as_u64().unwrap();
+                (text("host"), port, text("verdict"))
+            })
+            .collect();
+        judged.dedup();
+        judged
+    }
+
+    /// The same for the stub alone: what Codex needs and nothing else.
+    pub(crate) fn only_the_model(&self) -> Vec<(String, u64, String)> {
+        vec![(NAME.to_owned(), self.stub.port.into(), "allow".to_owned())]
+    }
+}
+
+fn profile(stub: &Stub, model: Model) -> String {
+    let mut text = format!(
+        "extends = \"codex\"\n\
+         [network.dns]\nservers = [\"127.0.0.1:{}\"]\n\
+         [network.addresses]\nallow = [\"127.0.0.1/32\"]\n\
+         [environment.set]\nCODEX_CA_CERTIFICATE = {:?}\n",
+        stub.dns_port,
+        stub.ca().display().to_string(),
+    );
+    if model == Model::Allowed {
+        let port = stub.port;
+        let rule = "[[network.rules]]\naction = \"allow\"";
+        writeln!(text, "{rule}\nhost = \"{NAME}\"\nports = [{port}]").unwrap();
+    }
+    text
+}
