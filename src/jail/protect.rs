@@ -116,6 +116,12 @@ fn protect(
             match place {
                 Place::Stands(fd) => protect_part(layout, root, &part, fd),
                 Place::Forbidden(errno) if cannot_be_made_inside(errno, &stat) => {}
+                Place::Forbidden(nix::libc::EWOULDBLOCK) => {
+                    return Err(refuse(
+                        "another process holds a lock on it".to_owned(),
+                        "end the sessions that use this workspace",
+                    ));
+                }
                 Place::Forbidden(errno) => {
                     return Err(refuse(
                         io::Error::from_raw_os_error(errno).to_string(),

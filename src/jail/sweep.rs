@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
@@ -136,7 +137,7 @@ fn claim_in(folder: OwnedFd, name: Vec<u8>) -> Result<Option<Held>, Errno> {
             Err(Errno::NOENT) => continue,
             other => other?,
         };
-        flock(&placeholder, FlockOperation::LockShared)?;
+        share_lock(&placeholder)?;
         let stat = fstat(&placeholder)?;
         if stat.st_nlink == 0 {
             // Another sweeper had it locked for removing.
@@ -150,6 +151,22 @@ fn claim_in(folder: OwnedFd, name: Vec<u8>) -> Result<Option<Held>, Errno> {
             name,
             placeholder,
         }));
+    }
+}
+
+/// Takes a shared lock. Another sweeper holds the exclusive one for as long as it takes to remove a
+/// folder; somebody in another jail can hold it for ever, so this does not wait for ever: the session
+/// is refused then, since without our lock the folder could be removed from under its jail.
+fn share_lock(placeholder: &OwnedFd) -> Result<(), Errno> {
+    let mut tries = 0..200;
+    loop {
+        match flock(placeholder, FlockOperation::NonBlockingLockShared) {
+            Err(Errno::WOULDBLOCK) if tries.next().is_some() => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use portcullis::policy::FilesystemMode;
 use tempfile::TempDir;
@@ -201,6 +202,15 @@ impl Bench {
             command.uid(4001).gid(4001).env("HOME", "/");
         }
         command
+    }
+}
+
+/// Waits for what must come; the bound only turns a hang into a failure.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_mins(1);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

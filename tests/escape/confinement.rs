@@ -1,9 +1,11 @@
 //! Capabilities, floors, exit codes, and what a developer needs nevertheless.
 
+use std::process::Command;
+
 use portcullis::wire::init::{FailureKind, InitReport};
 
 use crate::act::{Act, Answer};
-use crate::bench::{Bench, CALLERS};
+use crate::bench::{Bench, CALLERS, Caller};
 
 #[test]
 fn no_capability_is_left_in_any_set() {
@@ -161,4 +163,24 @@ fn tools_of_a_developer_work() {
             assert_eq!(said.trim(), *expected, "{caller:?} {line}: {output:?}");
         }
     }
+}
+
+/// Rust's own tools, with a toolchain that the profile shows.
+#[test]
+fn a_crate_can_be_built_and_tested() {
+    let mut bench = Bench::new(Caller::Root);
+    let rustc = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .unwrap();
+    let sysroot = String::from_utf8(rustc.stdout).unwrap().trim().to_owned();
+    bench.order.readable = vec![sysroot.clone().into()];
+    bench.order.env[0].1 = format!("{sysroot}/bin:/usr/bin:/bin");
+    let home = bench.order.home.to_str().unwrap().to_owned();
+    bench.order.env.push(("HOME".to_owned(), home));
+    let line =
+        "cargo init -q --vcs none --name made . && cargo test -q --offline 2>&1 | grep -c ok";
+    bench.order.argv = ["sh", "-c", line].map(Into::into).into();
+    let (output, outcome) = bench.run();
+    assert_eq!(outcome.status, Some(0), "{output:?}");
 }

@@ -3,19 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 use crate::act::{Act, Answer};
-use crate::bench::{Bench, CALLERS, Caller};
-
-/// Waits for what must come; the bound only turns a hang into a failure.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_mins(1);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use crate::bench::{Bench, CALLERS, Caller, until};
 
 /// A jail that waits for a file in its workspace.
 fn waiting(bench: &mut Bench) -> Child {
@@ -118,4 +108,28 @@ fn a_placeholder_that_somebody_filled_meanwhile_stays() {
         fs::read_to_string(bench.path(".codex/kept")).unwrap(),
         "text"
     );
+}
+
+#[test]
+fn a_placeholder_that_is_locked_for_good_refuses_the_next_session() {
+    let mut bench = Bench::new(Caller::User);
+    let mut session = waiting(&mut bench);
+    // As a hostile command in the first jail could: flock(2) asks for no right to write.
+    let placeholder = fs::File::open(bench.path(".codex")).unwrap();
+    assert!(placeholder.try_lock().is_err(), "the session shares a lock");
+    let mut second = Bench::new(Caller::User);
+    second.order.workspace = bench.order.workspace.clone();
+    second.order.protected = vec![".git".into()];
+    let git = bench.path(".git");
+    fs::create_dir(&git).unwrap();
+    fs::set_permissions(&git, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+    bench.own(&git);
+    let git = fs::File::open(git).unwrap();
+    git.lock().unwrap();
+    let refusal = second.refusal();
+    assert!(refusal.contains("end the sessions"), "{refusal}");
+    drop(git);
+    assert!(second.try_inside(Act::mkdir(bench.path(".git/x"))) == Answer::Errno(nix::libc::EROFS));
+    fs::write(bench.path("go"), "").unwrap();
+    session.wait().unwrap();
 }
