@@ -4,7 +4,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Child;
 
 use super::error::JailError;
 use super::spec::{Access, JailSpec, Mount, MountKind, SourceId};
@@ -36,17 +37,43 @@ pub struct Bwrap {
     pub version: String,
 }
 
-/// The first bubblewrap on `path`, else the first of `bundled` that is there; asked for its version.
-pub fn find(path: &OsStr, bundled: &[PathBuf]) -> Result<Bwrap, JailError> {
+/// A bubblewrap that was asked for its version and has not answered yet.
+#[derive(Debug)]
+pub struct Question {
+    path: PathBuf,
+    child: Child,
+}
+
+/// Asks the first bubblewrap on `path`, else the first of `bundled` that is there, for its version.
+/// The answer comes while the caller does something else: [`Question::answer`].
+pub fn ask(path: &OsStr, bundled: &[PathBuf]) -> Result<Question, JailError> {
     let path = find_in_path(OsStr::new("bwrap"), path)
         .map(PathBuf::from)
         .or_else(|| bundled.iter().find(|path| path.is_file()).cloned())
         .ok_or(JailError::BwrapMissing)?;
+    match Spawn::new(&path).arg("--version").pipe_stdout().start() {
+        Ok(child) => Ok(Question { path, child }),
+        Err(error) => Err(JailError::BwrapBroken {
+            path,
+            cause: error.to_string(),
+        }),
+    }
+}
+
+impl Question {
+    /// Waits for the answer and judges it.
+    pub fn answer(mut self) -> Result<Bwrap, JailError> {
+        let said = listen(&mut self.child);
+        judge(self.path, said)
+    }
+}
+
+fn judge(path: PathBuf, said: std::io::Result<String>) -> Result<Bwrap, JailError> {
     let broken = |cause: String| JailError::BwrapBroken {
         path: path.clone(),
         cause,
     };
-    let said = ask_version(&path).map_err(|error| broken(error.to_string()))?;
+    let said = said.map_err(|error| broken(error.to_string()))?;
     let version = said.trim().to_owned();
     let number = parse_version(&version).ok_or_else(|| broken(format!("said {version:?}")))?;
     if number < OLDEST {
@@ -58,8 +85,7 @@ pub fn find(path: &OsStr, bundled: &[PathBuf]) -> Result<Bwrap, JailError> {
     Ok(Bwrap { path, version })
 }
 
-fn ask_version(path: &Path) -> std::io::Result<String> {
-    let mut child = Spawn::new(path).arg("--version").pipe_stdout().start()?;
+fn listen(child: &mut Child) -> std::io::Result<String> {
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
         // A version line has some 20 bytes; more is no bubblewrap.
@@ -195,7 +221,7 @@ mod tests {
 
     #[test]
     fn no_bubblewrap_is_an_error_that_names_the_package() {
-        let error = find(OsStr::new("/nonexistent"), &[]).unwrap_err();
+        let error = ask(OsStr::new("/nonexistent"), &[]).unwrap_err();
         assert!(
             error
                 .to_string()

@@ -15,13 +15,13 @@ use super::source::is_dir;
 use crate::sys::fd::proc_path;
 use crate::sys::process::Spawn;
 use crate::wire::frame::Received;
-use crate::wire::sweep::{Claim, Claimed};
+use crate::wire::sweep::{Claim, Claimed, Swept};
 use crate::wire::{Channel, WireError};
 
 /// The permission bits by which a placeholder is known; a person's empty folder has others.
 pub(crate) const MODE: u32 = 0o555;
 
-/// The session's side: asks for placeholders. Dropping it lets the sweeper go and waits for it.
+/// The session's side: asks for placeholders. Dropping it has them swept and waits until they are.
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     channel: Option<Channel>,
@@ -89,11 +89,20 @@ impl Sweeper {
 
 impl Drop for Sweeper {
     fn drop(&mut self) {
-        // Closing the channel is the signal; without the pipe's end no jail will ever report.
-        self.channel = None;
+        // Without the pipe's end no jail will ever report.
         self.info = None;
-        // An error here means that somebody else waited: it is gone either way.
-        self.child.wait().ok();
+        // The end of what we say is the signal. Its process goes on for a moment: the file system
+        // takes milliseconds to let go of a removed folder, and nobody has to wait for that.
+        let swept = self
+            .channel
+            .take()
+            .is_some_and(|channel| channel.finish().is_ok() && channel.recv::<Swept>().is_ok());
+        if swept {
+            self.child.try_wait().ok();
+        } else {
+            // An error here means that somebody else waited: it is gone either way.
+            self.child.wait().ok();
+        }
     }
 }
 

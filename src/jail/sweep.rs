@@ -30,7 +30,7 @@ use super::source::is_plain_relative;
 use crate::exit::Exit;
 use crate::sys::{capability, fd, harden, signal};
 use crate::wire::frame::Received;
-use crate::wire::sweep::{Claim, Claimed};
+use crate::wire::sweep::{Claim, Claimed, Swept};
 use crate::wire::{Channel, WireError};
 
 /// A placeholder that we hold.
@@ -67,9 +67,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     jail.wait()?;
-    for held in held {
+    for held in &held {
         held.sweep();
     }
+    // Before the descriptors close, which takes the file system a while. A session that is gone
+    // does not listen.
+    channel.send(&Swept {}).ok();
     Ok(())
 }
 
@@ -228,7 +231,7 @@ fn first_process(info: &[u8]) -> Option<OwnedFd> {
 impl Held {
     /// Removes the placeholder unless another session uses it, somebody put something into it, or
     /// something else has its name by now.
-    fn sweep(self) {
+    fn sweep(&self) {
         let path = Path::new(OsStr::from_bytes(&self.name));
         let last = flock(&self.placeholder, FlockOperation::NonBlockingLockExclusive);
         let same = fstat(&self.placeholder).and_then(|ours| {

@@ -146,13 +146,14 @@ struct Jail {
 /// Step 4, our side.
 fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let path = plan.caller.variable("PATH").unwrap_or_default();
-    let bwrap = jail::bwrap::find(path, &plan.command.bundled_bwrap)?;
+    let bwrap = jail::bwrap::ask(path, &plan.command.bundled_bwrap)?;
     let program = companions::beside("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,
         source,
     })?;
     let prepared = jail::prepare(&plan.jail_request(&program))?;
+    let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let init_plan = plan.init_plan(&bwrap, readable, writable);
     let system = |source: io::Error| LaunchError::System {

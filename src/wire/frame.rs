@@ -83,6 +83,11 @@ impl Channel {
         Self { stream }
     }
 
+    /// Says nothing more; the peer reads the end of the channel and may still answer.
+    pub fn finish(&self) -> io::Result<()> {
+        self.stream.shutdown(std::net::Shutdown::Write)
+    }
+
     /// Gives the socket back.
     pub fn into_stream(self) -> UnixStream {
         self.stream

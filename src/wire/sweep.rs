@@ -2,7 +2,8 @@
 //!
 //! The session sends one [`Claim`] a placeholder, with the folder that it is to stand in; the sweeper
 //! makes it, or shares the one that is there, and answers [`Claimed`] with the placeholder's own
-//! descriptor. When the channel closes and the jail is dead, the sweeper removes what nobody else uses.
+//! descriptor. When the session has said its last, or is gone, and the jail is dead, the sweeper removes
+//! what nobody else uses and says [`Swept`].
 
 use serde::{Deserialize, Serialize};
 
@@ -25,3 +26,8 @@ pub enum Claimed {
     /// It could not be made: the errno.
     Failed(i32),
 }
+
+/// Everything is removed that was to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Swept {}

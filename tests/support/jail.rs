@@ -42,7 +42,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         files: order.files.clone(),
         init: &init,
     })?;
-    let bwrap = bwrap::find("/usr/bin:/bin".as_ref(), &[])?;
+    let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), &[])?.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),
