@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
 //! `layout`, `protect`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
-//! [`init`] (the numbered list inside) → `landlock`, [`seccomp`]. `placeholder` and `sweep` are the
+//! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs.
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod source;
 pub mod spec;
 pub mod start;
 mod sweep;
+mod syscalls;
 pub mod system;
 
 pub use bwrap::Bwrap;

@@ -80,58 +80,52 @@ fn protect(
     sweeper: &mut Option<Sweeper>,
     request: &JailRequest<'_>,
 ) -> Result<(), JailError> {
-    let refuse = |cause: String, cure| JailError::Protected {
+    let refuse = |(cause, cure)| JailError::Protected {
         root: root.path.clone(),
         path: path.to_owned(),
         cause,
         cure,
     };
     if !is_plain_relative(path) {
-        return Err(refuse(
-            "is not a plain path below the workspace".to_owned(),
-            "write it as .git/hooks",
-        ));
+        let cause = "is not a plain path below the workspace".to_owned();
+        return Err(refuse((cause, "write it as .git/hooks")));
     }
-    let found = match seek(layout, root, path) {
-        Ok(found) => found,
-        Err(error) if error.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return Err(refuse(
-                "a symbolic link is in the way, so what it protects could be replaced".to_owned(),
-                "replace the link by what it points to",
-            ));
-        }
-        Err(error) => return Err(refuse(error.to_string(), "make it readable")),
-    };
-    match found {
+    match seek(layout, root, path).map_err(|error| refuse(explain_seek(&error)))? {
         Found::Stands(part, fd) => protect_part(layout, root, &part, fd),
         Found::Missing(part, folder, stat) => {
             let name = part.file_name().unwrap_or_default();
-            if sweeper.is_none() {
-                *sweeper = Some(Sweeper::start(request.init)?);
-            }
-            let place = match sweeper {
-                Some(sweeper) => sweeper.claim(&folder, name)?,
-                None => Place::Forbidden(0),
+            let sweeper = match sweeper {
+                Some(sweeper) => sweeper,
+                None => sweeper.insert(Sweeper::start(request.init)?),
             };
-            match place {
+            match sweeper.claim(&folder, name)? {
                 Place::Stands(fd) => protect_part(layout, root, &part, fd),
                 Place::Forbidden(errno) if cannot_be_made_inside(errno, &stat) => {}
-                Place::Forbidden(nix::libc::EWOULDBLOCK) => {
-                    return Err(refuse(
-                        "another process holds a lock on it".to_owned(),
-                        "end the sessions that use this workspace",
-                    ));
-                }
-                Place::Forbidden(errno) => {
-                    return Err(refuse(
-                        io::Error::from_raw_os_error(errno).to_string(),
-                        "make the folder that holds it writable, or use mode read-only",
-                    ));
-                }
+                Place::Forbidden(errno) => return Err(refuse(explain_claim(errno))),
             }
         }
     }
     Ok(())
+}
+
+/// Cause and cure when a protected path cannot be walked.
+fn explain_seek(error: &io::Error) -> (String, &'static str) {
+    if error.raw_os_error() == Some(nix::libc::ELOOP) {
+        let cause = "a symbolic link is in the way, so what it protects could be replaced";
+        return (cause.to_owned(), "replace the link by what it points to");
+    }
+    (error.to_string(), "make it readable")
+}
+
+/// Cause and cure when there is no placeholder.
+fn explain_claim(errno: i32) -> (String, &'static str) {
+    if errno == nix::libc::EWOULDBLOCK {
+        let cause = "another process holds a lock on it".to_owned();
+        return (cause, "end the sessions that use this workspace");
+    }
+    let cause = io::Error::from_raw_os_error(errno).to_string();
+    let cure = "make the folder that holds it writable, or use mode read-only";
+    (cause, cure)
 }
 
 /// Whether a folder in which we could not make a placeholder is one in which the jail cannot make
