@@ -7,7 +7,7 @@
 )]
 
 #[path = "../support/cli.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared with other suites")]
+#[expect(dead_code, reason = "shared with other suites")]
 mod cli;
 #[path = "../support/codex_install.rs"]
 mod codex_install;
