@@ -12,7 +12,7 @@ use toml::{Table, Value};
 pub const MANAGED_CONFIG: &str = "/etc/codex/managed_config.toml";
 
 /// The text of [`MANAGED_CONFIG`]: our settings, then those of the profile's `[codex] config`.
-pub fn managed_config(profile: &Table) -> Result<String, toml::ser::Error> {
+pub fn managed_config(profile: &Table) -> String {
     let mut config = Table::new();
     for (path, value, _why) in SETTINGS {
         set(&mut config, path, value);
@@ -26,7 +26,7 @@ pub fn managed_config(profile: &Table) -> Result<String, toml::ser::Error> {
         &Setting::Word("danger-full-access"),
     );
     config.remove("default_permissions");
-    toml::to_string(&config)
+    config.to_string()
 }
 
 /// A value in [`SETTINGS`].
@@ -94,10 +94,7 @@ mod tests {
     use super::*;
 
     fn rendered(profile: &str) -> Table {
-        managed_config(&profile.parse().unwrap())
-            .unwrap()
-            .parse()
-            .unwrap()
+        managed_config(&profile.parse().unwrap()).parse().unwrap()
     }
 
     #[test]

@@ -294,8 +294,11 @@ impl Layout {
         for (dest, content) in &request.files {
             self.standable(dest, request)?;
             let source = self.memory(content)?;
-            let kind = match covering(&self.mounts, dest) {
+            // In the private home a plain file, which its program may replace; elsewhere locked.
+            let own = dest.starts_with(request.home);
+            let kind = match covering(&self.mounts, dest).map(|above| &above.kind) {
                 None => MountKind::Copy { source },
+                Some(MountKind::Tmpfs { .. }) if own => MountKind::Copy { source },
                 Some(_) => MountKind::Data { source },
             };
             self.place(dest, kind, "made by the session");

@@ -36,7 +36,7 @@ pub struct JailRequest<'a> {
     pub hidden: Vec<PathBuf>,
     /// Read-only extras: a host path and where it shows.
     pub shown: Vec<(PathBuf, PathBuf)>,
-    /// Generated read-only files.
+    /// Generated files: read-only, but for those in the private home.
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// The program `portcullis-init`, opened (O_PATH is enough). It is also the sweeper.
     pub init: &'a File,

@@ -21,8 +21,9 @@ const CERTIFICATE_VARIABLES: [&str; 8] = [
     "CARGO_HTTP_CAINFO",
 ];
 
-/// Files of the caller's own Codex configuration that a jailed Codex may read. Never written back:
-/// what a session changes ends with it.
+/// Files of the caller's own Codex configuration that a jailed Codex gets as copies. Copies, because
+/// Codex writes them (the answer to "trust this folder?", a refreshed token) and goes no further when
+/// it cannot. Never written back: what a session changes ends with it.
 const CODEX_FILES: [&str; 4] = ["config.toml", "auth.json", "AGENTS.md", "installation_id"];
 
 /// A command, ready for the jail.
@@ -93,19 +94,18 @@ fn native_codex(resolved: &Path) -> Option<codex::NativeLayout> {
 }
 
 fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
-    if let Ok(managed) = codex::managed_config(&profile.codex.config) {
-        command
-            .files
-            .push((codex::MANAGED_CONFIG.into(), managed.into_bytes()));
-    }
+    let managed = codex::managed_config(&profile.codex.config);
+    command
+        .files
+        .push((codex::MANAGED_CONFIG.into(), managed.into_bytes()));
     let host_home = caller
         .variable("CODEX_HOME")
         .map_or_else(|| caller.home.join(".codex"), PathBuf::from);
     let jail_home = caller.home.join(".codex");
     for name in CODEX_FILES {
-        let source = host_home.join(name);
-        if source.is_file() {
-            command.shown.push((source, jail_home.join(name)));
+        // One that the caller cannot read, Codex could not either.
+        if let Ok(content) = std::fs::read(host_home.join(name)) {
+            command.files.push((jail_home.join(name), content));
         }
     }
     let variable = |name: &str| caller.variable(name).and_then(OsStr::to_str);

@@ -88,6 +88,11 @@ impl Scene {
         fs::read_to_string(self.install.work().join(name)).ok()
     }
 
+    /// The caller's own `config.toml`.
+    pub(crate) fn callers_configuration(&self) -> String {
+        fs::read_to_string(self.install.path("codex-home/config.toml")).unwrap()
+    }
+
     /// Host and port of every request that was judged, with the verdict, in order and without repeats.
     pub(crate) fn judged(&self) -> Vec<(String, u64, String)> {
         let mut judged: Vec<_> = self

@@ -66,6 +66,29 @@ fn an_ordinary_user_gets_the_same() {
     }
 }
 
+/// In a new folder Codex's terminal interface asks for trust first, and writes the answer down or stops
+/// (as sed -i does: a new file in the place of the old).
+#[test]
+fn codex_can_change_its_configuration_for_the_session_and_not_the_callers() {
+    let script = json!([
+        { "run": "sed -i '1i # changed' ~/.codex/config.toml && head -n 1 ~/.codex/config.toml" },
+        { "say": "done" },
+    ]);
+    for version in VERSIONS {
+        let scene = Scene::new(version, &script);
+        let before = scene.callers_configuration();
+        let run = scene.exec(&["configure"]);
+        assert_eq!(run.status, Some(0), "{version:?}: {run:?}");
+        let outputs = scene.stub.outputs();
+        assert!(
+            outputs[0].contains("# changed"),
+            "{version:?}: {}",
+            outputs[0]
+        );
+        assert_eq!(scene.callers_configuration(), before);
+    }
+}
+
 #[test]
 fn the_native_binary_runs_without_node() {
     let script = json!([
