@@ -37,23 +37,25 @@ pub struct Report {
 ///
 /// 1. keep what we inherited from our children, and take signals as data;
 /// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]);
-/// 3. start the audit writer and the gate, which confine themselves meanwhile;
-/// 4. build the jail; init binds the listeners in it and confines itself;
+/// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
+///    waits for our word; this takes longest, so it comes first;
+/// 4. start the audit writer and the gate, which confine themselves as well;
 /// 5. give the listeners to the gate and wait until it accepts;
 /// 6. record `session.started`, then let init execute the command;
 /// 7. watch until the jail ends;
 /// 8. drain the gate, record `session.ended`, remove what was made.
 ///
-/// Whatever fails from step 3 on, step 8 still runs.
+/// Whatever fails from step 4 on, step 8 still runs; a jail that is dropped is killed.
 pub fn run(
     request: &LaunchRequest,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let plan = Plan::make(request, tell)?;
+    let jail = build(&plan)?;
     let mut companions = Companions::start(&plan)?;
-    let outcome = build(&plan)
-        .and_then(|jail| jail.start(&plan, &mut companions, &mut signals))
+    let outcome = jail
+        .start(&plan, &mut companions, &mut signals)
         .and_then(|live| live.watch(&companions, &mut signals, tell));
     companions.end(&plan, outcome, tell)
 }
@@ -77,7 +79,7 @@ struct Companions {
 }
 
 impl Companions {
-    /// Step 3.
+    /// Step 4.
     fn start(plan: &Plan) -> Result<Self, LaunchError> {
         let folder =
             plan.log
@@ -143,7 +145,7 @@ struct Jail {
     init: Channel,
 }
 
-/// Step 4, our side.
+/// Step 3, our side.
 fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let path = plan.caller.variable("PATH").unwrap_or_default();
     let bwrap = jail::bwrap::ask(path, &plan.command.bundled_bwrap)?;
@@ -175,7 +177,7 @@ struct Confined {
 }
 
 impl Jail {
-    /// The rest of step 4 to step 6. A jail that does not get through is killed on the way out.
+    /// Step 5 and 6. A jail that does not get through is killed on the way out.
     fn start(
         mut self,
         plan: &Plan,
