@@ -43,17 +43,27 @@ pub(crate) fn files(user: &UserNames, home: &Path, hostname: &str) -> Vec<(PathB
 /// everyone else show (user_namespaces(7): unmapped ids).
 fn passwd(user: &UserNames, home: &Path) -> String {
     let mut text = format!(
-        "{}:x:{}:{}::{}:/bin/sh\n",
+        "{}:x:{}:{}::{}:{}\n",
         field(&user.user),
         user.uid,
         user.gid,
-        field(&home.to_string_lossy())
+        field(&home.to_string_lossy()),
+        login_shell(),
     );
     if user.uid != 0 {
         text.push_str("root:x:0:0::/:/usr/sbin/nologin\n");
     }
     text.push_str("nobody:x:65534:65534::/:/usr/sbin/nologin\n");
     text
+}
+
+/// What agents write for; a host without bash has at least sh(1). Codex runs its commands with it.
+pub fn login_shell() -> &'static str {
+    if Path::new("/bin/bash").exists() {
+        "/bin/bash"
+    } else {
+        "/bin/sh"
+    }
 }
 
 fn group(user: &UserNames) -> String {
@@ -84,9 +94,12 @@ mod tests {
         };
         assert_eq!(
             passwd(&user, Path::new("/home/eve")),
-            "eve_root2_x_0_0:x:4001:4001::/home/eve:/bin/sh\n\
-             root:x:0:0::/:/usr/sbin/nologin\n\
-             nobody:x:65534:65534::/:/usr/sbin/nologin\n"
+            format!(
+                "eve_root2_x_0_0:x:4001:4001::/home/eve:{}\n\
+                 root:x:0:0::/:/usr/sbin/nologin\n\
+                 nobody:x:65534:65534::/:/usr/sbin/nologin\n",
+                login_shell()
+            )
         );
     }
 }

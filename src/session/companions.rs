@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::audit::AuditEvent;
 use crate::policy::NetworkPolicy;
 use crate::sys::process::Spawn;
-use crate::wire::audit::{Append, AuditBoot, AuditReply};
+use crate::wire::audit::{AppendError, AuditBoot, AuditReply, append};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
 use crate::wire::{Channel, WireError};
@@ -51,6 +51,9 @@ pub enum CompanionError {
         /// Its own words: cause and cure.
         message: String,
     },
+    /// A record is not kept.
+    #[error("{0}")]
+    Append(#[from] AppendError),
     /// It said something that does not belong here: a bug.
     #[error("{0}: unexpected answer")]
     Unexpected(&'static str),
@@ -184,23 +187,10 @@ impl AuditWriter {
 
     /// Has an event recorded; returns once it is.
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
-        let wire = |source| CompanionError::Wire {
-            who: Self::WHO,
-            source,
-        };
         let id = self.next;
         self.next += 1;
-        self.channel.send(&Append { id, event }).map_err(wire)?;
-        match self.channel.recv().map_err(wire)? {
-            AuditReply::Recorded { id: recorded, .. } if recorded == id => Ok(()),
-            AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
-                who: Self::WHO,
-                message: error,
-            }),
-            AuditReply::Ready | AuditReply::Recorded { .. } => {
-                Err(CompanionError::Unexpected(Self::WHO))
-            }
-        }
+        append(&self.channel, id, event)?;
+        Ok(())
     }
 
     /// Closes the channel and waits until the writer has written everything and ended.

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use crate::jail::identity::login_shell;
 use crate::policy::EnvironmentPolicy;
 
 use super::caller::Caller;
@@ -41,7 +42,7 @@ pub fn build(
         ("HOME", home.as_str()),
         ("USER", &caller.user),
         ("LOGNAME", &caller.user),
-        ("SHELL", shell()),
+        ("SHELL", login_shell()),
         ("TMPDIR", "/tmp"),
     ] {
         variables.insert(name.to_owned(), value.to_owned());
@@ -61,15 +62,6 @@ pub fn build(
     variables.extend(jail.session);
     variables.extend(policy.set.clone());
     variables.into_iter().collect()
-}
-
-/// Agents write for bash; a host without it has at least sh(1).
-fn shell() -> &'static str {
-    if Path::new("/bin/bash").exists() {
-        "/bin/bash"
-    } else {
-        "/bin/sh"
-    }
 }
 
 /// A pattern is a name, or a prefix and `*`.
@@ -150,7 +142,7 @@ mod tests {
                 "PATH",
                 "/opt/codex/path:/usr/bin:/opt/tool/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin",
             ),
-            ("SHELL", shell()),
+            ("SHELL", login_shell()),
             ("TERM", "dumb"),
             ("TMPDIR", "/tmp"),
             ("USER", "ada"),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::audit::{AuditEvent, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, Host, Method, Port, Verdict};
+use crate::policy::{Host, Method, Port, Verdict};
 
 /// Which destination each open connection is for, so that later events can name it.
 pub(super) type Destinations = HashMap<ConnId, String>;
@@ -137,23 +137,6 @@ pub(super) fn destination(host: &Host, port: Port) -> String {
     }
 }
 
-/// The option of `run` that would allow what was denied for this reason; `None` where a person should
-/// look at the rule instead.
-pub(super) fn remedy(reason: DenyReason, host: &Host, port: Port) -> Option<String> {
-    if !matches!(
-        reason,
-        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed
-    ) {
-        return None;
-    }
-    let destination = destination(host, port);
-    let usual = port == Port::HTTP || port == Port::HTTPS;
-    let shown = destination
-        .strip_suffix(&format!(":{port}"))
-        .filter(|_| usual);
-    Some(format!("--allow {}", shown.unwrap_or(&destination)))
-}
-
 /// A command line, quoted where a shell would need it.
 pub(super) fn command(argv: &[String]) -> String {
     let quote = |argument: &String| {
@@ -255,25 +238,5 @@ mod tests {
     fn commands_show_what_a_terminal_would_obey() {
         let argv = ["codex", "it's", "", "a\u{1b}[2Jb"].map(String::from);
         assert_eq!(command(&argv), r"codex 'it'\''s' '' 'a\u{1b}[2Jb'");
-    }
-
-    #[test]
-    fn a_remedy_names_the_port_only_where_it_must() {
-        let host = Host::parse("a.test").unwrap();
-        let (port, six) = (Port::new(8443).unwrap(), Host::Addr("::1".parse().unwrap()));
-        let denied = DenyReason::HostNotAllowed;
-        assert_eq!(
-            remedy(denied, &host, Port::HTTPS),
-            Some("--allow a.test".into())
-        );
-        assert_eq!(
-            remedy(denied, &host, port),
-            Some("--allow a.test:8443".into())
-        );
-        assert_eq!(
-            remedy(denied, &six, port),
-            Some("--allow [::1]:8443".into())
-        );
-        assert_eq!(remedy(DenyReason::HostDenied, &host, port), None);
     }
 }

@@ -16,6 +16,7 @@ use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
 use crate::ids::SessionId;
+use crate::policy::{self, EgressRequest, Transport};
 
 /// What to show.
 #[derive(Debug, clap::Args)]
@@ -331,7 +332,14 @@ fn tell_refusals(summary: &SessionSummary) -> Vec<String> {
 fn tell_remedies(destinations: &[Destination]) -> Vec<String> {
     let remedy = |destination: &Destination| {
         let reason = destination.reason.filter(|_| destination.denied > 0)?;
-        phrase::remedy(reason, &destination.host, destination.port)
+        let request = EgressRequest {
+            transport: Transport::Connect,
+            host: destination.host.clone(),
+            port: destination.port,
+            method: None,
+            path: None,
+        };
+        policy::remedy(&request, reason)
     };
     let mut remedies: Vec<String> = destinations.iter().filter_map(remedy).collect();
     remedies.dedup();
