@@ -2,6 +2,7 @@
 //! server name and the one DNS query are real; and the refusal of any other host.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]
