@@ -29,7 +29,7 @@ use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
 use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
-use portcullis::wire::audit::{Append, AuditBoot, AuditReply, boot};
+use portcullis::wire::audit::{Append, AuditBoot, AuditReply};
 use sha2::{Digest, Sha256};
 
 const RECORDS: u64 = 20_000;
@@ -109,16 +109,14 @@ fn append_through_process(folder: &Path) -> Duration {
         .unwrap();
     let id = SessionId::generate();
     let (durability, user) = (Durability::Batch, "bench".to_owned());
-    boot(
-        &session,
-        &AuditBoot {
-            session: id,
-            user,
-            folder: folder.into(),
-            durability,
-        },
-    )
-    .unwrap();
+    let boot = AuditBoot {
+        session: id,
+        user,
+        folder: folder.into(),
+        durability,
+    };
+    session.send(&boot).unwrap();
+    assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);
     let gate = gate.into_stream();
     let (sender, receiver) = (Channel::new(gate.try_clone().unwrap()), Channel::new(gate));
     let start = Instant::now();

@@ -1,5 +1,6 @@
-//! Start to exit of `/bin/true`: a whole session (jail, gate, audit) against bare bubblewrap with the
-//! namespaces and system mounts that any jail needs, interleaved in one run; prints the ratio of medians.
+//! Start to exit of `/bin/true`: a whole session (jail, gate, audit) against bubblewrap alone, once with
+//! the least that a jail needs and once with the very mounts of the session, interleaved in one run.
+//! Prints medians and ratios.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -7,69 +8,147 @@
     reason = "a benchmark"
 )]
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use portcullis::jail::{JailRequest, UserNames, bwrap, prepare};
+use portcullis::policy::Profile;
+use portcullis::policy::profile::builtin;
+use portcullis::wire::init::InitPlan;
+
 const ROUNDS: usize = 60;
+/// The first rounds warm the page cache.
+const WARM_UP: usize = 5;
 
 fn main() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let workspace = folder.path().join("workspace");
     std::fs::create_dir(&workspace).unwrap();
-    let mut ours = Vec::new();
-    let mut bare = Vec::new();
+    let (mut session, mut least, mut same) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        let session = time(
-            Command::new(env!("CARGO_BIN_EXE_portcullis"))
-                .args(["run", "--quiet", "--", "/bin/true"])
-                .current_dir(&workspace)
-                .env("XDG_STATE_HOME", &state),
-        );
-        let jail = time(Command::new("bwrap").args([
-            "--unshare-all",
-            "--die-with-parent",
-            "--ro-bind",
-            "/usr",
-            "/usr",
-            "--symlink",
-            "usr/bin",
-            "/bin",
-            "--symlink",
-            "usr/lib",
-            "/lib",
-            "--symlink",
-            "usr/lib64",
-            "/lib64",
-            "--ro-bind",
-            "/etc",
-            "/etc",
-            "--proc",
-            "/proc",
-            "--dev",
-            "/dev",
-            "--tmpfs",
-            "/tmp",
-            "--",
-            "/bin/true",
-        ]));
-        // The first rounds warm the page cache.
-        if round >= 5 {
-            ours.push(session);
-            bare.push(jail);
+        let times = [
+            whole_session(&workspace, &state),
+            least_jail(),
+            same_mounts(&workspace),
+        ];
+        if round >= WARM_UP {
+            session.push(times[0]);
+            least.push(times[1]);
+            same.push(times[2]);
         }
     }
-    let (ours, bare) = (median(&mut ours), median(&mut bare));
+    let [session, least, same] = [&mut session, &mut least, &mut same].map(|times| median(times));
     println!(
         "start to exit of /bin/true, median of {} interleaved runs",
-        ROUNDS - 5
+        ROUNDS - WARM_UP
     );
-    println!("  portcullis run  {:6.1} ms", millis(ours));
-    println!("  bare bwrap      {:6.1} ms", millis(bare));
     println!(
-        "  ratio           {:6.2}",
-        ours.as_secs_f64() / bare.as_secs_f64()
+        "  portcullis run                      {:5.1} ms",
+        millis(session)
     );
+    println!(
+        "  bwrap --unshare-all, same mounts    {:5.1} ms   ratio {:.2}",
+        millis(same),
+        ratio(session, same)
+    );
+    println!(
+        "  bwrap --unshare-all, /usr and /etc  {:5.1} ms   ratio {:.2}",
+        millis(least),
+        ratio(session, least)
+    );
+}
+
+fn whole_session(workspace: &Path, state: &Path) -> Duration {
+    time(
+        Command::new(env!("CARGO_BIN_EXE_portcullis"))
+            .args(["run", "--quiet", "--", "/bin/true"])
+            .current_dir(workspace)
+            .env("XDG_STATE_HOME", state),
+    )
+}
+
+fn least_jail() -> Duration {
+    time(Command::new("bwrap").args([
+        "--unshare-all",
+        "--die-with-parent",
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        "--symlink",
+        "usr/bin",
+        "/bin",
+        "--symlink",
+        "usr/lib",
+        "/lib",
+        "--symlink",
+        "usr/lib64",
+        "/lib64",
+        "--ro-bind",
+        "/etc",
+        "/etc",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--tmpfs",
+        "/tmp",
+        "--",
+        "/bin/true",
+    ]))
+}
+
+/// The session's own jail with `/bin/true` in the place of init: no plan is read, no gate is there.
+/// Read-only, so that no placeholder is needed; timed from the start of bubblewrap.
+fn same_mounts(workspace: &Path) -> Duration {
+    let mut load = |name: &str| Ok(builtin(name).map(str::to_owned));
+    let mut policy = Profile::read("base", &mut load).unwrap().filesystem;
+    policy.mode = portcullis::policy::FilesystemMode::ReadOnly;
+    let init = File::open("/bin/true").unwrap();
+    let user = nix::unistd::getuid();
+    let prepared = prepare(&JailRequest {
+        policy: &policy,
+        workspace,
+        home: Path::new("/root"),
+        user: UserNames {
+            uid: user.as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            user: "bench".to_owned(),
+            group: "bench".to_owned(),
+        },
+        hostname: "bench".to_owned(),
+        hidden: Vec::new(),
+        shown: Vec::new(),
+        files: Vec::new(),
+        init: &init,
+    });
+    let path = std::env::var_os("PATH").unwrap();
+    let bubblewrap = bwrap::ask(OsStr::new(&path), &[])
+        .unwrap()
+        .answer()
+        .unwrap();
+    let plan = InitPlan {
+        listen: Vec::new(),
+        readable: Vec::new(),
+        writable: Vec::new(),
+        landlock_floor: 0,
+        bwrap: String::new(),
+        argv: Vec::new(),
+        env: Vec::new(),
+    };
+    let nobody = File::open("/dev/null").unwrap();
+    let start = Instant::now();
+    let running = prepared
+        .unwrap()
+        .start(&bubblewrap, &plan, nobody.into())
+        .unwrap();
+    let status = running.finish().unwrap();
+    let elapsed = start.elapsed();
+    assert!(status.success(), "{status}");
+    elapsed
 }
 
 fn time(command: &mut Command) -> Duration {
@@ -87,4 +166,8 @@ fn median(times: &mut [Duration]) -> Duration {
 
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+fn ratio(ours: Duration, theirs: Duration) -> f64 {
+    ours.as_secs_f64() / theirs.as_secs_f64()
 }
