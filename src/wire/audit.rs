@@ -88,3 +88,13 @@ pub fn append(channel: &Channel, id: u64, event: AuditEvent) -> Result<u64, Appe
         other => Err(AppendError::Unexpected(other)),
     }
 }
+
+/// Tells the writer whose log it keeps and waits until it is open.
+pub fn boot(channel: &Channel, boot: &AuditBoot) -> Result<(), AppendError> {
+    channel.send(boot)?;
+    match channel.recv()? {
+        AuditReply::Ready => Ok(()),
+        AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
+        other @ AuditReply::Recorded { .. } => Err(AppendError::Unexpected(other)),
+    }
+}
