@@ -35,8 +35,8 @@ refused before a destination was known
   1 × malformed, as: \u{{1b}}[2J\u{{202e}}\u{{9b}}31m
 
 what was denied would be allowed by
-  --allow other.test
-  --allow api.test:8443
+  --allow other.test:443, or in the profile [network.domains] {q}other.test{q} = {q}allow{q}
+  --allow api.test:8443, or in the profile [[network.rules]] host = {q}api.test{q}, ports = [8443], action = {q}allow{q}
 
 chain      complete: 15 records, head {head}
 ",
