@@ -172,3 +172,30 @@ fn a_port_in_allow_that_is_none_is_named() {
     let run = Install::new(Who::User).run(&["--allow", "example.com:0"], &["/bin/true"]);
     assert_complains(&run, 125, &["--allow", "example.com:0"]);
 }
+
+#[test]
+fn a_bubblewrap_that_the_workspace_brings_is_never_executed() {
+    let install = Install::new(Who::User);
+    let fake = install.write("work/bin/bwrap", "#!/bin/sh\ntouch executed-outside\n");
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", install.path("work/bin").display());
+    let run = |arguments: &[&str]| {
+        let arguments = [&["run"], arguments, &["--", "/bin/true"]].concat();
+        Run::of(
+            &install
+                .command(arguments)
+                .env("PATH", &path)
+                .output()
+                .unwrap(),
+        )
+    };
+    assert_eq!(run(&[]).status, Some(0));
+    assert!(!install.work().join("executed-outside").exists());
+    let elsewhere = install.path("home").display().to_string();
+    assert_ne!(
+        run(&["-C", &elsewhere]).status,
+        Some(0),
+        "the twin, from another workspace, is executed"
+    );
+    assert!(install.work().join("executed-outside").exists());
+}

@@ -64,6 +64,12 @@ pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
         command.shown.push((layout.folder.clone(), layout.folder));
         command.path_first = layout.path_dirs;
         command.bundled_bwrap.extend(layout.bundled_bwrap);
+    } else {
+        // A host without bubblewrap may have Codex, which brings one.
+        let codex = locate("codex", caller).and_then(|codex| native_codex(&codex));
+        command
+            .bundled_bwrap
+            .extend(codex.and_then(|codex| codex.bundled_bwrap));
     }
     if profile.codex.enabled {
         configure_codex(&mut command, caller, profile);

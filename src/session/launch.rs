@@ -20,6 +20,7 @@ use super::companions::{self, AuditWriter, CompanionError, Gate, receive};
 use super::error::LaunchError;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
+use super::trust::path_outside;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -147,8 +148,11 @@ struct Jail {
 
 /// Step 3, our side.
 fn build(plan: &Plan) -> Result<Jail, LaunchError> {
-    let path = plan.caller.variable("PATH").unwrap_or_default();
-    let bwrap = jail::bwrap::ask(path, &plan.command.bundled_bwrap)?;
+    let path = path_outside(
+        plan.caller.variable("PATH").unwrap_or_default(),
+        &plan.writable,
+    );
+    let bwrap = jail::bwrap::ask(&path, &plan.command.bundled_bwrap)?;
     let program = companions::beside("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,

@@ -18,6 +18,7 @@ pub mod plan;
 pub mod profiles;
 pub mod registries;
 pub mod signals;
+pub mod trust;
 pub mod watch;
 
 pub use error::LaunchError;

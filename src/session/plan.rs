@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::command::{self, Command};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
+use super::trust;
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(super) struct Plan {
     pub(super) profile: Profile,
     pub(super) rules: Ruleset,
     pub(super) workspace: PathBuf,
+    /// What a session can write: nothing below it is executed outside the jail.
+    pub(super) writable: Vec<PathBuf>,
     pub(super) command: Command,
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
@@ -61,7 +64,11 @@ impl Plan {
         for found in found.iter().filter(|found| found.problem.is_some()) {
             tell(Progress::Note(&found.to_string()));
         }
-        let command = command::prepare(&request.argv, &caller, &profile);
+        let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
+        let mut command = command::prepare(&request.argv, &caller, &profile);
+        command
+            .bundled_bwrap
+            .retain(|bwrap| trust::is_outside(bwrap, &writable));
         if let Some(asked) = command
             .asked_mode
             .filter(|asked| *asked < profile.filesystem.mode)
@@ -82,6 +89,7 @@ impl Plan {
             profile,
             rules,
             workspace,
+            writable,
             command,
             asked,
             log,

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::codex_install::{CodexVersion, VERSIONS};
+use crate::cli::{Install, Run, Who};
+use crate::codex_install::{self, CodexVersion, VERSIONS};
 use crate::scene::Scene;
 
 /// What the model is told of a command that tries to write, and what is on the host afterwards.
@@ -58,4 +59,18 @@ fn any_other_mode_leaves_the_workspace_writable() {
     assert_eq!(made.as_deref(), Some("text\n"), "{output}");
     let (output, made) = write_under(CodexVersion::Newest, &["--approve-for-me"]);
     assert_eq!(made.as_deref(), Some("text\n"), "{output}");
+}
+
+#[test]
+fn a_host_without_bubblewrap_uses_the_one_that_codex_brings() {
+    let install = Install::new(Who::Root);
+    let path = codex_install::bin(&CodexVersion::Newest.folder());
+    let mut command = install.command(["run", "--", "/bin/true"]);
+    let run = Run::of(&command.env("PATH", path).output().unwrap());
+    assert_eq!(run.status, Some(0), "{run:#?}");
+    let bwrap = &install.events("session.started")[0]["isolation"]["bwrap"];
+    assert!(
+        bwrap.as_str().unwrap().starts_with("bubblewrap "),
+        "{bwrap}"
+    );
 }

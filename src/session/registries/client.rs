@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Environment;
+use crate::session::trust::{is_outside, path_outside};
 use crate::sys::process::{Spawn, find_in_path};
 
 /// How long a client may take to tell its configuration.
@@ -53,9 +54,7 @@ impl Trusted {
             path: OsString::new(),
         };
         let path = caller.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-        let folders = std::env::split_paths(&path).filter(|folder| trusted.spares(folder));
-        // A folder that came out of a PATH can go into one.
-        let path = std::env::join_paths(folders).unwrap_or_default();
+        let path = path_outside(&path, &trusted.writable);
         let mut environment: Environment = caller
             .iter()
             .filter(|(name, value)| !is_hook(name) && !trusted.is_named_in(value))
@@ -94,10 +93,7 @@ impl Trusted {
 
     /// Whether a path, with every link that exists resolved, lies below a writable folder.
     fn is_writable(&self, path: &Path) -> bool {
-        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        self.writable
-            .iter()
-            .any(|folder| resolved.starts_with(folder) || path.starts_with(folder))
+        !is_outside(path, &self.writable)
     }
 
     /// Whether a path exists and lies, with every link resolved, outside of what a session can write.

@@ -19,6 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::profiles::Environment;
+use super::trust::writable_roots;
 use crate::policy::{
     DomainName, Effect, EgressRequest, Host, HostPattern, Port, Profile, Registry, Rule, RuleId,
 };
@@ -53,14 +54,7 @@ pub fn resolve(
     workspace: &Path,
 ) -> (Profile, Vec<Found>) {
     let home = environment.get(OsStr::new("HOME")).map(PathBuf::from);
-    let written = profile.filesystem.writable.iter().map(|path| {
-        match (path.strip_prefix("~"), &home) {
-            (Ok(below), Some(home)) => home.join(below),
-            // join takes an absolute path as it is.
-            _ => workspace.join(path),
-        }
-    });
-    let writable: Vec<PathBuf> = written.chain([workspace.to_owned()]).collect();
+    let writable = writable_roots(&profile, home.as_deref(), workspace);
     let registries = std::mem::take(&mut profile.network.registries);
     let found = discover(&registries, environment, &writable);
     profile
