@@ -4,7 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use super::error::JailError;
@@ -75,8 +75,15 @@ fn judge(path: PathBuf, said: std::io::Result<String>) -> Result<Bwrap, JailErro
     };
     let said = said.map_err(|error| broken(error.to_string()))?;
     let version = said.trim().to_owned();
-    let number = parse_version(&version).ok_or_else(|| broken(format!("said {version:?}")))?;
-    if number < OLDEST {
+    let new_enough = match parse_version(&version) {
+        Some(number) => number >= OLDEST,
+        // Codex's own says what it was built for, not which version it is.
+        None if version.starts_with("bubblewrap ") => {
+            has_options_of_0_8(&path).map_err(|error| broken(error.to_string()))?
+        }
+        None => return Err(broken(format!("said {version:?}"))),
+    };
+    if !new_enough {
         return Err(JailError::BwrapTooOld {
             path,
             found: version,
@@ -85,11 +92,17 @@ fn judge(path: PathBuf, said: std::io::Result<String>) -> Result<Bwrap, JailErro
     Ok(Bwrap { path, version })
 }
 
+/// Whether its help has the option that came with 0.8.
+fn has_options_of_0_8(path: &Path) -> std::io::Result<bool> {
+    let mut child = Spawn::new(path).arg("--help").pipe_stdout().start()?;
+    Ok(listen(&mut child)?.contains("--disable-userns"))
+}
+
+/// All that a child says, as far as a bubblewrap would have anything to say.
 fn listen(child: &mut Child) -> std::io::Result<String> {
     let mut said = String::new();
     if let Some(stdout) = child.stdout.take() {
-        // A version line has some 20 bytes; more is no bubblewrap.
-        stdout.take(256).read_to_string(&mut said)?;
+        stdout.take(64 << 10).read_to_string(&mut said)?;
     }
     child.wait()?;
     Ok(said)
