@@ -52,7 +52,7 @@ pub struct RunArguments {
     #[arg(short, long)]
     quiet: bool,
     /// The command and its arguments
-    #[arg(required = true, last = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
