@@ -87,17 +87,29 @@ impl Sweeper {
     }
 }
 
-impl Drop for Sweeper {
-    fn drop(&mut self) {
+impl Sweeper {
+    /// Says that the session is over, without waiting for anything: the sweeper goes on once the jail
+    /// is dead.
+    pub(crate) fn begin(&mut self) {
         // Without the pipe's end no jail will ever report.
         self.info = None;
-        // The end of what we say is the signal. Its process goes on for a moment: the file system
-        // takes milliseconds to let go of a removed folder, and nobody has to wait for that.
+        if let Some(channel) = &self.channel {
+            // The end of what we say is the signal. One that is gone is found out when it is waited for.
+            channel.finish().ok();
+        }
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.begin();
         let swept = self
             .channel
             .take()
-            .is_some_and(|channel| channel.finish().is_ok() && channel.recv::<Swept>().is_ok());
+            .is_some_and(|channel| channel.recv::<Swept>().is_ok());
         if swept {
+            // Its process goes on for a moment: the file system takes milliseconds to let go of a
+            // removed folder, and nobody has to wait for that.
             self.child.try_wait().ok();
         } else {
             // An error here means that somebody else waited: it is gone either way.

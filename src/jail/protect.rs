@@ -23,6 +23,7 @@ use super::placeholder::{Place, Sweeper, is_placeholder};
 use super::source::{is_dir, is_plain_relative, open_beneath};
 use super::spec::{Access, Mount, MountKind, SourceId, covering};
 use super::start::JailRequest;
+use crate::policy::FilesystemMode;
 
 /// A bind that can be written, at its own place.
 struct Root {
@@ -30,24 +31,31 @@ struct Root {
     source: SourceId,
 }
 
-/// Protects every writable root. Returns the sweeper when there are placeholders.
+/// Whether a sweeper will most likely be needed: something protected is missing in the workspace. A
+/// glance, not a promise; [`apply`] starts one itself where this was wrong.
+pub(crate) fn needs_placeholder(request: &JailRequest<'_>) -> bool {
+    let missing = |path: &PathBuf| request.workspace.join(path).symlink_metadata().is_err();
+    request.policy.mode != FilesystemMode::ReadOnly && request.policy.protected.iter().any(missing)
+}
+
+/// Protects every writable root. Starts the sweeper when there are placeholders and none runs.
 pub(crate) fn apply(
     layout: &mut Layout,
     request: &JailRequest<'_>,
-) -> Result<Option<Sweeper>, JailError> {
-    let mut sweeper = None;
+    sweeper: &mut Option<Sweeper>,
+) -> Result<(), JailError> {
     for root in writable_roots(layout) {
         if !layout.projects.contains(&root.path) {
             continue;
         }
         for path in &request.policy.protected {
-            protect(layout, &root, path, &mut sweeper, request)?;
+            protect(layout, &root, path, sweeper, request)?;
         }
     }
     for root in writable_roots(layout) {
         pin(layout, &root)?;
     }
-    Ok(sweeper)
+    Ok(())
 }
 
 fn writable_roots(layout: &Layout) -> Vec<Root> {

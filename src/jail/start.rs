@@ -66,8 +66,14 @@ struct BwrapProcess(Child);
 
 /// Opens everything, makes the placeholders and lists the mounts.
 pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
+    // Before the layout, because the sweeper takes as long to be there as the layout takes.
+    let mut sweeper = if protect::needs_placeholder(request) {
+        Some(Sweeper::start(request.init)?)
+    } else {
+        None
+    };
     let mut layout = lay_out(request)?;
-    let sweeper = protect::apply(&mut layout, request)?;
+    protect::apply(&mut layout, request, &mut sweeper)?;
     mask::apply(&mut layout, request)?;
     layout.add_parents();
     let init = request.init.as_fd().try_clone_to_owned();
@@ -137,7 +143,14 @@ impl Running {
         &mut self.bwrap.0
     }
 
-    /// Waits for the command, then removes the placeholders.
+    /// Has the placeholders removed as soon as the jail is dead, without waiting for it.
+    pub fn begin_sweep(&mut self) {
+        if let Some(sweeper) = &mut self.sweeper {
+            sweeper.begin();
+        }
+    }
+
+    /// Waits for the command, then until the placeholders are removed.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         let status = self.bwrap.0.wait()?;
         drop(self.sweeper.take());

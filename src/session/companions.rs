@@ -193,13 +193,10 @@ impl AuditWriter {
         Ok(())
     }
 
-    /// Closes the channel and waits until the writer has written everything and ended.
-    pub fn finish(self) -> io::Result<()> {
-        let Self {
-            mut child, channel, ..
-        } = self;
-        drop(channel);
-        child.wait().map(|_| ())
+    /// Closes the channel, which ends the writer once everything is written; it is still to be waited
+    /// for.
+    pub fn close(self) -> Child {
+        self.child
     }
 }
 
@@ -263,27 +260,23 @@ impl Gate {
         }
     }
 
-    /// Has every connection closed and recorded, and waits for the gate's end.
-    pub fn drain(self) -> Result<GateSummary, CompanionError> {
+    /// Has every connection closed and recorded.
+    pub fn drain(&self) -> Result<GateSummary, CompanionError> {
         self.control
             .send(&GateCommand::Drain)
             .map_err(|source| CompanionError::Wire {
                 who: Self::WHO,
                 source,
             })?;
-        let summary = match receive(Self::WHO, &self.control, None)?.message {
-            GateReply::Drained(summary) => summary,
-            other => return Err(Self::complaint(other)),
-        };
-        self.finish().map_err(CompanionError::Wait)?;
-        Ok(summary)
+        match receive(Self::WHO, &self.control, None)?.message {
+            GateReply::Drained(summary) => Ok(summary),
+            other => Err(Self::complaint(other)),
+        }
     }
 
-    /// Closes the control channel, which ends the gate, and waits for that.
-    pub fn finish(self) -> io::Result<()> {
-        let Self { mut child, control } = self;
-        drop(control);
-        child.wait().map(|_| ())
+    /// Closes the control channel, which ends the gate; it is still to be waited for.
+    pub fn close(self) -> Child {
+        self.child
     }
 
     fn complaint(reply: GateReply) -> CompanionError {

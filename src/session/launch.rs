@@ -101,38 +101,40 @@ impl Companions {
         })
     }
 
-    /// Step 8. The command's status stands even if the last record could not be kept; that is told.
+    /// Step 8. Everything is asked to end before anything is waited for. The command's status stands
+    /// even if the last record could not be kept; that is told.
     fn end(
         mut self,
         plan: &Plan,
-        outcome: Result<u8, LaunchError>,
+        outcome: Result<Ended, LaunchError>,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Report, LaunchError> {
         // A gate that was lost has no summary; its loss was told when it happened.
         let summary = self.gate.drain().ok();
         if self.recording {
             let status = match &outcome {
-                Ok(status) => Status::Exited(*status),
+                Ok(ended) => Status::Exited(ended.status),
                 Err(error) => Status::NotStarted(error.to_string()),
             };
             let ms = millis(self.since.elapsed());
-            if self
-                .audit
-                .append(AuditEvent::SessionEnded { status, ms })
-                .is_err()
-            {
+            let ended = AuditEvent::SessionEnded { status, ms };
+            if self.audit.append(ended).is_err() {
                 tell(Progress::Notice(Notice::AuditLost));
             }
         }
-        let waited = self.audit.finish();
-        let exit = Exit::Command(outcome?);
-        waited.map_err(|source| LaunchError::System {
-            what: "wait for the audit writer",
+        let closing = [self.gate.close(), self.audit.close()];
+        let system = |source| LaunchError::System {
+            what: "wait for the end",
             source,
-        })?;
+        };
+        for mut companion in closing {
+            companion.wait().map_err(system)?;
+        }
+        let ended = outcome?;
+        ended.running.finish().map_err(system)?;
         Ok(Report {
             session: plan.session,
-            exit,
+            exit: Exit::Command(ended.status),
             summary,
         })
     }
@@ -262,14 +264,21 @@ struct Live {
     command: Pid,
 }
 
+/// A jail whose command has ended.
+struct Ended {
+    running: Running,
+    /// The command's own.
+    status: u8,
+}
+
 impl Live {
-    /// Step 7, and the jail's part of step 8.
+    /// Step 7, and the first of step 8: the placeholders may go.
     fn watch(
         mut self,
         companions: &Companions,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
-    ) -> Result<u8, LaunchError> {
+    ) -> Result<Ended, LaunchError> {
         let watch = Watch {
             signals,
             jail: self.running.child(),
@@ -283,8 +292,11 @@ impl Live {
         };
         let status =
             watch::until_the_end(watch, |notice| tell(Progress::Notice(notice))).map_err(system)?;
-        self.running.finish().map_err(system)?;
-        Ok(status)
+        self.running.begin_sweep();
+        Ok(Ended {
+            running: self.running,
+            status,
+        })
     }
 }
 
