@@ -81,6 +81,14 @@ fn a_missing_workspace_is_named() {
 }
 
 #[test]
+fn the_root_folder_is_no_workspace() {
+    for who in EVERYONE {
+        let run = Install::new(who).run(&["-C", "/"], &["/bin/true"]);
+        assert_complains(&run, 125, &["workspace /", "no workspace", "-C DIR"]);
+    }
+}
+
+#[test]
 fn an_unreadable_workspace_is_named() {
     let install = Install::new(Who::User);
     let secret = install.path("secret");

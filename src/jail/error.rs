@@ -11,8 +11,8 @@ use crate::wire::WireError;
 pub enum JailError {
     /// No bubblewrap anywhere.
     #[error(
-        "bubblewrap is not installed: neither `bwrap` on PATH nor one beside Codex; \
-         install the package `bubblewrap`"
+        "bubblewrap is not installed: neither `bwrap` on PATH (folders that a session can write do not \
+         count) nor one beside Codex; install the package `bubblewrap`"
     )]
     BwrapMissing,
     /// The program is not a bubblewrap that works.

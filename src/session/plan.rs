@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::audit::folder::{self, LogFolder};
@@ -234,5 +235,9 @@ fn workspace(folder: Option<&Path>) -> Result<PathBuf, LaunchError> {
     let canonical = std::fs::canonicalize(path).map_err(failed)?;
     // Also proves that it is a folder and that the caller may read it.
     std::fs::read_dir(&canonical).map_err(failed)?;
+    if canonical == Path::new("/") {
+        // Everything would lie below a folder that the session can write: nothing could be trusted.
+        return Err(failed(io::Error::other("the root folder is no workspace")));
+    }
     Ok(canonical)
 }
