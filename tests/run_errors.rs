@@ -207,3 +207,33 @@ fn a_bubblewrap_that_the_workspace_brings_is_never_executed() {
     );
     assert!(install.work().join("executed-outside").exists());
 }
+
+#[test]
+fn a_bubblewrap_that_fails_is_quoted_with_what_to_look_at() {
+    let install = Install::new(Who::User);
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo bubblewrap 0.9.0\necho 'bwrap: no luck' >&2\nexit 1\n";
+    let fake = install.write("fake/bwrap", script);
+    fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", install.path("fake").display());
+    let output = install
+        .command(["run", "--", "/bin/true"])
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let run = Run::of(&output);
+    let (status, lines) = run.complaint();
+    assert_eq!(
+        (status, lines.len(), lines.first()),
+        (Some(125), 2, Some(&"bwrap: no luck")),
+        "{run:#?}"
+    );
+    assert!(
+        run.stderr.contains("the jail did not start")
+            && run.stderr.contains("user.max_user_namespaces")
+    );
+    assert_eq!(
+        fs::read_dir(install.work()).unwrap().count(),
+        0,
+        "placeholders are gone"
+    );
+}

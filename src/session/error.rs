@@ -45,7 +45,9 @@ pub enum LaunchError {
     },
     /// The jail ended before init spoke: bubblewrap has told why on standard error.
     #[error(
-        "the jail did not start: bubblewrap ended with {status}, and its reason is in the line above"
+        "the jail did not start: bubblewrap ended with {status} for the reason in the line above; if it \
+         is about namespaces, allow them (sysctl user.max_user_namespaces, \
+         kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns) or run as root"
     )]
     NoJail {
         /// How bubblewrap ended.
