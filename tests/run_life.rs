@@ -267,6 +267,15 @@ fn a_dead_audit_writer_is_told_and_everything_is_refused() {
     );
 }
 
+#[test]
+fn a_companion_that_hangs_does_not_keep_a_session_from_its_end() {
+    let install = Install::new(Who::User);
+    let mut session = start(&install, "echo ready; sleep 0.5; exit 6");
+    kill(companion(&install, "portcullis-audit"), Signal::SIGSTOP).unwrap();
+    assert_eq!(session.child.wait().unwrap().code(), Some(6));
+    assert_nothing_is_left(&install);
+}
+
 /// A session whose command has said "ready".
 struct Session {
     child: Child,

@@ -10,7 +10,6 @@ use std::rc::Rc;
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
-use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri};
@@ -230,12 +229,12 @@ fn to_origin_form(request: Request<Incoming>, permit: &Permit) -> Request<Incomi
 }
 
 fn origin_form(uri: &Uri) -> Uri {
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if path.starts_with('/') {
-        path.parse().unwrap_or_default()
-    } else {
-        // An empty path with a query.
-        format!("/{path}").parse().unwrap_or_default()
+    match uri.path_and_query() {
+        // Not read again: the origin gets exactly what was judged.
+        Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
+        // An empty path with a query; it was judged as `/`, which is also the default.
+        Some(path) => format!("/{path}").parse().unwrap_or_default(),
+        None => Uri::default(),
     }
 }
 

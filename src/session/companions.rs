@@ -9,20 +9,25 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
 use crate::policy::NetworkPolicy;
 use crate::sys::process::Spawn;
-use crate::wire::audit::{AppendError, AuditBoot, AuditReply, append};
+use crate::wire::audit::{Append, AppendError, AuditBoot, AuditReply, kept};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
 use crate::wire::{Channel, WireError};
 
 use super::signals::{Arrived, Signals};
 
-/// Nothing a companion is asked for takes this long on a working host.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Starting a companion takes no longer than this on a working host, however loaded.
+const START: Duration = Duration::from_secs(30);
+
+/// Nothing that a running companion is asked for takes this long: one that hangs (a stopped process, a
+/// stuck disk) must not keep the session from its end.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Why a companion is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +63,13 @@ pub enum CompanionError {
     #[error("{0}: unexpected answer")]
     Unexpected(&'static str),
     /// It did not answer in time.
-    #[error("{0}: no answer within {seconds} s", seconds = PATIENCE.as_secs())]
-    TimedOut(&'static str),
+    #[error("{who}: no answer within {} s", patience.as_secs())]
+    TimedOut {
+        /// Which.
+        who: &'static str,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// A signal asked the session to end meanwhile.
     #[error("interrupted by {}", .0.signal)]
     Interrupted(Arrived),
@@ -68,17 +78,19 @@ pub enum CompanionError {
     Wait(#[source] io::Error),
 }
 
-/// Waits for one frame, for as long as [`PATIENCE`], and until a signal asks to end if any are given.
+/// Waits for one frame: with signals until one asks to end or a start is overdue, without until an
+/// answer is.
 pub fn receive<T: DeserializeOwned>(
     who: &'static str,
     channel: &Channel,
     mut signals: Option<&mut Signals>,
 ) -> Result<Received<T>, CompanionError> {
-    let deadline = Instant::now() + PATIENCE;
+    let patience = if signals.is_some() { START } else { ANSWER };
+    let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(CompanionError::TimedOut(who));
+            return Err(CompanionError::TimedOut { who, patience });
         }
         let queue = signals.as_deref().map_or(channel.as_fd(), AsFd::as_fd);
         let [spoke, _] = readable([channel.as_fd(), queue], left).map_err(CompanionError::Wait)?;
@@ -108,6 +120,18 @@ pub fn readable<const N: usize>(
         Err(error) => return Err(error.into()),
     }
     Ok(polled.map(|fd| !fd.revents().is_empty()))
+}
+
+/// Waits for the end of a companion whose channel is closed; one that hangs is killed.
+pub fn reap(child: &mut Child) -> io::Result<()> {
+    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let process = process.ok_or(io::ErrorKind::InvalidInput)?;
+    // Not reaped yet, so the number is still its own.
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    if let [false] = readable([process.as_fd()], ANSWER)? {
+        child.kill()?;
+    }
+    child.wait().map(|_| ())
 }
 
 /// The path of a program that is installed beside this one.
@@ -189,7 +213,13 @@ impl AuditWriter {
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
         let id = self.next;
         self.next += 1;
-        append(&self.channel, id, event)?;
+        self.channel
+            .send(&Append { id, event })
+            .map_err(|source| CompanionError::Wire {
+                who: Self::WHO,
+                source,
+            })?;
+        kept(receive(Self::WHO, &self.channel, None)?.message, id)?;
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
@@ -16,7 +16,7 @@ use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
-use super::companions::{self, AuditWriter, CompanionError, Gate, receive};
+use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
 use super::error::LaunchError;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
@@ -128,7 +128,7 @@ impl Companions {
             source,
         };
         for mut companion in closing {
-            companion.wait().map_err(system)?;
+            reap(&mut companion).map_err(system)?;
         }
         let ended = outcome?;
         ended.running.finish().map_err(system)?;
@@ -178,8 +178,9 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
 struct Confined {
     isolation: Isolation,
     listeners: Vec<OwnedFd>,
-    /// Its pid in our namespace, which becomes the command's.
-    pid: Pid,
+    /// The process, which becomes the command. Opened while init waits for our word, so that its
+    /// number cannot be anybody else's by then.
+    process: OwnedFd,
 }
 
 impl Jail {
@@ -202,7 +203,7 @@ impl Jail {
         plan: &Plan,
         companions: &mut Companions,
         signals: &mut Signals,
-    ) -> Result<Pid, LaunchError> {
+    ) -> Result<OwnedFd, LaunchError> {
         companions.audit.ready(signals)?;
         companions.recording = true;
         companions.gate.confined(signals)?;
@@ -211,7 +212,7 @@ impl Jail {
         companions.since = Instant::now();
         companions.audit.append(plan.started(confined.isolation))?;
         self.execute(plan)?;
-        Ok(confined.pid)
+        Ok(confined.process)
     }
 
     fn confined(&mut self, plan: &Plan, signals: &mut Signals) -> Result<Confined, LaunchError> {
@@ -230,10 +231,15 @@ impl Jail {
             other => other?,
         };
         match (received.message, received.sender) {
-            (InitReport::Confined(isolation), Some(pid)) => Ok(Confined {
+            (InitReport::Confined(isolation), Some(init)) => Ok(Confined {
                 isolation,
                 listeners: received.fds,
-                pid,
+                process: pidfd_open(init, PidfdFlags::empty()).map_err(|errno| {
+                    LaunchError::System {
+                        what: "open init's process",
+                        source: errno.into(),
+                    }
+                })?,
             }),
             (InitReport::Failed(failure), _) => Err(plan.explain(failure)),
             (InitReport::Confined(_), None) => Err(CompanionError::Unexpected("init").into()),
@@ -261,7 +267,7 @@ impl Jail {
 /// A jail whose command runs.
 struct Live {
     running: Running,
-    command: Pid,
+    command: OwnedFd,
 }
 
 /// A jail whose command has ended.
@@ -282,7 +288,7 @@ impl Live {
         let watch = Watch {
             signals,
             jail: self.running.child(),
-            command: self.command,
+            command: &self.command,
             gate: Some(&companions.gate),
             audit: Some(&companions.audit),
         };

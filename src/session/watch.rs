@@ -6,7 +6,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::process::pidfd_send_signal;
 
 use super::companions::{AuditWriter, Gate, readable};
 use super::signals::{Arrived, Signals};
@@ -24,8 +24,8 @@ pub struct Watch<'a> {
     pub signals: &'a mut Signals,
     /// bubblewrap, whose end is the jail's end.
     pub jail: &'a mut Child,
-    /// The command itself, as a pid of our namespace.
-    pub command: Pid,
+    /// The command itself (pidfd_open(2)).
+    pub command: &'a OwnedFd,
     /// The gate; `None` once its death has been told.
     pub gate: Option<&'a Gate>,
     /// The audit writer; `None` once its death has been told.
@@ -46,7 +46,6 @@ pub enum Notice {
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
 /// 128 + n for a signal).
 pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::Result<u8> {
-    let command = pidfd_open(watch.command, PidfdFlags::empty()).ok();
     let mut kill_at: Option<Instant> = None;
     loop {
         if let Some(status) = watch.jail.try_wait()? {
@@ -62,17 +61,17 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
             if arrived.signal == Signal::SIGCHLD {
                 continue;
             }
+            if arrived.from_terminal && arrived.signal == Signal::SIGINT {
+                // Ctrl-C is a question to the command, not an order: many answer it and go on.
+                continue;
+            }
             kill_at = Some(match kill_at {
                 None => Instant::now() + GRACE,
                 // Asked twice: no more patience.
                 Some(_) if !arrived.from_terminal => Instant::now(),
                 Some(at) => at,
             });
-            if arrived.from_terminal && arrived.signal == Signal::SIGINT {
-                // Ctrl-C is a question to the command, not an order: many answer it and go on.
-                kill_at = None;
-            }
-            forward(command.as_ref(), arrived);
+            forward(watch.command, arrived);
         }
     }
 }
@@ -98,14 +97,12 @@ impl Watch<'_> {
 }
 
 /// Passes a signal on to the command, unless the terminal has sent it there already.
-fn forward(command: Option<&OwnedFd>, arrived: Arrived) {
+fn forward(command: &OwnedFd, arrived: Arrived) {
     if arrived.from_terminal {
         return;
     }
     let number = arrived.signal as i32;
-    if let (Some(command), Some(signal)) =
-        (command, rustix::process::Signal::from_named_raw(number))
-    {
+    if let Some(signal) = rustix::process::Signal::from_named_raw(number) {
         // ESRCH: it has ended by itself, and the loop sees that next.
         pidfd_send_signal(command, signal).ok();
     }

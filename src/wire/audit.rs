@@ -82,7 +82,12 @@ pub enum AppendError {
 /// Has an event recorded and waits until it is. Answers its place in the chain.
 pub fn append(channel: &Channel, id: u64, event: AuditEvent) -> Result<u64, AppendError> {
     channel.send(&Append { id, event })?;
-    match channel.recv()? {
+    kept(channel.recv()?, id)
+}
+
+/// What an answer says of the record with this id: its place in the chain, or that it is not kept.
+pub fn kept(reply: AuditReply, id: u64) -> Result<u64, AppendError> {
+    match reply {
         AuditReply::Recorded { id: answered, seq } if answered == id => Ok(seq),
         AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
         other => Err(AppendError::Unexpected(other)),
