@@ -237,6 +237,12 @@ fn a_dead_gate_is_told_and_the_jail_has_no_network() {
         String::from_utf8_lossy(&output.stderr).contains("the gate died"),
         "{output:?}"
     );
+    let records = install.records();
+    let words: Vec<_> = records
+        .iter()
+        .map(|record| record["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(words, ["session.started", "gate.lost", "session.ended"]);
 }
 
 #[test]

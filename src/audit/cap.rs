@@ -81,7 +81,10 @@ impl AuditEvent {
                 status: Status::NotStarted(why),
                 ..
             } => cut(why, TEXT),
-            Self::SessionEnded { .. } | Self::EgressDialed { .. } | Self::EgressClosed { .. } => {}
+            Self::SessionEnded { .. }
+            | Self::GateLost { .. }
+            | Self::EgressDialed { .. }
+            | Self::EgressClosed { .. } => {}
         }
         self
     }

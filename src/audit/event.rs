@@ -101,6 +101,13 @@ pub enum AuditEvent {
         /// Who ended it.
         ended_by: EndedBy,
     },
+    /// The gate ended by itself or does not answer: the jail had no network from then on, and
+    /// connections that it held have no `egress.closed`. Written when the session ends.
+    #[serde(rename = "gate.lost")]
+    GateLost {
+        /// Milliseconds from `session.started` to this record.
+        ms: u64,
+    },
     /// The session is over; always a session's last record.
     #[serde(rename = "session.ended")]
     SessionEnded {
@@ -121,6 +128,7 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::EgressClosed { .. } => "egress.closed",
+            Self::GateLost { .. } => "gate.lost",
             Self::SessionEnded { .. } => "session.ended",
         }
     }
@@ -128,7 +136,9 @@ impl AuditEvent {
     /// Who may report it.
     pub fn source(&self) -> Source {
         match self {
-            Self::SessionStarted { .. } | Self::SessionEnded { .. } => Source::Session,
+            Self::SessionStarted { .. } | Self::GateLost { .. } | Self::SessionEnded { .. } => {
+                Source::Session
+            }
             Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
@@ -142,7 +152,7 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`.
+    /// The session process: `session.*` and `gate.lost`.
     Session,
     /// The gate: `egress.*` and `dns.query`.
     Gate,

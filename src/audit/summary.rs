@@ -30,6 +30,8 @@ pub struct SessionSummary {
     pub host_id: String,
     /// How it ended, and after how many milliseconds; `None` while it runs.
     pub end: Option<End>,
+    /// Whether the gate was lost: connections it held then have no end on record.
+    pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
     pub destinations: Vec<Destination>,
     /// Requests that failed without a destination, in the order of the first of each kind.
@@ -168,6 +170,7 @@ impl SessionSummary {
                     destination.bytes_down = destination.bytes_down.saturating_add(bytes_down);
                 }
             }
+            AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
         }
     }

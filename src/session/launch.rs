@@ -109,18 +109,10 @@ impl Companions {
         outcome: Result<Ended, LaunchError>,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Report, LaunchError> {
-        // A gate that was lost has no summary; its loss was told when it happened.
+        // A gate that was lost has no summary; its loss was told when it happened, and is recorded.
         let summary = self.gate.drain().ok();
-        if self.recording {
-            let status = match &outcome {
-                Ok(ended) => Status::Exited(ended.status),
-                Err(error) => Status::NotStarted(error.to_string()),
-            };
-            let ms = millis(self.since.elapsed());
-            let ended = AuditEvent::SessionEnded { status, ms };
-            if self.audit.append(ended).is_err() {
-                tell(Progress::Notice(Notice::AuditLost));
-            }
+        if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
+            tell(Progress::Notice(Notice::AuditLost));
         }
         let closing = [self.gate.close(), self.audit.close()];
         let system = |source| LaunchError::System {
@@ -137,6 +129,24 @@ impl Companions {
             exit: Exit::Command(ended.status),
             summary,
         })
+    }
+
+    /// The last records.
+    fn record_end(
+        &mut self,
+        outcome: &Result<Ended, LaunchError>,
+        drained: bool,
+    ) -> Result<(), CompanionError> {
+        let ms = millis(self.since.elapsed());
+        let status = match outcome {
+            Ok(ended) => Status::Exited(ended.status),
+            Err(error) => Status::NotStarted(error.to_string()),
+        };
+        // Before the command ran, a gate that has not served yet has nothing to sum up either.
+        if outcome.is_ok() && !drained {
+            self.audit.append(AuditEvent::GateLost { ms })?;
+        }
+        self.audit.append(AuditEvent::SessionEnded { status, ms })
     }
 }
 

@@ -79,6 +79,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
             )
         }
+        AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }
