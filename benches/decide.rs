@@ -13,8 +13,8 @@ use std::time::Instant;
 use criterion::{Criterion, criterion_group, criterion_main};
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
-    Effect, EgressRequest, HostPattern, NetworkPolicy, Profile, Rule, RuleId, Ruleset, Verdict,
-    decide,
+    Effect, EgressRequest, HostPattern, NetworkPolicy, Profile, Protocol, Rule, RuleId, Ruleset,
+    Verdict, decide,
 };
 
 const RULES: usize = 100_000;
@@ -30,6 +30,7 @@ fn policy() -> NetworkPolicy {
             ports: Vec::new(),
             methods: Vec::new(),
             paths: Vec::new(),
+            protocol: Protocol::Web,
             effect: Effect::Allow,
         }
     });

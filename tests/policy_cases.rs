@@ -7,7 +7,8 @@ use std::path::Path;
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
     Decision, DenyReason, Effect, EgressRequest, Host, HostPattern, Method, NetworkPolicy,
-    PathPattern, Port, Profile, Rule, RuleId, Ruleset, Transport, Verdict, decide, remedy,
+    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Verdict, decide,
+    remedy,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -58,6 +59,7 @@ fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
         } else {
             Verdict::Deny
         },
+        handling: decide(rules, &request).handling,
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
         generation: rules.generation().clone(),
@@ -211,6 +213,7 @@ fn rule() -> impl Strategy<Value = Rule> {
             ports,
             methods,
             paths,
+            protocol: Protocol::Web,
             effect: if allow { Effect::Allow } else { Effect::Deny },
         })
 }
@@ -230,6 +233,7 @@ fn request() -> impl Strategy<Value = EgressRequest> {
             port,
             method: seen.then_some(method),
             path: seen.then(|| path.to_owned()),
+            websocket: false,
         }
     })
 }

@@ -259,7 +259,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[network.domains]\n'a.test' = 'alow'",
-        "network.domains.\"a.test\": \"alow\" is none of \"allow\", \"deny\"; did you mean \"allow\"?",
+        "network.domains.\"a.test\": \"alow\" is none of \"allow\", \"ask\", \"deny\"; did you mean \"allow\"?",
     ),
     (
         "[network.domains]\n'a.test' = true",

@@ -191,13 +191,15 @@ impl SessionSummary {
             match verdict {
                 Verdict::Allow => destination.allowed += 1,
                 Verdict::Deny => destination.denied += 1,
+                // The answer is a record of its own.
+                Verdict::Ask => {}
             }
             destination.reason = reason.or(destination.reason);
             destination.rule = rule;
         }
         match verdict {
             Verdict::Allow => self.connections.insert(conn, row),
-            Verdict::Deny => self.connections.remove(&conn),
+            Verdict::Ask | Verdict::Deny => self.connections.remove(&conn),
         };
     }
 

@@ -115,7 +115,7 @@ fn explain_request(arguments: Explain, environment: &Environment) -> Outcome {
     }
     Ok(match explanation.decision.verdict {
         Verdict::Allow => Exit::Success,
-        Verdict::Deny => Exit::No,
+        Verdict::Ask | Verdict::Deny => Exit::No,
     })
 }
 
@@ -182,9 +182,10 @@ fn shown(request: &EgressRequest) -> String {
         port,
         method,
         path,
+        websocket: _,
     } = request;
     match (transport, method, path) {
-        (Transport::Forward, Some(method), Some(path)) => {
+        (Transport::Forward | Transport::Inspected, Some(method), Some(path)) => {
             format!("{method} {path} of {host} port {port}")
         }
         _ => format!("a tunnel to {host} port {port}"),
@@ -319,6 +320,7 @@ fn resolve(profile: Profile, environment: &Environment) -> Result<(Profile, Vec<
 fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allow",
+        Verdict::Ask => "ask",
         Verdict::Deny => "deny",
     }
 }

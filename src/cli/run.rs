@@ -168,6 +168,7 @@ fn denial(denied: &DeniedDestination) -> String {
         port: *port,
         method: None,
         path: None,
+        websocket: false,
     };
     let remedy =
         remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));

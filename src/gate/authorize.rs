@@ -7,7 +7,9 @@ use tokio::time::Instant;
 
 use crate::audit::AuditEvent;
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Host, Port, RuleId, Transport, Verdict, decide};
+use crate::policy::{
+    DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport, Verdict, decide,
+};
 
 use super::state::Gate;
 
@@ -46,6 +48,8 @@ pub(super) struct Destination {
     pub(super) host: Host,
     /// The port there.
     pub(super) port: Port,
+    /// What becomes of a tunnel's bytes.
+    pub(super) handling: Handling,
     /// The rule that allowed it.
     pub(super) rule: Option<RuleId>,
 }
@@ -117,7 +121,7 @@ pub(super) async fn authorize(
     conn: ConnId,
     request: EgressRequest,
 ) -> Result<Permit, Refusal> {
-    let decision = decide(&gate.rules, &request);
+    let decision = decide(&gate.rules(), &request);
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
@@ -148,10 +152,18 @@ pub(super) async fn authorize(
                     transport: request.transport,
                     host: request.host,
                     port: request.port,
+                    handling: decision.handling,
                     rule: decision.rule,
                 },
                 since: Instant::now(),
             })
+        }
+        // Nobody can be asked yet.
+        Verdict::Ask => {
+            let reason = DenyReason::NotApproved;
+            gate.summary
+                .count_denied(&request.host, request.port, reason);
+            Err(refused(request.host, reason, decision.rule))
         }
         Verdict::Deny => {
             let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);

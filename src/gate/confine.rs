@@ -75,7 +75,7 @@ pub(super) fn confine(gate: &Gate, name_servers: &[SocketAddr]) -> Result<(), Co
         return Err(ConfineError::CapabilitiesLeft(one.clone()));
     }
     // 4. Landlock, while its system calls are still allowed.
-    no_files_and_few_ports(&reachable_ports(&gate.rules, name_servers))?;
+    no_files_and_few_ports(&reachable_ports(&gate.rules(), name_servers))?;
     // 5. Seccomp last.
     let program = seccomp::allow_only(table()?, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
     seccomp::install(&program)?;

@@ -146,7 +146,7 @@ impl Connection {
         request: &Request<Incoming>,
         transport: Transport,
     ) -> Result<EgressRequest, Refusal> {
-        let asked = http_request::read(request, self.gate.mode).and_then(|asked| {
+        let asked = http_request::read(request, self.gate.rules().mode()).and_then(|asked| {
             hop::check_request(request.headers())
                 .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
             Ok(asked)
@@ -175,8 +175,11 @@ impl Connection {
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Refusal> {
         match permit.destination().transport {
-            Transport::Connect | Transport::Socks5 => self.connect(permit).await,
-            Transport::Forward => {
+            Transport::Connect
+            | Transport::Socks5
+            | Transport::Transparent
+            | Transport::Socks5Udp => self.connect(permit).await,
+            Transport::Forward | Transport::Inspected => {
                 let request = to_origin_form(request, &permit);
                 upstream::forward(&self.gate, permit, request).await
             }

@@ -59,7 +59,11 @@ pub(super) fn read<B: hyper::body::Body>(
 ) -> Result<EgressRequest, Malformed> {
     match transport(request) {
         Transport::Connect => read_connect(request.uri(), request.headers()),
-        Transport::Forward | Transport::Socks5 => {
+        Transport::Forward
+        | Transport::Inspected
+        | Transport::Socks5
+        | Transport::Transparent
+        | Transport::Socks5Udp => {
             if mode == NetworkMode::Limited {
                 check_reads_only(request)?;
             }
@@ -87,6 +91,7 @@ fn read_connect(uri: &Uri, headers: &HeaderMap) -> Result<EgressRequest, Malform
         port,
         method: None,
         path: None,
+        websocket: false,
     })
 }
 
@@ -125,6 +130,7 @@ fn read_forward<B>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
         port,
         method: Some(method),
         path: Some(path.to_owned()),
+        websocket: false,
     })
 }
 

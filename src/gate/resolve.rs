@@ -79,8 +79,9 @@ struct Checked {
 
 fn checked(gate: &Gate, found: &[IpAddr]) -> Checked {
     let mut checked = Checked::default();
+    let rules = gate.rules();
     for address in found {
-        match gate.rules.addresses().check(*address) {
+        match rules.addresses().check(*address) {
             Ok(()) => checked.dialable.push(*address),
             Err(class) => checked.refused.push((*address, class)),
         }

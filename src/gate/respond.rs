@@ -68,10 +68,20 @@ pub(super) fn socks5_reply(reason: DenyReason) -> u8 {
         | DenyReason::AddressRefused(_)
         | DenyReason::Malformed
         | DenyReason::SniMismatch
-        | DenyReason::NotTls => 2,
+        | DenyReason::NotTls
+        | DenyReason::WebsocketNotAllowed
+        | DenyReason::EncryptedHello
+        | DenyReason::CredentialMisplaced
+        | DenyReason::BudgetExhausted
+        | DenyReason::NotApproved => 2,
         DenyReason::ResolveFailed | DenyReason::TimedOut => 4,
         DenyReason::DialFailed => 5,
-        DenyReason::AuditUnavailable | DenyReason::TooManyConnections => 1,
+        DenyReason::AuditUnavailable
+        | DenyReason::TooManyConnections
+        | DenyReason::CertificateRefused
+        | DenyReason::ClientTlsFailed
+        | DenyReason::CredentialUnavailable
+        | DenyReason::UpstreamProxyFailed => 1,
     }
 }
 
@@ -79,7 +89,11 @@ pub(super) fn socks5_reply(reason: DenyReason) -> u8 {
 pub(super) fn status(reason: DenyReason) -> StatusCode {
     match reason {
         DenyReason::Malformed => StatusCode::BAD_REQUEST,
-        DenyReason::ResolveFailed | DenyReason::DialFailed => StatusCode::BAD_GATEWAY,
+        DenyReason::ResolveFailed
+        | DenyReason::DialFailed
+        | DenyReason::CertificateRefused
+        | DenyReason::CredentialUnavailable
+        | DenyReason::UpstreamProxyFailed => StatusCode::BAD_GATEWAY,
         DenyReason::AuditUnavailable | DenyReason::TooManyConnections => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -93,7 +107,13 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
         | DenyReason::TunnelNotAllowed
         | DenyReason::AddressRefused(_)
         | DenyReason::SniMismatch
-        | DenyReason::NotTls => StatusCode::FORBIDDEN,
+        | DenyReason::NotTls
+        | DenyReason::WebsocketNotAllowed
+        | DenyReason::ClientTlsFailed
+        | DenyReason::EncryptedHello
+        | DenyReason::CredentialMisplaced
+        | DenyReason::NotApproved => StatusCode::FORBIDDEN,
+        DenyReason::BudgetExhausted => StatusCode::TOO_MANY_REQUESTS,
     }
 }
 
@@ -106,6 +126,7 @@ fn proxy_error(reason: DenyReason) -> &'static str {
         DenyReason::HostDenied => "blocked-by-denylist",
         DenyReason::MethodNotAllowed
         | DenyReason::PathNotAllowed
+        | DenyReason::WebsocketNotAllowed
         | DenyReason::TunnelNotAllowed => "blocked-by-method-policy",
         DenyReason::Malformed
         | DenyReason::SniMismatch
@@ -114,6 +135,14 @@ fn proxy_error(reason: DenyReason) -> &'static str {
         | DenyReason::DialFailed
         | DenyReason::AuditUnavailable
         | DenyReason::TooManyConnections
+        | DenyReason::CertificateRefused
+        | DenyReason::ClientTlsFailed
+        | DenyReason::EncryptedHello
+        | DenyReason::CredentialMisplaced
+        | DenyReason::CredentialUnavailable
+        | DenyReason::BudgetExhausted
+        | DenyReason::NotApproved
+        | DenyReason::UpstreamProxyFailed
         | DenyReason::TimedOut => "blocked-by-policy",
     }
 }
@@ -185,5 +214,28 @@ fn hint(reason: DenyReason) -> &'static str {
             "Too many connections at once in this session. Close some, then retry."
         }
         DenyReason::TimedOut => "Waited too long. It may be worth one more try.",
+        DenyReason::WebsocketNotAllowed => {
+            "No WebSocket may be opened here. Use plain HTTP requests, if the API has them."
+        }
+        DenyReason::CertificateRefused => {
+            "The origin's certificate does not verify. Tell the operator; do not retry."
+        }
+        DenyReason::ClientTlsFailed => {
+            "Trust the CA bundle that SSL_CERT_FILE names. A client that pins certificates: tell the operator."
+        }
+        DenyReason::EncryptedHello => "Switch Encrypted ClientHello off. Do not retry with it.",
+        DenyReason::CredentialMisplaced => {
+            "A placeholder of a credential may only be sent where the credential belongs. Do not retry."
+        }
+        DenyReason::CredentialUnavailable => {
+            "The credential cannot be put in. Tell the operator; do not retry."
+        }
+        DenyReason::BudgetExhausted => {
+            "This session has used up what it may. Ask the operator; do not retry."
+        }
+        DenyReason::NotApproved => "The operator was asked and did not agree. Do not retry.",
+        DenyReason::UpstreamProxyFailed => {
+            "The proxy that leads out refused or failed. Tell the operator."
+        }
     }
 }

@@ -105,6 +105,7 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
         port,
         method: None,
         path: None,
+        websocket: false,
     };
     let opened = tokio::select! {
         opened = open(gate, id, asked) => opened,

@@ -98,7 +98,7 @@ fn run(control: &Channel) -> Result<(), StartError> {
     let gate = build(&runtime, &boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
-    control.send(&GateReply::Confined)?;
+    control.send(&GateReply::Confined { authority: None })?;
     // 6. The listeners, made in the jail's network namespace.
     let received = control.recv_with::<GateCommand>()?;
     if received.message != GateCommand::Serve {
@@ -119,8 +119,7 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
     Ok(Rc::new(Gate {
-        rules: Ruleset::compile(policy),
-        mode: policy.mode,
+        policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits: Limits::from(&policy.limits),
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         reporter: Reporter::new(audit),

@@ -1,11 +1,12 @@
 //! What every connection of one gate shares. One thread, so cells and no locks.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::policy::{NetworkLimits, NetworkMode, Ruleset};
+use crate::policy::{NetworkLimits, Ruleset};
 
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -18,10 +19,8 @@ pub(super) const CHUNK: usize = 64 << 10;
 /// One gate.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// The compiled rules; never change while the gate lives.
-    pub(super) rules: Ruleset,
-    /// Whether writing methods are let through; then also content in a GET is refused.
-    pub(super) mode: NetworkMode,
+    /// What decides now; replaced as a whole.
+    pub(super) policy: RefCell<Rc<Ruleset>>,
     /// Bounds, as the policy has them.
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
@@ -39,6 +38,11 @@ pub(super) struct Gate {
 }
 
 impl Gate {
+    /// The rules that decide now. Whoever needs two answers of one policy keeps what it got.
+    pub(super) fn rules(&self) -> Rc<Ruleset> {
+        Rc::clone(&self.policy.borrow())
+    }
+
     /// Resolves when connections must end: the gate drains.
     pub(super) async fn until_stopping(&self) {
         // The sender lives in self, so waiting cannot fail.

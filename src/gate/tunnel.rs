@@ -6,6 +6,7 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 
 use crate::audit::EndedBy;
+use crate::policy::{DenyReason, Handling};
 
 use super::dial::Outbound;
 use super::listen::close_after;
@@ -61,7 +62,16 @@ async fn both_ways(
 ) -> Result<(), Screened> {
     let origin = &outbound.stream;
     let up = async {
-        match screen(client, early, &outbound.destination, &gate.limits).await {
+        let first = match outbound.destination.handling {
+            Handling::Tunnel => screen(client, early, &outbound.destination, &gate.limits).await,
+            Handling::Tcp => Ok(early.to_vec()),
+            // Nobody opens it yet.
+            Handling::Inspect => Err(Screened::Refused(
+                DenyReason::TunnelNotAllowed,
+                "it would have to be inspected".to_owned(),
+            )),
+        };
+        match first {
             Ok(first) => {
                 send_all(origin, &first).await?;
                 tally.add_up(first.len());

@@ -15,8 +15,23 @@ pub enum Verdict {
     /// Refused, with a [`DenyReason`].
     #[default]
     Deny,
+    /// Whoever answers for the session is asked; without a yes it is refused.
+    Ask,
     /// May go on to resolution and dialing.
     Allow,
+}
+
+/// What the gate does with a tunnel that is let through.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Handling {
+    /// TLS passes unopened, to the permitted name alone; on ports other than 443 anything else passes.
+    #[default]
+    Tunnel,
+    /// TLS ends at the gate and every request in it is judged again.
+    Inspect,
+    /// A rule with `protocol = "tcp"`: bytes pass as they are.
+    Tcp,
 }
 
 /// Why a request was refused. [`DenyReason::code`] is stable: agents, scripts and audits match on it.
@@ -55,6 +70,24 @@ pub enum DenyReason {
     TooManyConnections,
     /// The peer took longer than the gate waits.
     TimedOut,
+    /// A WebSocket, which writes both ways, where the policy lets none be opened.
+    WebsocketNotAllowed,
+    /// The origin's certificate does not verify.
+    CertificateRefused,
+    /// The client does not take the session CA's certificate, or its TLS is not understood.
+    ClientTlsFailed,
+    /// Encrypted ClientHello (RFC 9849), whose inner name nobody can see.
+    EncryptedHello,
+    /// A credential's placeholder where its value does not belong.
+    CredentialMisplaced,
+    /// A credential's value could not be put in.
+    CredentialUnavailable,
+    /// A budget of the session is used up.
+    BudgetExhausted,
+    /// Whoever was asked said no, or nothing in time.
+    NotApproved,
+    /// The upstream proxy refused or failed.
+    UpstreamProxyFailed,
 }
 
 impl DenyReason {
@@ -77,6 +110,15 @@ impl DenyReason {
             Self::AuditUnavailable => "audit_unavailable",
             Self::TooManyConnections => "too_many_connections",
             Self::TimedOut => "timed_out",
+            Self::WebsocketNotAllowed => "websocket_not_allowed",
+            Self::CertificateRefused => "certificate_refused",
+            Self::ClientTlsFailed => "client_tls_failed",
+            Self::EncryptedHello => "encrypted_hello",
+            Self::CredentialMisplaced => "credential_misplaced",
+            Self::CredentialUnavailable => "credential_unavailable",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::NotApproved => "not_approved",
+            Self::UpstreamProxyFailed => "upstream_proxy_failed",
         }
     }
 
@@ -101,6 +143,21 @@ impl DenyReason {
             Self::AuditUnavailable => "the audit log cannot be written: no record, no traffic",
             Self::TooManyConnections => "the session has as many connections as it may",
             Self::TimedOut => "the peer took longer than the gate waits",
+            Self::WebsocketNotAllowed => {
+                "WebSockets write both ways, and the policy lets none be opened"
+            }
+            Self::CertificateRefused => "the origin's certificate does not verify",
+            Self::ClientTlsFailed => "the client's TLS failed: it may not trust the session's CA",
+            Self::EncryptedHello => {
+                "the ClientHello is encrypted, so its server name cannot be seen"
+            }
+            Self::CredentialMisplaced => {
+                "a credential's placeholder stands where its value does not belong"
+            }
+            Self::CredentialUnavailable => "a credential's value could not be put in",
+            Self::BudgetExhausted => "a budget of the session is used up",
+            Self::NotApproved => "nobody approved it",
+            Self::UpstreamProxyFailed => "the upstream proxy refused or failed",
         }
     }
 }
@@ -119,8 +176,10 @@ impl fmt::Display for DenyReason {
 /// What [`super::decide`] answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// Allow or deny.
+    /// Allow, ask or deny.
     pub verdict: Verdict,
+    /// What to do with a tunnel, should it be let through.
+    pub handling: Handling,
     /// Set exactly when the verdict is deny.
     pub reason: Option<DenyReason>,
     /// The rule that decided, if one did.

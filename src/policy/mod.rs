@@ -21,16 +21,16 @@ pub mod rule;
 pub mod ruleset;
 
 pub use address::{AddressClass, AddressPolicy};
-pub use decision::{Decision, DenyReason, Verdict};
+pub use decision::{Decision, DenyReason, Handling, Verdict};
 pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
 pub use path::PathPattern;
 pub use profile::{
     AuditPolicy, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
     FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides,
-    PolicyTest, Profile, ProfileError, Registry,
+    PolicyTest, Profile, ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
 };
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport};
-pub use rule::{Effect, HostPattern, PatternError, Rule, RuleId};
+pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};

@@ -15,7 +15,9 @@ use super::request::{EgressRequest, Port};
 pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
     match reason {
         DenyReason::NetworkDisabled => Some("[network] enabled = true".to_owned()),
-        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed => Some(allow(request)),
+        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed | DenyReason::NotApproved => {
+            Some(allow(request))
+        }
         DenyReason::MethodNotAllowed => {
             let method = request.method.as_ref()?;
             Some(format!(
@@ -32,7 +34,22 @@ pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
         ),
         DenyReason::AddressRefused(class) => exception(&request.host, class),
         DenyReason::TooManyConnections => Some("a higher network.limits.connections".to_owned()),
-        DenyReason::HostDenied
+        DenyReason::WebsocketNotAllowed => {
+            Some("[network] mode = \"full\" and websocket = \"allow\"".to_owned())
+        }
+        DenyReason::CertificateRefused => Some(
+            "the issuer's certificate in [network] extra_ca, if the origin is yours".to_owned(),
+        ),
+        DenyReason::ClientTlsFailed => Some(format!(
+            "[network.tls] \"{}\" = \"tunnel\", if the client pins certificates",
+            request.host
+        )),
+        DenyReason::BudgetExhausted => Some("a higher budget in [network.budgets]".to_owned()),
+        DenyReason::EncryptedHello
+        | DenyReason::CredentialMisplaced
+        | DenyReason::CredentialUnavailable
+        | DenyReason::UpstreamProxyFailed
+        | DenyReason::HostDenied
         | DenyReason::Malformed
         | DenyReason::SniMismatch
         | DenyReason::NotTls

@@ -53,6 +53,22 @@ pub enum Transport {
     Connect,
     /// A SOCKS5 CONNECT (RFC 1928).
     Socks5,
+    /// A request inside a TLS connection that the gate terminates: method and path are in sight.
+    Inspected,
+    /// A TCP connection of a program that knows no proxy, taken over with its original destination.
+    Transparent,
+    /// Datagrams over a SOCKS5 UDP association (RFC 1928 section 7).
+    Socks5Udp,
+}
+
+impl Transport {
+    /// Whether method and path are hidden from the gate.
+    pub fn is_tunnel(self) -> bool {
+        match self {
+            Self::Forward | Self::Inspected => false,
+            Self::Connect | Self::Socks5 | Self::Transparent | Self::Socks5Udp => true,
+        }
+    }
 }
 
 impl fmt::Display for Transport {
@@ -61,6 +77,9 @@ impl fmt::Display for Transport {
             Self::Forward => "forward",
             Self::Connect => "connect",
             Self::Socks5 => "socks5",
+            Self::Inspected => "inspected",
+            Self::Transparent => "transparent",
+            Self::Socks5Udp => "socks5-udp",
         })
     }
 }
@@ -121,10 +140,12 @@ pub struct EgressRequest {
     pub host: Host,
     /// The TCP port there.
     pub port: Port,
-    /// The method, where the gate can see it ([`Transport::Forward`]).
+    /// The method, where the gate can see it (see [`Transport::is_tunnel`]).
     pub method: Option<Method>,
     /// The path without its query, where the gate can see it; starts with `/`.
     pub path: Option<String>,
+    /// Whether it asks for a WebSocket (RFC 6455, RFC 8441), where the gate can see it.
+    pub websocket: bool,
 }
 
 /// Why a text does not ask one question.
@@ -196,6 +217,7 @@ impl EgressRequest {
             port,
             method: forwarded.then(|| method.unwrap_or_else(get)),
             path: forwarded.then(|| path_of(path)),
+            websocket: false,
         })
     }
 }
@@ -238,6 +260,7 @@ mod tests {
             port: Port::new(port).unwrap(),
             method: Method::parse(method),
             path: Some(path.to_owned()),
+            websocket: false,
         }
     }
 
@@ -248,6 +271,7 @@ mod tests {
             port: Port::new(port).unwrap(),
             method: None,
             path: None,
+            websocket: false,
         }
     }
 

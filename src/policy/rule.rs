@@ -70,8 +70,24 @@ pub enum PatternError {
 pub enum Effect {
     /// Let it through.
     Allow,
-    /// Refuse it; wins over every allow.
+    /// Ask whoever answers for this session; wins over every allow.
+    Ask,
+    /// Refuse it; wins over every allow and every ask.
     Deny,
+}
+
+/// What is spoken at a destination that a rule allows.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP or TLS: the gate looks inside where `[network.tls]` says so, and screens what it does not
+    /// open.
+    #[default]
+    Web,
+    /// Bytes of any kind (ssh, a database): relayed as they are, never opened, on any port.
+    Tcp,
 }
 
 /// Names a rule in audit records and refusals: where it was written, as `network.domains."*.x"`,
@@ -95,8 +111,25 @@ pub struct Rule {
     pub methods: Vec<Method>,
     /// The paths it speaks of; empty: every path.
     pub paths: Vec<PathPattern>,
+    /// What an allow or an ask lets be spoken; [`Protocol::Web`] for a deny, which covers everything.
+    pub protocol: Protocol,
     /// What it does.
     pub effect: Effect,
+}
+
+impl Rule {
+    /// A rule about all ports that its effect covers, every method and every path.
+    pub fn new(id: RuleId, host: HostPattern, effect: Effect) -> Self {
+        Self {
+            id,
+            host,
+            ports: Vec::new(),
+            methods: Vec::new(),
+            paths: Vec::new(),
+            protocol: Protocol::Web,
+            effect,
+        }
+    }
 }
 
 // === impl HostPattern ===

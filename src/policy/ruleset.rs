@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use super::address::AddressPolicy;
-use super::decision::{Decision, DenyReason, Verdict};
+use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::Host;
 use super::path::PathMatch;
-use super::profile::{NetworkMode, NetworkPolicy};
-use super::request::{EgressRequest, Port, Transport};
-use super::rule::{Effect, HostPattern, Rule, RuleId};
+use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
+use super::request::{EgressRequest, Port};
+use super::rule::{Effect, HostPattern, Protocol, Rule, RuleId};
 use crate::ids::PolicyGeneration;
 
 /// A network policy, compiled for [`decide`].
@@ -20,13 +20,19 @@ use crate::ids::PolicyGeneration;
 pub struct Ruleset {
     enabled: bool,
     mode: NetworkMode,
+    unlisted: Unlisted,
+    websocket: WebsocketPolicy,
     unconfined_tunnels: bool,
+    /// What happens to TLS where no entry of `tls` speaks of the host.
+    tls_default: TlsHandling,
     /// By name: rules for exactly it, and for what lies below it.
     names: HashMap<Box<str>, NameRules>,
     /// By address literal.
     literals: HashMap<IpAddr, Rules>,
     /// Rules of `*`.
     any: Rules,
+    /// TLS handling by address literal.
+    tls_literals: HashMap<IpAddr, TlsHandling>,
     addresses: AddressPolicy,
     generation: PolicyGeneration,
 }
@@ -40,12 +46,17 @@ struct NameRules {
     apex: Rules,
     /// Of `*.x` and `**.x`, where a name below x is asked for.
     below: Rules,
+    /// TLS handling of exactly this name.
+    tls_own: Option<TlsHandling>,
+    /// TLS handling of names below it.
+    tls_below: Option<TlsHandling>,
 }
 
 /// Rules with the same hosts, in an order that does not depend on where they were written.
 #[derive(Debug, Default)]
 struct Rules {
     denies: Vec<Rule>,
+    asks: Vec<Rule>,
     allows: Vec<Rule>,
 }
 
@@ -55,10 +66,14 @@ impl Ruleset {
         let mut ruleset = Self {
             enabled: policy.enabled,
             mode: policy.mode,
+            unlisted: policy.default,
+            websocket: policy.websocket,
             unconfined_tunnels: policy.unconfined_tunnels,
+            tls_default: policy.tls_default(),
             names: HashMap::new(),
             literals: HashMap::new(),
             any: Rules::default(),
+            tls_literals: HashMap::new(),
             addresses: policy.addresses.clone(),
             generation: generation(policy),
         };
@@ -68,12 +83,18 @@ impl Ruleset {
         for rule in rules {
             ruleset.add(rule);
         }
+        ruleset.add_tls(policy);
         ruleset
     }
 
     /// The policy that decides.
     pub fn generation(&self) -> &PolicyGeneration {
         &self.generation
+    }
+
+    /// Which methods are let through.
+    pub fn mode(&self) -> NetworkMode {
+        self.mode
     }
 
     /// Which addresses may be dialed.
@@ -94,7 +115,9 @@ impl Ruleset {
         let mut ports: Vec<Port> = named
             .chain(self.literals.values())
             .chain([&self.any])
-            .flat_map(|rules| rules.allows.iter().flat_map(allowed_ports).copied())
+            .flat_map(|rules| rules.allows.iter().chain(&rules.asks))
+            .flat_map(allowed_ports)
+            .copied()
             .collect();
         ports.sort_unstable();
         ports.dedup();
@@ -114,6 +137,59 @@ impl Ruleset {
                 rules.below.push(rule);
             }
             HostPattern::Any => self.any.push(rule),
+        }
+    }
+
+    /// The entries of `[network.tls]`; for one name the narrower pattern wins, whatever the order.
+    fn add_tls(&mut self, policy: &NetworkPolicy) {
+        for (pattern, handling) in &policy.tls {
+            match pattern {
+                HostPattern::Exact(Host::Addr(address)) => {
+                    self.tls_literals.insert(*address, *handling);
+                }
+                HostPattern::Exact(Host::Name(name)) => {
+                    self.named(name.as_str()).tls_own = Some(*handling);
+                }
+                HostPattern::Below(name) => {
+                    self.named(name.as_str()).tls_below = Some(*handling);
+                }
+                HostPattern::AtOrBelow(_) | HostPattern::Any => {}
+            }
+        }
+        for (pattern, handling) in &policy.tls {
+            if let HostPattern::AtOrBelow(name) = pattern {
+                let rules = self.named(name.as_str());
+                rules.tls_own.get_or_insert(*handling);
+                rules.tls_below.get_or_insert(*handling);
+            }
+        }
+    }
+
+    /// What happens to TLS for this host: the most specific entry of `[network.tls]`, else the default.
+    fn tls_for(&self, host: &Host) -> TlsHandling {
+        let listed = match host {
+            Host::Addr(address) => self.tls_literals.get(&address.to_canonical()).copied(),
+            Host::Name(name) => {
+                let name = name.as_str();
+                let own = self.names.get(name).and_then(|rules| rules.tls_own);
+                own.or_else(|| {
+                    parents(name)
+                        .filter_map(|parent| self.names.get(parent))
+                        .find_map(|rules| rules.tls_below)
+                })
+            }
+        };
+        listed.unwrap_or(self.tls_default)
+    }
+
+    /// What becomes of a request's bytes if it is let through by a rule with this protocol.
+    fn handling(&self, request: &EgressRequest, protocol: Protocol) -> Handling {
+        if protocol == Protocol::Tcp {
+            return Handling::Tcp;
+        }
+        match self.tls_for(&request.host) {
+            TlsHandling::Inspect => Handling::Inspect,
+            TlsHandling::Tunnel => Handling::Tunnel,
         }
     }
 
@@ -165,42 +241,65 @@ impl Rules {
     fn push(&mut self, rule: &Rule) {
         match rule.effect {
             Effect::Allow => self.allows.push(rule.clone()),
+            Effect::Ask => self.asks.push(rule.clone()),
             Effect::Deny => self.denies.push(rule.clone()),
         }
     }
 }
 
-/// Judges one request: pure, total, and deny unless a rule allows. A deny wins over every allow,
-/// whatever their order and however specific they are.
+/// Judges one request: pure, total, and deny unless a rule allows or asks. A deny wins over every ask,
+/// an ask over every allow, whatever their order and however specific they are.
 pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
-    let (reason, rule) = judge(rules, request);
+    let judgement = judge(rules, request);
     Decision {
-        verdict: if reason.is_none() {
-            Verdict::Allow
-        } else {
-            Verdict::Deny
-        },
-        reason,
-        rule: rule.cloned(),
+        verdict: judgement.verdict,
+        handling: judgement.handling,
+        reason: judgement.reason,
+        rule: judgement.rule.cloned(),
         generation: rules.generation.clone(),
     }
 }
 
-fn judge<'a>(
-    rules: &'a Ruleset,
-    request: &'a EgressRequest,
-) -> (Option<DenyReason>, Option<&'a RuleId>) {
+/// A [`Decision`] that still borrows its rule.
+struct Judgement<'a> {
+    verdict: Verdict,
+    handling: Handling,
+    reason: Option<DenyReason>,
+    rule: Option<&'a RuleId>,
+}
+
+impl<'a> Judgement<'a> {
+    fn deny(reason: DenyReason, rule: Option<&'a RuleId>) -> Self {
+        Self {
+            verdict: Verdict::Deny,
+            handling: Handling::Tunnel,
+            reason: Some(reason),
+            rule,
+        }
+    }
+}
+
+fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     if !rules.enabled {
-        return (Some(DenyReason::NetworkDisabled), None);
+        return Judgement::deny(DenyReason::NetworkDisabled, None);
     }
     if let Some((reason, rule)) = denial(rules, request) {
-        return (Some(reason), Some(&rule.id));
+        return Judgement::deny(reason, Some(&rule.id));
     }
-    match permission(rules, request) {
-        Err(miss) => (Some(miss.reason()), None),
-        Ok(rule) => match mode_refuses(rules, request) {
-            Some(reason) => (Some(reason), None),
-            None => (None, Some(&rule.id)),
+    let (verdict, rule) = match permission(rules, request) {
+        Ok((verdict, rule)) => (verdict, Some(rule)),
+        Err(Miss::Host | Miss::Port) if rules.unlisted == Unlisted::Ask => (Verdict::Ask, None),
+        Err(miss) => return Judgement::deny(miss.reason(), None),
+    };
+    let protocol = rule.map_or(Protocol::Web, |rule| rule.protocol);
+    let handling = rules.handling(request, protocol);
+    match mode_refuses(rules, request, handling) {
+        Some(reason) => Judgement::deny(reason, None),
+        None => Judgement {
+            verdict,
+            handling,
+            reason: None,
+            rule: rule.map(|rule| &rule.id),
         },
     }
 }
@@ -210,20 +309,22 @@ fn denial<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Option<(DenyRea
     rules
         .rules_for(&request.host)
         .flat_map(|candidates| &candidates.rules.denies)
-        .find_map(|rule| Some((denied_by(rule, request)?, rule)))
+        .find_map(|rule| Some((denied_by(rules, rule, request)?, rule)))
 }
 
 /// Whether a deny rule for this host matches. What the gate cannot see is taken to be what the rule
-/// denies: else a tunnel would be the way round it.
-fn denied_by(rule: &Rule, request: &EgressRequest) -> Option<DenyReason> {
+/// denies: else a tunnel would be the way round it. A tunnel that the gate will open is let through to
+/// be judged by its requests.
+fn denied_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<DenyReason> {
     if !rule.ports.is_empty() && !rule.ports.contains(&request.port) {
         return None;
     }
     if rule.methods.is_empty() && rule.paths.is_empty() {
         return Some(DenyReason::HostDenied);
     }
-    if is_tunnel(request) {
-        return Some(DenyReason::TunnelNotAllowed);
+    if request.transport.is_tunnel() {
+        let opened = rules.handling(request, Protocol::Web) == Handling::Inspect;
+        return (!opened).then_some(DenyReason::TunnelNotAllowed);
     }
     let method_spared = !rule.methods.is_empty()
         && request
@@ -265,16 +366,28 @@ impl Miss {
     }
 }
 
-/// The allow rule that lets the request through, or how close the closest came.
-fn permission<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Result<&'a Rule, Miss> {
+/// The ask rule that matches, else the allow rule that lets the request through, else how close the
+/// closest came.
+fn permission<'a>(
+    rules: &'a Ruleset,
+    request: &'a EgressRequest,
+) -> Result<(Verdict, &'a Rule), Miss> {
     let mut closest = Miss::Host;
-    let allows = rules
-        .rules_for(&request.host)
-        .filter(|candidates| candidates.may_allow)
-        .flat_map(|candidates| &candidates.rules.allows);
-    for rule in allows {
-        match missed_by(rule, request) {
-            None => return Ok(rule),
+    let candidates = || {
+        rules
+            .rules_for(&request.host)
+            .filter(|candidates| candidates.may_allow)
+            .map(|candidates| candidates.rules)
+    };
+    let asks = candidates()
+        .flat_map(|rules| &rules.asks)
+        .map(|rule| (Verdict::Ask, rule));
+    let allows = candidates()
+        .flat_map(|rules| &rules.allows)
+        .map(|rule| (Verdict::Allow, rule));
+    for (verdict, rule) in asks.chain(allows) {
+        match missed_by(rules, rule, request) {
+            None => return Ok((verdict, rule)),
             Some(miss) => closest = closest.max(miss),
         }
     }
@@ -283,15 +396,16 @@ fn permission<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Result<&'a 
 
 /// Why an allow rule for this host does not let the request through, if it does not. What the gate
 /// cannot see is taken to be what the rule does not list.
-fn missed_by(rule: &Rule, request: &EgressRequest) -> Option<Miss> {
+fn missed_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<Miss> {
     if !allowed_ports(rule).contains(&request.port) {
         return Some(Miss::Port);
     }
     if rule.methods.is_empty() && rule.paths.is_empty() {
         return None;
     }
-    if is_tunnel(request) {
-        return Some(Miss::Tunnel);
+    if request.transport.is_tunnel() {
+        let opened = rules.handling(request, rule.protocol) == Handling::Inspect;
+        return (!opened).then_some(Miss::Tunnel);
     }
     let method = request.method.as_ref();
     if !rule.methods.is_empty() && !method.is_some_and(|m| rule.methods.contains(m)) {
@@ -306,8 +420,16 @@ fn missed_by(rule: &Rule, request: &EgressRequest) -> Option<Miss> {
     (!listed).then_some(Miss::Path)
 }
 
-/// What `mode = "limited"` refuses although a rule allows it.
-fn mode_refuses(rules: &Ruleset, request: &EgressRequest) -> Option<DenyReason> {
+/// What `mode` and `websocket` refuse although a rule allows it.
+fn mode_refuses(
+    rules: &Ruleset,
+    request: &EgressRequest,
+    handling: Handling,
+) -> Option<DenyReason> {
+    let limited = rules.mode == NetworkMode::Limited;
+    if request.websocket && (limited || rules.websocket != WebsocketPolicy::Allow) {
+        return Some(DenyReason::WebsocketNotAllowed);
+    }
     let read_only = || {
         request
             .method
@@ -316,22 +438,15 @@ fn mode_refuses(rules: &Ruleset, request: &EgressRequest) -> Option<DenyReason> 
     };
     match rules.mode {
         NetworkMode::Full => None,
-        NetworkMode::Limited if is_tunnel(request) => {
-            (!rules.unconfined_tunnels).then_some(DenyReason::TunnelNotAllowed)
+        NetworkMode::Limited if request.transport.is_tunnel() => {
+            let opened = handling == Handling::Inspect;
+            (!opened && !rules.unconfined_tunnels).then_some(DenyReason::TunnelNotAllowed)
         }
         NetworkMode::Limited => (!read_only()).then_some(DenyReason::MethodNotAllowed),
     }
 }
 
-/// Whether method and path are hidden from the gate.
-fn is_tunnel(request: &EgressRequest) -> bool {
-    match request.transport {
-        Transport::Forward => false,
-        Transport::Connect | Transport::Socks5 => true,
-    }
-}
-
-/// The ports that an allow rule covers.
+/// The ports that an allow or an ask covers.
 pub(super) fn allowed_ports(rule: &Rule) -> &[Port] {
     const WEB: [Port; 2] = [Port::HTTP, Port::HTTPS];
     if rule.ports.is_empty() {

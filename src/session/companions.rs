@@ -263,7 +263,7 @@ impl Gate {
     /// Waits until the gate is confined.
     pub fn confined(&self, signals: &mut Signals) -> Result<(), CompanionError> {
         match receive(Self::WHO, &self.control, Some(signals))?.message {
-            GateReply::Confined => Ok(()),
+            GateReply::Confined { .. } => Ok(()),
             other => Err(Self::complaint(other)),
         }
     }
@@ -315,7 +315,7 @@ impl Gate {
                 who: Self::WHO,
                 message,
             },
-            GateReply::Confined | GateReply::Serving | GateReply::Drained(_) => {
+            GateReply::Confined { .. } | GateReply::Serving | GateReply::Drained(_) => {
                 CompanionError::Unexpected(Self::WHO)
             }
         }
@@ -341,6 +341,7 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
         policy,
         name_servers,
         hosts_file,
+        roots: String::new(),
     }
 }
 

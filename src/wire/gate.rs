@@ -23,6 +23,9 @@ pub struct GateBoot {
     pub name_servers: Vec<SocketAddr>,
     /// The lines of the host's `/etc/hosts`, capped at 64 KiB: the gate opens no files.
     pub hosts_file: String,
+    /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
+    /// policy has TLS looked into.
+    pub roots: String,
 }
 
 /// What the session asks of the gate.
@@ -40,7 +43,11 @@ pub enum GateCommand {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateReply {
     /// Policy compiled, gate confined: it can take the listeners.
-    Confined,
+    Confined {
+        /// The certificate of the session's CA (PEM), where the policy has any TLS looked into. Its key
+        /// never leaves the gate.
+        authority: Option<String>,
+    },
     /// It accepts.
     Serving,
     /// Everything is closed and recorded.

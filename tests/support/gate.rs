@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{
-    AddressPolicy, DnsPolicy, Effect, HostPattern, NetworkLimits, NetworkMode, NetworkPolicy, Port,
-    Rule, RuleId,
+    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, Port, Protocol, Rule, RuleId,
 };
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
@@ -30,24 +29,16 @@ pub(crate) struct GateSpec {
     pub(crate) policy: NetworkPolicy,
     pub(crate) name_servers: Vec<SocketAddr>,
     pub(crate) hosts_file: String,
+    pub(crate) roots: String,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
 pub(crate) fn spec() -> GateSpec {
     GateSpec {
         policy: NetworkPolicy {
-            enabled: true,
-            mode: NetworkMode::Full,
-            unconfined_tunnels: false,
-            enable_socks5: true,
-            http_port: 3128,
-            socks_port: 8081,
-            rules: Vec::new(),
             addresses: AddressPolicy {
                 allow: vec!["127.0.0.0/8".parse().unwrap()],
             },
-            dns: DnsPolicy::default(),
-            registries: Vec::new(),
             limits: NetworkLimits {
                 connections: 64,
                 head_bytes: 16 << 10,
@@ -55,9 +46,11 @@ pub(crate) fn spec() -> GateSpec {
                 dial_seconds: 20,
                 idle_seconds: 60,
             },
+            ..NetworkPolicy::default()
         },
         name_servers: Vec::new(),
         hosts_file: String::new(),
+        roots: String::new(),
     }
 }
 
@@ -69,6 +62,7 @@ impl GateSpec {
             ports: ports.iter().map(|port| Port::new(*port).unwrap()).collect(),
             methods: Vec::new(),
             paths: Vec::new(),
+            protocol: Protocol::Web,
             effect,
         });
         self
@@ -153,6 +147,7 @@ impl TestGate {
             policy: spec.policy,
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
+            roots: spec.roots,
         };
         control.send(&boot).unwrap();
         let gate = Self {
@@ -162,7 +157,7 @@ impl TestGate {
             control: Some(control),
             child,
         };
-        assert_eq!(gate.reply(), GateReply::Confined);
+        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
         (gate, listeners)
     }
 

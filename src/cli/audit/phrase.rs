@@ -112,6 +112,7 @@ fn decided(event: &AuditEvent) -> String {
     );
     let verdict = match verdict {
         Verdict::Allow => "allow",
+        Verdict::Ask => "ask",
         Verdict::Deny => "DENY",
     };
     row(verdict, &destination(host, *port), &why)

@@ -341,6 +341,7 @@ fn tell_remedies(destinations: &[Destination]) -> Vec<String> {
             port: destination.port,
             method: None,
             path: None,
+            websocket: false,
         };
         policy::remedy(&request, reason)
     };

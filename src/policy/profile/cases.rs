@@ -30,10 +30,12 @@ impl PolicyTest {
         let file: TestFile = entry(profile, key, value)?;
         let expect = match file.expect.as_str() {
             "allow" => Verdict::Allow,
+            "ask" => Verdict::Ask,
             "deny" => Verdict::Deny,
             other => {
                 let key = format!("{key}.expect");
-                return Err(not_one_of(profile, &key, other, &["allow", "deny"]));
+                let accepted = ["allow", "ask", "deny"];
+                return Err(not_one_of(profile, &key, other, &accepted));
             }
         };
         let request = EgressRequest::parse(&file.request)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::error::ProfileError;
-use super::{Durability, FilesystemMode, NetworkMode, Registry};
+use super::{Durability, FilesystemMode, NetworkMode, Registry, Unlisted, WebsocketPolicy};
 
 /// One profile file.
 #[derive(Debug, Default, Deserialize)]
@@ -39,6 +39,11 @@ pub(super) struct FilesystemFile {
 pub(super) struct NetworkFile {
     pub(super) enabled: Option<bool>,
     pub(super) mode: Option<NetworkMode>,
+    pub(super) default: Option<Unlisted>,
+    pub(super) mitm: Option<bool>,
+    pub(super) websocket: Option<WebsocketPolicy>,
+    /// Values stay text: the error for a wrong one names the host.
+    pub(super) tls: BTreeMap<String, String>,
     pub(super) unconfined_tunnels: Option<bool>,
     pub(super) enable_socks5: Option<bool>,
     pub(super) http_port: Option<u16>,
@@ -61,6 +66,7 @@ pub(super) struct RuleFile {
     pub(super) ports: Option<Vec<u16>>,
     pub(super) methods: Option<Vec<String>>,
     pub(super) paths: Option<Vec<String>>,
+    pub(super) protocol: Option<String>,
     pub(super) action: String,
 }
 

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::address::AddressPolicy;
-use super::rule::Rule;
+use super::rule::{HostPattern, Rule};
 
 /// A valid profile: layers merged, flags applied.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -103,11 +103,23 @@ pub enum NetworkMode {
 /// What a session may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the keys of a profile, each on or off"
+)]
 pub struct NetworkPolicy {
     /// False: everything is refused as `network_disabled`, and recorded.
     pub enabled: bool,
     /// Which methods are let through.
     pub mode: NetworkMode,
+    /// What becomes of a destination that no rule speaks of.
+    pub default: Unlisted,
+    /// Whether TLS is looked into where `tls` says nothing else.
+    pub mitm: bool,
+    /// Hosts whose TLS is looked into, or is not, whatever `mitm` says. The narrower pattern wins.
+    pub tls: BTreeMap<HostPattern, TlsHandling>,
+    /// Whether WebSockets may be opened, where the gate sees them; never with [`NetworkMode::Limited`].
+    pub websocket: WebsocketPolicy,
     /// With [`NetworkMode::Limited`]: let TLS tunnels to allowed hosts pass although nobody sees the
     /// methods inside them. Named for what it is.
     pub unconfined_tunnels: bool,
@@ -128,6 +140,82 @@ pub struct NetworkPolicy {
     pub registries: Vec<Registry>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
+}
+
+impl NetworkPolicy {
+    /// What happens to TLS where no entry of `tls` speaks of the host.
+    pub fn tls_default(&self) -> TlsHandling {
+        match self.tls.get(&HostPattern::Any) {
+            Some(handling) => *handling,
+            None if self.mitm => TlsHandling::Inspect,
+            None => TlsHandling::Tunnel,
+        }
+    }
+
+    /// Whether the gate looks into any TLS, and so needs a CA that the jail trusts.
+    pub fn inspects(&self) -> bool {
+        self.tls_default() == TlsHandling::Inspect
+            || self.tls.values().any(|h| *h == TlsHandling::Inspect)
+    }
+}
+
+impl Default for NetworkPolicy {
+    /// What holds before any profile is read: a gate that lets nothing through.
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            mode: NetworkMode::Full,
+            default: Unlisted::Deny,
+            mitm: false,
+            tls: BTreeMap::new(),
+            websocket: WebsocketPolicy::Allow,
+            unconfined_tunnels: false,
+            enable_socks5: true,
+            http_port: 3128,
+            socks_port: 8081,
+            rules: Vec::new(),
+            addresses: AddressPolicy::default(),
+            dns: DnsPolicy::default(),
+            registries: Vec::new(),
+            limits: NetworkLimits::default(),
+        }
+    }
+}
+
+/// What becomes of a destination that no rule speaks of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unlisted {
+    /// Refused.
+    #[default]
+    Deny,
+    /// Whoever answers for the session is asked.
+    Ask,
+}
+
+/// What the gate does with a host's TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TlsHandling {
+    /// TLS ends at the gate, which makes a certificate for the host; every request is judged.
+    Inspect,
+    /// TLS passes unopened: for clients that pin certificates.
+    Tunnel,
+}
+
+/// Whether WebSockets may be opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WebsocketPolicy {
+    /// Where a rule allows the GET that opens it.
+    #[default]
+    #[serde(rename = "allow")]
+    Allow,
+    /// Refused with 403.
+    #[serde(rename = "deny")]
+    Deny,
+    /// Refused with 426 Upgrade Required, at which Codex goes on over plain HTTP at once.
+    #[serde(rename = "426")]
+    UpgradeRequired,
 }
 
 /// Whom the gate asks for addresses.
@@ -166,6 +254,18 @@ pub struct NetworkLimits {
     pub dial_seconds: u32,
     /// Seconds without a byte in either direction before a tunnel is closed.
     pub idle_seconds: u32,
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            head_bytes: 64 << 10,
+            head_seconds: 10,
+            dial_seconds: 10,
+            idle_seconds: 3600,
+        }
+    }
 }
 
 /// What the command finds in its environment; nothing else is inherited.

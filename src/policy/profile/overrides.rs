@@ -93,12 +93,8 @@ fn rule(flag: &str, text: &str, effect: Effect) -> Result<Rule, ProfileError> {
         return Err(wrong(flag, text, rules::DENY_ALL));
     }
     Ok(Rule {
-        id: RuleId::new(format!("{flag} {text}")),
-        host,
         ports: port.into_iter().collect(),
-        methods: Vec::new(),
-        paths: Vec::new(),
-        effect,
+        ..Rule::new(RuleId::new(format!("{flag} {text}")), host, effect)
     })
 }
 

@@ -13,9 +13,8 @@ use super::file::{
 };
 use super::{
     AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, PolicyTest, Profile, rules, value,
+    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, value,
 };
-use crate::policy::{AddressPolicy, DnsPolicy};
 
 /// The file being read: names the place in errors and rule ids.
 #[derive(Debug, Clone, Copy)]
@@ -45,25 +44,7 @@ pub(super) fn strictest(name: &str) -> Profile {
             masked: Vec::new(),
             protected: Vec::new(),
         },
-        network: NetworkPolicy {
-            enabled: true,
-            mode: NetworkMode::Full,
-            unconfined_tunnels: false,
-            enable_socks5: true,
-            http_port: 3128,
-            socks_port: 8081,
-            rules: Vec::new(),
-            addresses: AddressPolicy::default(),
-            dns: DnsPolicy::default(),
-            registries: Vec::new(),
-            limits: NetworkLimits {
-                connections: 256,
-                head_bytes: 64 << 10,
-                head_seconds: 10,
-                dial_seconds: 10,
-                idle_seconds: 3600,
-            },
-        },
+        network: NetworkPolicy::default(),
         environment: EnvironmentPolicy::default(),
         isolation: IsolationFloor { landlock_abi: 1 },
         codex: CodexPolicy::default(),
@@ -129,6 +110,10 @@ fn network(
 ) -> Result<(), ProfileError> {
     replace(&mut policy.enabled, file.enabled);
     replace(&mut policy.mode, file.mode);
+    replace(&mut policy.default, file.default);
+    replace(&mut policy.mitm, file.mitm);
+    replace(&mut policy.websocket, file.websocket);
+    policy.tls.extend(rules::of_tls(source, file.tls)?);
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
     for (key, port, found) in [

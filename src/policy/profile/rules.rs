@@ -6,7 +6,7 @@ use super::error::{ProfileError, not_one_of};
 use super::file::{RuleFile, entry};
 use super::read::Source;
 use crate::policy::path::PathPattern;
-use crate::policy::{Effect, HostPattern, Method, Port, Rule, RuleId};
+use crate::policy::{Effect, HostPattern, Method, Port, Protocol, Rule, RuleId, TlsHandling};
 
 /// The rules of `[network.domains]`.
 pub(super) fn of_domains(
@@ -19,14 +19,11 @@ pub(super) fn of_domains(
             let key = format!("network.domains.{pattern:?}");
             let effect = effect(source, &key, &action)?;
             let host = host(source, &key, &pattern, effect)?;
-            Ok(Rule {
-                id: id(source, &format!("network.domains.\"{host}\"")),
+            Ok(Rule::new(
+                id(source, &format!("network.domains.\"{host}\"")),
                 host,
-                ports: Vec::new(),
-                methods: Vec::new(),
-                paths: Vec::new(),
                 effect,
-            })
+            ))
         })
         .collect()
 }
@@ -45,6 +42,60 @@ pub(super) fn of_entries(
             rule(source, &key, &file)
         })
         .collect()
+}
+
+/// The entries of `[network.tls]`.
+pub(super) fn of_tls(
+    source: Source<'_>,
+    entries: BTreeMap<String, String>,
+) -> Result<BTreeMap<HostPattern, TlsHandling>, ProfileError> {
+    entries
+        .into_iter()
+        .map(|(pattern, handling)| {
+            let key = format!("network.tls.{pattern:?}");
+            let host =
+                HostPattern::parse(&pattern).map_err(|problem| source.wrong(&key, problem))?;
+            let handling = match handling.as_str() {
+                "inspect" => TlsHandling::Inspect,
+                "tunnel" => TlsHandling::Tunnel,
+                other => {
+                    let accepted = ["inspect", "tunnel"];
+                    return Err(not_one_of(source.profile, &key, other, &accepted));
+                }
+            };
+            Ok((host, handling))
+        })
+        .collect()
+}
+
+fn protocol(
+    source: Source<'_>,
+    key: &str,
+    file: &RuleFile,
+    effect: Effect,
+) -> Result<Protocol, ProfileError> {
+    let Some(text) = file.protocol.as_deref() else {
+        return Ok(Protocol::Web);
+    };
+    let key = format!("{key}.protocol");
+    let protocol = match text {
+        "web" => Protocol::Web,
+        "tcp" => Protocol::Tcp,
+        other => return Err(not_one_of(source.profile, &key, other, &["web", "tcp"])),
+    };
+    if protocol == Protocol::Tcp && effect == Effect::Deny {
+        let problem = "a deny covers every protocol; leave the key out";
+        return Err(source.wrong(&key, problem));
+    }
+    if protocol == Protocol::Tcp && (file.methods.is_some() || file.paths.is_some()) {
+        let problem = "bytes of any kind have no methods and no paths; leave one of them out";
+        return Err(source.wrong(&key, problem));
+    }
+    if protocol == Protocol::Tcp && file.ports.is_none() {
+        let problem = "name the ports, as ports = [22]";
+        return Err(source.wrong(&key, problem));
+    }
+    Ok(protocol)
 }
 
 fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileError> {
@@ -70,6 +121,7 @@ fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileE
             file.paths.as_deref(),
             |text| PathPattern::parse(text),
         )?,
+        protocol: protocol(source, key, file, effect)?,
         effect,
     };
     enforceable(source, key, &rule)?;
@@ -136,8 +188,12 @@ pub(super) const DENY_ALL: &str = "\"*\" cannot be denied: what no rule allows i
 fn effect(source: Source<'_>, key: &str, action: &str) -> Result<Effect, ProfileError> {
     match action {
         "allow" => Ok(Effect::Allow),
+        "ask" => Ok(Effect::Ask),
         "deny" => Ok(Effect::Deny),
-        other => Err(not_one_of(source.profile, key, other, &["allow", "deny"])),
+        other => {
+            let accepted = ["allow", "ask", "deny"];
+            Err(not_one_of(source.profile, key, other, &accepted))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! with a comment that names where it was written.
 
 use super::Profile;
-use crate::policy::{Effect, Rule};
+use crate::policy::{Effect, Protocol, Rule};
 
 impl Profile {
     /// The merged profile as TOML.
@@ -57,6 +57,9 @@ fn entry(text: &mut String, rule: &Rule) -> Result<(), toml::ser::Error> {
             plain(text, &format!("{key} = {list}"));
         }
     }
+    if rule.protocol == Protocol::Tcp {
+        plain(text, "protocol = \"tcp\"");
+    }
     plain(text, &format!("action = {}", action(rule)));
     Ok(())
 }
@@ -64,6 +67,7 @@ fn entry(text: &mut String, rule: &Rule) -> Result<(), toml::ser::Error> {
 fn action(rule: &Rule) -> &'static str {
     match rule.effect {
         Effect::Allow => "\"allow\"",
+        Effect::Ask => "\"ask\"",
         Effect::Deny => "\"deny\"",
     }
 }

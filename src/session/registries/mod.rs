@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use super::profiles::Environment;
 use super::trust::writable_roots;
 use crate::policy::{
-    DomainName, Effect, EgressRequest, Host, HostPattern, Port, Profile, Registry, Rule, RuleId,
+    DomainName, Effect, EgressRequest, Host, HostPattern, Port, Profile, Protocol, Registry, Rule,
+    RuleId,
 };
 use client::Trusted;
 
@@ -125,6 +126,7 @@ impl Found {
             ports: vec![place.port],
             methods: Vec::new(),
             paths: Vec::new(),
+            protocol: Protocol::Web,
             effect: Effect::Allow,
         })
     }
