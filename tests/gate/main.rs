@@ -19,11 +19,14 @@ mod http;
 mod lifecycle;
 mod limits;
 mod malformed;
+mod origins;
 mod socks5;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;
 #[path = "../support/gate.rs"]
 mod test_gate;
+#[path = "../support/tls_origin.rs"]
+mod tls_origin;
 #[path = "../support/upstream.rs"]
 mod upstream;
