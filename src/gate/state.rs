@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::origin_tls::OriginTls;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
@@ -29,8 +30,10 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
-    /// Idle connections to plain HTTP origins.
+    /// Connections to origins that requests can be sent over.
     pub(super) pool: Pool,
+    /// TLS towards origins, where the policy has any looked into.
+    pub(super) origin_tls: Option<OriginTls>,
     /// One read buffer for all relays: an idle tunnel holds none.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// True once the gate drains.
