@@ -52,10 +52,7 @@ impl Drop for Proxy {
         if let Self::Rival { child, .. } = self {
             for pid in family(child.id()).into_iter().rev() {
                 let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-                drop(nix::sys::signal::kill(
-                    pid,
-                    nix::sys::signal::Signal::SIGKILL,
-                ));
+                nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).ok();
             }
             drop(child.wait());
         }
