@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::load::WORD;
 use crate::origin::{HOST, Origin};
 use crate::table::{Job, Sample};
 
@@ -184,10 +185,14 @@ impl Proxy {
                     .arg("-C")
                     .arg(folder);
                 command.env("XDG_STATE_HOME", folder.parent().unwrap().join("state"));
-                command.args(["--", "./load"]);
+                command.args(["--", "./load", WORD]);
                 command
             }
-            Self::Rival { .. } => Command::new(load_program()),
+            Self::Rival { .. } => {
+                let mut command = Command::new(load_program());
+                command.arg(WORD);
+                command
+            }
         };
         let (Self::Ours { port, .. } | Self::Rival { port, .. }) = self;
         command
@@ -336,9 +341,7 @@ fn family(pid: u32) -> Vec<u32> {
 }
 
 fn load_program() -> PathBuf {
-    let bench = std::env::current_exe().unwrap();
-    let release = bench.parent().unwrap().parent().unwrap();
-    release.join("examples/load")
+    std::env::current_exe().unwrap()
 }
 
 fn installed(name: &str) -> bool {

@@ -97,7 +97,7 @@ pub(crate) fn idle_connections(origin: &Origin, folder: &Path) {
             .arg("-C")
             .arg(workspace);
         command.env("XDG_STATE_HOME", folder.join("state"));
-        command.args(["--", "./load", job.way, "3128"]);
+        command.args(["--", "./load", crate::load::WORD, job.way, "3128"]);
         command.arg(format!("{}:{}", crate::origin::HOST, origin.http));
         command.args([job.units.to_string(), job.clients.to_string()]);
         Load::start(command).unwrap()

@@ -1,14 +1,7 @@
-//! A load generator for `benches/proxies.rs`: speaks to an HTTP or SOCKS5 proxy in one way, many times,
-//! and prints what that took. Runs inside a jail for ours and outside for the others, so it is a program
-//! of its own. It says `ready` and waits for a line, so that whoever counts the proxy's CPU time can
+//! A load generator: speaks to an HTTP or SOCKS5 proxy in one way, many times, and prints what that took.
+//! Runs inside a jail for ours and outside for the others, so it is a process of its own (this program
+//! with [`WORD`] as its first argument). It says `ready` and waits for a line, so that whoever counts the proxy's CPU time can
 //! start counting; it waits for the end of its input afterwards, so that the proxy is still there.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a benchmark's client"
-)]
 
 use std::cell::{Cell, RefCell};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -65,8 +58,11 @@ enum Way {
     Idle,
 }
 
-fn main() {
-    let arguments = Rc::new(Arguments::parse());
+/// The argument that makes this program the load generator.
+pub(crate) const WORD: &str = "load";
+
+pub(crate) fn main() {
+    let arguments = Rc::new(Arguments::parse_from(std::env::args().skip(1)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -133,7 +129,14 @@ async fn client(work: Rc<Work>) {
         }
         work.next.set(unit + 1);
         let began = Instant::now();
-        if work.unit(unit, &mut kept).await.is_ok() {
+        let reused = kept.is_some();
+        let mut outcome = work.unit(unit, &mut kept).await;
+        if reused && outcome.is_err() {
+            // Closed just as it was used again: what any client does then.
+            kept = None;
+            outcome = work.unit(unit, &mut kept).await;
+        }
+        if outcome.is_ok() {
             work.times.borrow_mut().push(began.elapsed());
         } else {
             kept = None;
