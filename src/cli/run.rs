@@ -48,6 +48,12 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    /// End the session after this time, as 90s, 30m or 8h
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Limit what the session may do, as bytes_up=10M, requests=500:warn or rate=20/1s
+    #[arg(long, value_name = "KEY=AMOUNT[:ACTION]")]
+    budget: Vec<String>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -110,6 +116,8 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             readable: arguments.ro,
             env: arguments.env,
             mode: arguments.mode.map(FilesystemMode::from),
+            budgets: arguments.budget,
+            timeout: arguments.timeout,
         },
         folder: arguments.directory,
         argv,

@@ -26,7 +26,7 @@ pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
 pub use path::PathPattern;
 pub use profile::{
-    AuditPolicy, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
+    AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
     FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides,
     PolicyTest, Profile, ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
 };

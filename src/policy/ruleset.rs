@@ -102,6 +102,16 @@ impl Ruleset {
         &self.addresses
     }
 
+    /// Whether a rule that allows or asks names exactly this host: then the name is the policy's, not
+    /// the jail's choice below a wildcard.
+    pub fn names(&self, host: &Host) -> bool {
+        let rules = match host {
+            Host::Addr(address) => self.literals.get(&address.to_canonical()),
+            Host::Name(name) => self.names.get(name.as_str()).map(|rules| &rules.exact),
+        };
+        rules.is_some_and(|rules| !rules.allows.is_empty() || !rules.asks.is_empty())
+    }
+
     /// Every port that some rule lets a request reach, in order: all that the gate's own Landlock has
     /// to leave open.
     pub fn ports(&self) -> Vec<Port> {
