@@ -9,7 +9,8 @@
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
-//! Whatever is refused is told by [`respond`] and recorded through [`report`].
+//! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
+//! what the session commands.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod authorize;
 mod body;
 mod client_hello;
 mod confine;
+mod control;
 mod dial;
 mod head;
 mod head_grammar;

@@ -27,7 +27,7 @@ pub use plan::LaunchRequest;
 pub use watch::Notice;
 
 /// What a person should hear before the command ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Progress<'a> {
     /// Something about the launch that the caller may not expect.
     Note(&'a str),

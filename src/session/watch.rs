@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, Gate, readable};
+use super::companions::{AuditWriter, CompanionError, Gate, readable};
 use super::signals::{Arrived, Signals};
+use crate::wire::gate::GateReply;
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub struct Watch<'a> {
 }
 
 /// What a person should hear while the session goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The gate died: the jail has no network any more.
     GateLost,
@@ -85,15 +86,34 @@ impl Watch<'_> {
         let gate = self.gate.map_or(signals, AsFd::as_fd);
         let audit = self.audit.map_or(signals, AsFd::as_fd);
         let [_, gate_ready, audit_ready] = readable([signals, gate, audit], timeout)?;
-        // Neither speaks unasked while the command runs: something to read is the end of the channel.
-        if gate_ready && self.gate.take().is_some() {
+        if gate_ready
+            && let Some(gate) = self.gate
+            && hear(gate, tell).is_err()
+        {
+            self.gate = None;
             tell(Notice::GateLost);
         }
+        // The audit writer does not speak unasked: something to read is the end of its channel.
         if audit_ready && self.audit.take().is_some() {
             tell(Notice::AuditLost);
         }
         Ok(())
     }
+}
+
+/// Takes what the gate says while the command runs. Only its end, or what does not belong here, is an
+/// error.
+fn hear(gate: &Gate, _tell: &mut impl FnMut(Notice)) -> Result<(), CompanionError> {
+    while let Some(reply) = gate.heard()? {
+        match reply {
+            GateReply::Counters(_) => {}
+            GateReply::Confined { .. }
+            | GateReply::Serving
+            | GateReply::Drained(_)
+            | GateReply::Failed(_) => return Err(CompanionError::Unexpected("gate")),
+        }
+    }
+    Ok(())
 }
 
 /// Passes a signal on to the command, unless the terminal has sent it there already.

@@ -6,6 +6,9 @@
 //! init made (first HTTP, then SOCKS5 if the policy has it); the gate answers [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
 //! [`GateReply::Drained`]. A closed control channel ends the gate at once.
+//!
+//! While it serves, the gate also speaks unasked: it says so at each such message. These may come at any
+//! time after [`GateReply::Serving`] and before [`GateReply::Drained`].
 
 use std::net::SocketAddr;
 
@@ -36,6 +39,8 @@ pub enum GateCommand {
     Serve,
     /// The command is over: close everything, record it, report.
     Drain,
+    /// How far has it come? Answered by [`GateReply::Counters`].
+    Counters,
 }
 
 /// What the gate answers.
@@ -54,6 +59,8 @@ pub enum GateReply {
     Drained(GateSummary),
     /// It could not start; one line, cause and cure.
     Failed(String),
+    /// The counters as they stand.
+    Counters(GateSummary),
 }
 
 /// What a session reached and what it was refused, for the last lines of `run`.

@@ -69,6 +69,27 @@ fn draining_closes_every_connection_records_it_and_reports() {
 }
 
 #[test]
+fn counters_are_told_while_the_gate_serves() {
+    let gate = spec().start();
+    for _ in 0..2 {
+        get(gate.http, "b.test", "/");
+        gate.control().send(&GateCommand::Counters).unwrap();
+    }
+    let count = |count| GateSummary {
+        denied: vec![DeniedDestination {
+            host: portcullis::policy::Host::parse("b.test").unwrap(),
+            port: portcullis::policy::Port::HTTP,
+            reason: DenyReason::HostNotAllowed,
+            count,
+        }],
+        ..GateSummary::default()
+    };
+    assert_eq!(gate.reply(), GateReply::Counters(count(1)));
+    assert_eq!(gate.reply(), GateReply::Counters(count(2)));
+    assert_eq!(gate.drain(), count(2));
+}
+
+#[test]
 fn a_closed_control_channel_ends_the_gate_at_once() {
     let origin = Origin::echo_bytes();
     let mut gate = spec()
