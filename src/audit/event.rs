@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{DenyReason, Host, Method, Port, RuleId, Transport, Verdict};
+use crate::policy::{
+    BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, Port, RuleId, Transport, Verdict,
+};
 
 /// One fact about a session. A record (see [`super::record`]) adds who, when and the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +103,21 @@ pub enum AuditEvent {
         /// Who ended it.
         ended_by: EndedBy,
     },
+    /// A budget is used up; recorded once for each time that it comes to that, before what follows.
+    #[serde(rename = "limit.hit")]
+    LimitHit {
+        /// What was counted.
+        what: BudgetKind,
+        /// The hosts whose budget it is; absent for the session's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<HostPattern>,
+        /// How much was used: bytes, a number or milliseconds, by the kind.
+        used: u64,
+        /// How much might be used.
+        max: u64,
+        /// What follows.
+        action: BudgetAction,
+    },
     /// The gate ended by itself or does not answer: the jail had no network from then on, and
     /// connections that it held have no `egress.closed`. Written when the session ends.
     #[serde(rename = "gate.lost")]
@@ -128,6 +145,7 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::EgressClosed { .. } => "egress.closed",
+            Self::LimitHit { .. } => "limit.hit",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionEnded { .. } => "session.ended",
         }
@@ -139,6 +157,9 @@ impl AuditEvent {
             Self::SessionStarted { .. } | Self::GateLost { .. } | Self::SessionEnded { .. } => {
                 Source::Session
             }
+            // Time is kept where a lost gate does not stop it.
+            Self::LimitHit { what, .. } if what.is_time() => Source::Session,
+            Self::LimitHit { .. } => Source::Gate,
             Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
@@ -152,9 +173,9 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*` and `gate.lost`.
+    /// The session process: `session.*`, `gate.lost`, and `limit.hit` of a time.
     Session,
-    /// The gate: `egress.*` and `dns.query`.
+    /// The gate: `egress.*`, `dns.query`, and `limit.hit` of all else.
     Gate,
 }
 
@@ -179,6 +200,8 @@ pub enum EndedBy {
     Gate,
     /// A transport error on either side.
     Error,
+    /// The gate: a budget of bytes is used up.
+    Budget,
 }
 
 /// How a session's command ended.

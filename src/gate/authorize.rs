@@ -11,6 +11,7 @@ use crate::policy::{
     DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport, Verdict, decide,
 };
 
+use super::budget::{self, Seen};
 use super::state::Gate;
 
 /// The longest path that goes into a record.
@@ -115,13 +116,19 @@ impl Refusal {
     }
 }
 
-/// Decides, records, waits for the acknowledgement; then and only then answers.
+/// Decides, records, waits for the acknowledgement; then and only then answers. `seen` is what leaves
+/// with the head of a request that the gate reads ([`Seen::of`]), nothing for a tunnel.
 pub(super) async fn authorize(
     gate: &Gate,
     conn: ConnId,
     request: EgressRequest,
+    seen: Seen,
 ) -> Result<Permit, Refusal> {
-    let decision = decide(&gate.rules(), &request);
+    let mut decision = decide(&gate.rules(), &request);
+    if decision.verdict == Verdict::Allow && !budget::admit(gate, &request, seen).await {
+        decision.verdict = Verdict::Deny;
+        decision.reason = Some(DenyReason::BudgetExhausted);
+    }
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
@@ -146,6 +153,7 @@ pub(super) async fn authorize(
     match decision.verdict {
         Verdict::Allow => {
             gate.summary.count_allowed();
+            gate.counters.count_request(&request.host, request.port);
             Ok(Permit {
                 destination: Destination {
                     conn,

@@ -214,7 +214,7 @@ impl Exchange {
     ) -> Result<Response<GateBody>, Unanswered> {
         match self.gate.pool.take(&self.key()).await {
             Some(sender) => {
-                self.tally.connected();
+                self.tally.reused();
                 self.send(sender, request).await
             }
             None => Err(Unanswered::Unsent(Box::new(request))),
@@ -252,6 +252,11 @@ impl Exchange {
     /// Records it and makes the answer for the client.
     fn refuse(&self, unanswered: &Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            _ if self.tally.is_used_up() => (
+                DenyReason::BudgetExhausted,
+                EndedBy::Budget,
+                "the content is longer than a budget allows",
+            ),
             Unanswered::Unsent(_) | Unanswered::BrokeOff => (
                 DenyReason::DialFailed,
                 EndedBy::Upstream,

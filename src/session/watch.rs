@@ -106,7 +106,7 @@ impl Watch<'_> {
 fn hear(gate: &Gate, _tell: &mut impl FnMut(Notice)) -> Result<(), CompanionError> {
     while let Some(reply) = gate.heard()? {
         match reply {
-            GateReply::Counters(_) => {}
+            GateReply::Counters(_) | GateReply::Limit(_) => {}
             GateReply::Confined { .. }
             | GateReply::Serving
             | GateReply::Drained(_)

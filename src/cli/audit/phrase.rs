@@ -79,6 +79,17 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
             )
         }
+        AuditEvent::LimitHit {
+            what,
+            host,
+            used,
+            max,
+            action,
+        } => {
+            let about = host.as_ref().map_or_else(String::new, ToString::to_string);
+            let (used, max) = (what.amount(*used), what.amount(*max));
+            row("LIMIT", &about, &format!("{what}: {used} of {max}, {action}"))
+        }
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
@@ -168,6 +179,7 @@ fn ender(by: EndedBy) -> &'static str {
         EndedBy::Upstream => "upstream",
         EndedBy::Gate => "gate",
         EndedBy::Error => "error",
+        EndedBy::Budget => "budget",
     }
 }
 
