@@ -15,8 +15,8 @@ use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
 
-/// Why a body is cut short when nothing can be recorded any more.
-const AUDIT_LOST: &str = "the audit writer does not answer";
+/// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
+const STOPPED: &str = "the gate stopped it";
 
 /// A request's content on its way to the origin.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl Body for Uploaded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        if self.tally.poll_stopped(context).is_ready() {
+            return Poll::Ready(Some(Err(io::Error::other(STOPPED))));
         }
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
@@ -188,8 +188,8 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return self.fail(EndedBy::Gate, AUDIT_LOST);
+        if self.tally.poll_stopped(context).is_ready() {
+            return self.fail(EndedBy::Gate, STOPPED);
         }
         loop {
             match Pin::new(&mut self.inner).poll_frame(context) {

@@ -10,7 +10,8 @@
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
-//! what the session commands.
+//! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
+//! at the moment, so that it can be taken back.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -29,6 +30,9 @@ mod hop;
 mod http;
 mod http_request;
 mod listen;
+mod live;
+mod open;
+mod questions;
 mod relay;
 mod report;
 mod resolve;

@@ -3,14 +3,17 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::audit::{AuditEvent, EndedBy};
 use crate::ids::ConnId;
+use crate::policy::DenyReason;
 
 use super::authorize::Permit;
+use super::open::Lease;
 use super::state::Gate;
 
 /// Counts until it is dropped.
@@ -29,6 +32,8 @@ pub(super) struct Tally {
     active: Cell<Instant>,
     /// Whether a connection stands, so that there is an end to record.
     connected: Cell<bool>,
+    /// What a new policy can take back.
+    lease: Rc<Lease>,
 }
 
 impl Tally {
@@ -43,6 +48,7 @@ impl Tally {
             ended_by: Cell::new(None),
             active: Cell::new(Instant::now()),
             connected: Cell::new(false),
+            lease: Rc::clone(permit.lease()),
         }
     }
 
@@ -84,14 +90,41 @@ impl Tally {
 }
 
 impl Tally {
-    /// Whether bytes may still move: not without a writer to record their end.
-    pub(super) fn is_recordable(&self) -> bool {
-        !self.gate.reporter.is_lost()
+    /// Whether bytes may still move: not without a writer to record their end, and not against a new
+    /// policy.
+    pub(super) fn may_go_on(&self) -> bool {
+        !self.gate.reporter.is_lost() && !self.lease.is_revoked()
+    }
+
+    /// Resolves once a new policy does not permit it any more; says so in the account.
+    pub(super) async fn until_revoked(&self) {
+        self.lease.until_revoked().await;
+        self.end(EndedBy::Policy);
+    }
+
+    /// Why a new policy does not permit it.
+    pub(super) fn refused_because(&self) -> DenyReason {
+        self.lease.refused_because(&self.gate.rules())
+    }
+
+    /// Ready once bytes may not move any more; woken for a new policy. Says so in the account.
+    pub(super) fn poll_stopped(&self, context: &Context<'_>) -> Poll<()> {
+        if self.lease.poll_revoked(context).is_ready() {
+            self.end(EndedBy::Policy);
+            return Poll::Ready(());
+        }
+        if self.gate.reporter.is_lost() {
+            self.end(EndedBy::Gate);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
     fn dropped_by(&self) -> EndedBy {
-        if *self.gate.stopping.borrow() || !self.is_recordable() {
+        if self.lease.is_revoked() {
+            EndedBy::Policy
+        } else if *self.gate.stopping.borrow() || !self.may_go_on() {
             EndedBy::Gate
         } else {
             EndedBy::Client

@@ -79,6 +79,40 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
             )
         }
+        AuditEvent::ApprovalAsked {
+            question,
+            host,
+            port,
+            method,
+            path,
+            rule,
+            ..
+        } => {
+            let mut what = format!("question {question}");
+            for part in [method.as_ref().map(Method::as_str), path.as_deref()] {
+                what.extend(part.map(|part| format!(" {}", escape(part))));
+            }
+            what.extend(
+                rule.as_ref()
+                    .map(|rule| format!(", by {}", escape(rule.as_str()))),
+            );
+            row("ask", &destination(host, *port), &what)
+        }
+        AuditEvent::ApprovalAnswered {
+            question,
+            end,
+            scope,
+            by,
+        } => {
+            let mut what = end.to_string();
+            what.extend(scope.map(|scope| format!(" ({scope})")));
+            what.extend(by.as_ref().map(|by| format!(" by {}", escape(by))));
+            row("", &format!("question {question}"), &what)
+        }
+        AuditEvent::PolicyApplied { generation } => {
+            format!("generation {}", escape(generation.as_str()))
+        }
+        AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
@@ -168,6 +202,7 @@ fn ender(by: EndedBy) -> &'static str {
         EndedBy::Upstream => "upstream",
         EndedBy::Gate => "gate",
         EndedBy::Error => "error",
+        EndedBy::Policy => "new policy",
     }
 }
 
