@@ -167,7 +167,11 @@ impl SessionSummary {
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
-            AuditEvent::EgressDialed { .. } => {}
+            AuditEvent::EgressDialed { .. }
+            | AuditEvent::ApprovalAsked { .. }
+            | AuditEvent::ApprovalAnswered { .. }
+            | AuditEvent::PolicyApplied { .. }
+            | AuditEvent::PolicyRejected { .. } => {}
             AuditEvent::EgressRefused {
                 conn,
                 reason,

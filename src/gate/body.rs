@@ -16,8 +16,8 @@ use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
 
-/// Why a body is cut short when nothing can be recorded any more.
-const AUDIT_LOST: &str = "the audit writer does not answer";
+/// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
+const STOPPED: &str = "the gate stopped it";
 
 /// A request's content on its way to the origin.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl Body for Uploaded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        if self.tally.poll_stopped(context).is_ready() {
+            return Poll::Ready(Some(Err(io::Error::other(STOPPED))));
         }
         loop {
             let this = &mut *self;
@@ -220,8 +220,8 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return self.fail(EndedBy::Gate, AUDIT_LOST);
+        if self.tally.poll_stopped(context).is_ready() {
+            return self.fail(EndedBy::Gate, STOPPED);
         }
         loop {
             if !self.held.is_empty() {

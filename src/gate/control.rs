@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use crate::wire::gate::{GateCommand, GateReply};
 use crate::wire::{Channel, WireError, frame};
 
+use super::live;
 use super::state::Gate;
 
 /// Messages that may wait for the session to read them.
@@ -108,6 +109,11 @@ async fn until_drain(gate: &Rc<Gate>, mut from: OwnedReadHalf) -> Result<(), Wir
             GateCommand::Counters => {
                 let counters = gate.counters.report(gate);
                 gate.control.answer(GateReply::Counters(counters)).await;
+            }
+            GateCommand::Answer(answer) => gate.questions.answer(answer),
+            GateCommand::Policy(policy) => {
+                let applied = live::apply(gate, &policy).await;
+                gate.control.answer(applied).await;
             }
             // Its place is before.
             GateCommand::Serve => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),

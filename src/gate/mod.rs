@@ -11,7 +11,8 @@
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
-//! what the session commands.
+//! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
+//! at the moment, so that it can be taken back.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -32,6 +33,9 @@ mod hop;
 mod http;
 mod http_request;
 mod listen;
+mod live;
+mod open;
+mod questions;
 mod relay;
 mod report;
 mod resolve;

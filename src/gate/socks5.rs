@@ -13,7 +13,7 @@ use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 use super::authorize::{Refusal, authorize};
 use super::budget::Seen;
 use super::dial::dial;
-use super::listen::close_after;
+use super::listen::{close_after, until_gone};
 use super::respond::socks5_reply;
 use super::socks5_wire::{self, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;
@@ -111,6 +111,8 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
     let opened = tokio::select! {
         opened = open(gate, id, asked) => opened,
         () = gate.until_stopping() => return,
+        // An answer may take minutes: nobody is asked for a client that has left.
+        () = until_gone(&stream) => return,
     };
     match opened {
         Ok((outbound, tally)) => {

@@ -1,6 +1,6 @@
 //! From the first instruction to the last: one list, in [`run`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -25,6 +25,8 @@ use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
 use super::counters::Counters;
 use super::listen::{Door, Places, accept};
+use super::open::Leases;
+use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::state::{CHUNK, Gate, Limits};
@@ -121,6 +123,10 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         limits: Limits::from(&policy.limits),
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         control: Control::default(),
+        questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
+        leases: Leases::default(),
+        changes: watch::Sender::new(()),
+        reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
         ledger: Ledger::new(policy),

@@ -12,11 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::audit::{AuditEvent, EndedBy};
 use crate::ids::ConnId;
+use crate::policy::DenyReason;
 
 use super::authorize::Permit;
 use super::budget::Account;
 use super::counters::Row;
 use super::relay::Direction;
+use super::open::Lease;
 use super::state::Gate;
 
 /// Counts until it is dropped.
@@ -41,6 +43,8 @@ pub(super) struct Tally {
     row: Rc<Row>,
     /// Whether more was sent than was taken before, and that was too much.
     overrun: Cell<bool>,
+    /// What a new policy can take back.
+    lease: Rc<Lease>,
 }
 
 impl Tally {
@@ -55,9 +59,12 @@ impl Tally {
             ended_by: Cell::new(None),
             active: Cell::new(Instant::now()),
             connected: Cell::new(false),
-            account: gate.ledger.open(&permit.destination().host),
-            row: gate.counters.row(&permit.destination().host, permit.destination().port),
+            account: gate.ledger.open(permit.lease().asked()),
+            row: gate
+                .counters
+                .row(&permit.destination().host, permit.destination().port),
             overrun: Cell::new(false),
+            lease: Rc::clone(permit.lease()),
         }
     }
 
@@ -155,14 +162,41 @@ impl Tally {
 }
 
 impl Tally {
-    /// Whether bytes may still move: not without a writer to record their end, nor after too many.
-    pub(super) fn is_recordable(&self) -> bool {
-        !self.gate.reporter.is_lost() && !self.overrun.get()
+    /// Whether bytes may still move: not without a writer to record their end, not against a new
+    /// policy, nor after too many.
+    pub(super) fn may_go_on(&self) -> bool {
+        !self.gate.reporter.is_lost() && !self.lease.is_revoked() && !self.overrun.get()
+    }
+
+    /// Resolves once a new policy does not permit it any more; says so in the account.
+    pub(super) async fn until_revoked(&self) {
+        self.lease.until_revoked().await;
+        self.end(EndedBy::Policy);
+    }
+
+    /// Why a new policy does not permit it.
+    pub(super) fn refused_because(&self) -> DenyReason {
+        self.lease.refused_because(&self.gate.rules())
+    }
+
+    /// Ready once bytes may not move any more; woken for a new policy. Says so in the account.
+    pub(super) fn poll_stopped(&self, context: &Context<'_>) -> Poll<()> {
+        if self.lease.poll_revoked(context).is_ready() {
+            self.end(EndedBy::Policy);
+            return Poll::Ready(());
+        }
+        if !self.may_go_on() {
+            self.end(EndedBy::Gate);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
     fn dropped_by(&self) -> EndedBy {
-        if *self.gate.stopping.borrow() || !self.is_recordable() {
+        if self.lease.is_revoked() {
+            EndedBy::Policy
+        } else if *self.gate.stopping.borrow() || !self.may_go_on() {
             EndedBy::Gate
         } else {
             EndedBy::Client

@@ -27,6 +27,9 @@ pub(super) async fn run(
     tally: Tally,
 ) {
     let relayed = tokio::select! {
+        // A permit that was taken back while the origin was dialed lets no byte pass.
+        biased;
+        () = tally.until_revoked() => Ok(()),
         relayed = both_ways(gate, &client, early, &outbound, &tally) => relayed,
         () = tally.idle_for(gate.limits.idle) => {
             tally.end(EndedBy::Gate);

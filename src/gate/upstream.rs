@@ -188,6 +188,8 @@ enum Unanswered {
     Silent,
     /// A protocol switch that nobody asked for.
     Switched,
+    /// A new policy does not permit it any more.
+    Revoked,
 }
 
 impl Exchange {
@@ -230,6 +232,7 @@ impl Exchange {
         let answered = tokio::select! {
             answered = sender.try_send_request(request) => answered,
             () = self.tally.idle_for(self.gate.limits.idle) => return Err(Unanswered::Silent),
+            () = self.tally.until_revoked() => return Err(Unanswered::Revoked),
         };
         let response = answered.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
@@ -268,6 +271,11 @@ impl Exchange {
                 "switched protocols unasked",
             ),
             Unanswered::Silent => (DenyReason::TimedOut, EndedBy::Gate, "no answer in time"),
+            Unanswered::Revoked => (
+                self.tally.refused_because(),
+                EndedBy::Policy,
+                "a new policy does not permit it",
+            ),
         };
         self.tally.end(by);
         let detail = format!(

@@ -382,6 +382,7 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
         name_servers,
         hosts_file,
         roots: String::new(),
+        approval_seconds: 0,
     }
 }
 

@@ -106,7 +106,13 @@ impl Watch<'_> {
 fn hear(gate: &Gate, _tell: &mut impl FnMut(Notice)) -> Result<(), CompanionError> {
     while let Some(reply) = gate.heard()? {
         match reply {
-            GateReply::Counters(_) | GateReply::Limit(_) => {}
+            // Answers that nobody waits for.
+            GateReply::Counters(_)
+            | GateReply::Limit(_)
+            | GateReply::Question(_)
+            | GateReply::Withdrawn(_)
+            | GateReply::Applied(_)
+            | GateReply::NotApplied(_) => {}
             GateReply::Confined { .. }
             | GateReply::Serving
             | GateReply::Drained(_)

@@ -14,7 +14,11 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{BudgetAction, BudgetKind, DenyReason, Host, HostPattern, NetworkPolicy, Port};
+use crate::ids::{PolicyGeneration, QuestionId};
+use crate::policy::{
+    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy, Port,
+    RuleId, Scope, Transport,
+};
 
 /// First frame: everything the gate needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,9 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
     /// policy has TLS looked into.
     pub roots: String,
+    /// How long an answer to a question is waited for, in seconds; 0: nobody is asked, and what would be
+    /// is refused.
+    pub approval_seconds: u32,
 }
 
 /// What the session asks of the gate.
@@ -41,6 +48,10 @@ pub enum GateCommand {
     Drain,
     /// How far has it come? Answered by [`GateReply::Counters`].
     Counters,
+    /// The answer to a question. Of no account unless the question waits for it.
+    Answer(Answer),
+    /// Another policy from now on. Answered by [`GateReply::Applied`] or [`GateReply::NotApplied`].
+    Policy(Box<NetworkPolicy>),
 }
 
 /// What the gate answers.
@@ -63,6 +74,71 @@ pub enum GateReply {
     Counters(Counters),
     /// Unasked: a budget is used up. Once for each time that it comes to that.
     Limit(LimitNotice),
+    /// Unasked: a request waits for an answer.
+    Question(Question),
+    /// Unasked: nobody waits for this answer any more.
+    Withdrawn(QuestionId),
+    /// The policy is in force.
+    Applied(Applied),
+    /// It is not, the one before stays; why, one line.
+    NotApplied(String),
+}
+
+/// What somebody is asked: may the session reach this?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// What the answer is for.
+    pub id: QuestionId,
+    /// The host as asked for.
+    pub host: Host,
+    /// The port as asked for.
+    pub port: Port,
+    /// The front door.
+    pub transport: Transport,
+    /// The method of the request that asked first, where the gate sees it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub method: Option<Method>,
+    /// Its path without query, where the gate sees it, at most 512 characters. From the jail: escape it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<String>,
+    /// Whether the answer is for this method and path alone, because the rule speaks of them; else it is
+    /// for the host and port.
+    pub exact: bool,
+    /// The rule that asks; none: the policy asks for what no rule speaks of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rule: Option<RuleId>,
+    /// How long the gate waits, in seconds.
+    pub wait_seconds: u64,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// Which question.
+    pub question: QuestionId,
+    /// Yes or no.
+    pub verdict: Answered,
+    /// How far it reaches; the gate takes [`Scope::Profile`] as [`Scope::Session`].
+    pub scope: Scope,
+    /// Who answered, for the record.
+    pub by: String,
+}
+
+/// What a new policy changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Applied {
+    /// The policy in force.
+    pub generation: PolicyGeneration,
+    /// False: it is the one that was in force already.
+    pub changed: bool,
+    /// Connections that it does not permit any more, and that are closed.
+    pub closed: u64,
+    /// Ports that its rules let be reached and the gate's own confinement does not: they need a new
+    /// session.
+    pub unreachable: Vec<Port>,
 }
 
 /// What a session reached and what it was refused, for the last lines of `run`.

@@ -10,6 +10,7 @@
     reason = "tests start real clients and connect to the gate as the jail does"
 )]
 
+mod ask;
 mod audit;
 mod client;
 mod confinement;
@@ -18,6 +19,7 @@ mod dns;
 mod http;
 mod lifecycle;
 mod limits;
+mod live;
 mod malformed;
 mod socks5;
 

@@ -90,6 +90,40 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             let (used, max) = (what.amount(*used), what.amount(*max));
             row("LIMIT", &about, &format!("{what}: {used} of {max}, {action}"))
         }
+        AuditEvent::ApprovalAsked {
+            question,
+            host,
+            port,
+            method,
+            path,
+            rule,
+            ..
+        } => {
+            let mut what = format!("question {question}");
+            for part in [method.as_ref().map(Method::as_str), path.as_deref()] {
+                what.extend(part.map(|part| format!(" {}", escape(part))));
+            }
+            what.extend(
+                rule.as_ref()
+                    .map(|rule| format!(", by {}", escape(rule.as_str()))),
+            );
+            row("ask", &destination(host, *port), &what)
+        }
+        AuditEvent::ApprovalAnswered {
+            question,
+            end,
+            scope,
+            by,
+        } => {
+            let mut what = end.to_string();
+            what.extend(scope.map(|scope| format!(" ({scope})")));
+            what.extend(by.as_ref().map(|by| format!(" by {}", escape(by))));
+            row("", &format!("question {question}"), &what)
+        }
+        AuditEvent::PolicyApplied { generation } => {
+            format!("generation {}", escape(generation.as_str()))
+        }
+        AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
@@ -180,6 +214,7 @@ fn ender(by: EndedBy) -> &'static str {
         EndedBy::Gate => "gate",
         EndedBy::Error => "error",
         EndedBy::Budget => "budget",
+        EndedBy::Policy => "new policy",
     }
 }
 

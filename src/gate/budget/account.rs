@@ -5,25 +5,36 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use crate::ids::ConnId;
+use crate::policy::EgressRequest;
+
 use super::super::relay::Direction;
 use super::super::state::Gate;
 use super::meter::Verdict;
 use super::scope::Scope;
-use super::{ask, hit};
+use super::hit;
 
 /// The scopes that one destination belongs to, the session first.
 #[derive(Debug)]
 pub(in crate::gate) struct Account {
     scopes: Box<[Rc<Scope>]>,
+    /// Who asked for what.
+    conn: ConnId,
+    request: EgressRequest,
     /// Taken and not yet counted as sent.
     up: Cell<u64>,
     down: Cell<u64>,
 }
 
 impl Account {
-    pub(super) fn new(scopes: Box<[Rc<Scope>]>) -> Self {
+    pub(super) fn new(
+        scopes: Box<[Rc<Scope>]>,
+        (conn, request): (ConnId, &EgressRequest),
+    ) -> Self {
         Self {
             scopes,
+            conn,
+            request: request.clone(),
             up: Cell::new(0),
             down: Cell::new(0),
         }
@@ -60,7 +71,7 @@ impl Account {
             hit(gate, meter, None);
             match meter.settle() {
                 Verdict::Refused => return Poll::Ready(None),
-                Verdict::Ask => ask(gate, meter),
+                Verdict::Ask => gate.ledger.ask(meter, self.conn, &self.request),
                 Verdict::Wait => {}
             }
             meter.wait(context);

@@ -9,14 +9,16 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::policy::{Budget, BudgetKind, EgressRequest, Host, NetworkPolicy};
+use crate::ids::ConnId;
+use crate::policy::{Budget, BudgetKind, EgressRequest, NetworkPolicy, RuleId};
 use crate::wire::gate::{BudgetUse, GateReply, LimitNotice};
 
+use super::super::questions;
 use super::super::state::Gate;
 use super::account::Account;
 use super::meter::{Meter, Verdict};
 use super::scope::{Asked, Scope};
-use super::{Seen, ask, hit};
+use super::hit;
 
 /// Crossings that the last lines of `run` tell of.
 const REMEMBERED: usize = 64;
@@ -33,9 +35,17 @@ pub(in crate::gate) struct Ledger {
     /// Wakes the clock: the policy is another.
     changed: Notify,
     /// Budgets about which somebody has to be asked; each is there at most once.
-    to_ask: RefCell<VecDeque<Rc<Meter>>>,
+    to_ask: RefCell<VecDeque<ToAsk>>,
     asked: Notify,
     crossed: RefCell<Vec<LimitNotice>>,
+}
+
+/// A budget, and who wanted more of it.
+#[derive(Debug)]
+struct ToAsk {
+    meter: Rc<Meter>,
+    conn: ConnId,
+    request: EgressRequest,
 }
 
 impl Ledger {
@@ -80,10 +90,11 @@ impl Ledger {
     }
 
     /// The account of one permitted request or tunnel.
-    pub(in crate::gate) fn open(&self, host: &Host) -> Account {
+    pub(in crate::gate) fn open(&self, asked: (ConnId, &EgressRequest)) -> Account {
         let rules = self.rules.borrow();
-        let covering = rules.iter().filter(|scope| scope.covers(host));
-        Account::new([&self.session].into_iter().chain(covering).cloned().collect())
+        let covering = rules.iter().filter(|scope| scope.covers(&asked.1.host));
+        let scopes = [&self.session].into_iter().chain(covering).cloned();
+        Account::new(scopes.collect(), asked)
     }
 
     /// Something moved.
@@ -96,15 +107,9 @@ impl Ledger {
         &self,
         gate: &Gate,
         context: &Context<'_>,
-        request: &EgressRequest,
-        (seen, named): (Seen, bool),
+        asked: Asked<'_>,
     ) -> Poll<bool> {
-        let asked = Asked {
-            request,
-            seen,
-            named,
-            now: Instant::now(),
-        };
+        let request = asked.request;
         let rules = self.rules.borrow();
         let covering = || {
             let rules = rules.iter().filter(|scope| scope.covers(&request.host));
@@ -114,7 +119,7 @@ impl Ledger {
             hit(gate, meter, host);
             match meter.settle() {
                 Verdict::Refused => return Poll::Ready(false),
-                Verdict::Ask => ask(gate, meter),
+                Verdict::Ask => self.ask(meter, asked.conn, request),
                 Verdict::Wait => {}
             }
             meter.wait(context);
@@ -129,8 +134,13 @@ impl Ledger {
         Poll::Ready(true)
     }
 
-    pub(super) fn ask(&self, meter: Rc<Meter>) {
-        self.to_ask.borrow_mut().push_back(meter);
+    /// Has somebody asked whether a budget may be raised.
+    pub(super) fn ask(&self, meter: &Rc<Meter>, conn: ConnId, request: &EgressRequest) {
+        self.to_ask.borrow_mut().push_back(ToAsk {
+            meter: Rc::clone(meter),
+            conn,
+            request: request.clone(),
+        });
         self.asked.notify_one();
     }
 
@@ -163,10 +173,10 @@ impl Ledger {
             .collect()
     }
 
-    async fn next_question(&self) -> Rc<Meter> {
+    async fn next_question(&self) -> ToAsk {
         loop {
-            if let Some(meter) = self.to_ask.borrow_mut().pop_front() {
-                return meter;
+            if let Some(question) = self.to_ask.borrow_mut().pop_front() {
+                return question;
             }
             self.asked.notified().await;
         }
@@ -213,9 +223,9 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>) {
     let mut told_at = None;
     loop {
         tokio::select! {
-            meter = gate.ledger.next_question() => {
+            question = gate.ledger.next_question() => {
                 let gate = Rc::clone(&gate);
-                tokio::task::spawn_local(async move { raise(&gate, &meter).await });
+                tokio::task::spawn_local(async move { raise(&gate, &question).await });
             }
             notice = gate.ledger.idle_too_long(&mut told_at) => {
                 // The session records it and acts: time is its own matter.
@@ -226,6 +236,12 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>) {
 }
 
 /// Asks whether a budget may be raised by its own size.
-async fn raise(_gate: &Rc<Gate>, meter: &Meter) {
-    meter.answer(false);
+async fn raise(gate: &Rc<Gate>, question: &ToAsk) {
+    let ToAsk {
+        meter,
+        conn,
+        request,
+    } = question;
+    let yes = questions::ask_for_more(gate, *conn, request, RuleId::new(meter.question())).await;
+    meter.answer(yes);
 }

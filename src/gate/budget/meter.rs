@@ -177,6 +177,15 @@ impl Meter {
         }
     }
 
+    /// What is asked about it, for a person.
+    pub(super) fn question(&self) -> String {
+        let amount = |amount| self.what.amount(amount);
+        let (max, step) = (amount(self.max.get()), amount(self.step.get()));
+        let host = self.host.as_ref();
+        let host = host.map_or_else(String::new, |host| format!(" for {host}"));
+        format!("budget {}{host}: {max} used up; a yes adds {step}", self.what)
+    }
+
     /// Wakes this task when there is an answer.
     pub(super) fn wait(&self, context: &Context<'_>) {
         let mut waiting = self.waiting.borrow_mut();

@@ -17,16 +17,17 @@ pub(super) use account::Account;
 pub(super) use ledger::{Ledger, serve};
 
 use std::future::poll_fn;
-use std::rc::Rc;
 
 use hyper::Request;
 
 use crate::audit::AuditEvent;
+use crate::ids::ConnId;
 use crate::policy::{EgressRequest, HostPattern};
 use crate::wire::gate::GateReply;
 
 use super::state::Gate;
 use meter::Meter;
+use scope::Asked;
 
 /// What of a request leaves in its head, in bytes. Nothing of a tunnel does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,9 +54,19 @@ impl Seen {
 }
 
 /// Whether every budget has room for this request; then it is counted. Waits where somebody is asked.
-pub(super) async fn admit(gate: &Gate, request: &EgressRequest, seen: Seen) -> bool {
-    let named = gate.rules().names(&request.host);
-    poll_fn(|context| gate.ledger.poll_admit(gate, context, request, (seen, named))).await
+pub(super) async fn admit(
+    gate: &Gate,
+    conn: ConnId,
+    request: &EgressRequest,
+    seen: Seen,
+) -> bool {
+    let asked = Asked {
+        conn,
+        request,
+        seen,
+        named: gate.rules().names(&request.host),
+    };
+    poll_fn(|context| gate.ledger.poll_admit(gate, context, asked)).await
 }
 
 /// A limit is crossed: on record once, told once. The record comes before that of its consequence; it
@@ -78,7 +89,3 @@ fn hit(gate: &Gate, meter: &Meter, host: Option<HostPattern>) {
     }
 }
 
-/// Has somebody asked whether a budget may be raised.
-fn ask(gate: &Gate, meter: &Rc<Meter>) {
-    gate.ledger.ask(Rc::clone(meter));
-}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::ids::ConnId;
 use crate::policy::host::registrable;
 use crate::policy::{BudgetKind, BudgetRule, Budgets, DomainName, EgressRequest, Host, HostPattern};
 
@@ -45,11 +46,11 @@ pub(in crate::gate) struct Scope {
 /// One request, as far as budgets care.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked<'a> {
+    pub(super) conn: ConnId,
     pub(super) request: &'a EgressRequest,
     pub(super) seen: Seen,
     /// Whether a rule names exactly this host.
     pub(super) named: bool,
-    pub(super) now: Instant,
 }
 
 impl Scope {
@@ -138,7 +139,7 @@ impl Scope {
         if let Some((meter, _)) = blocked {
             return Some((meter, None));
         }
-        if !self.rate.only_warns() && self.is_too_fast(asked.now) {
+        if !self.rate.only_warns() && self.is_too_fast(Instant::now()) {
             return Some((&self.rate, None));
         }
         let host = &asked.request.host;
@@ -168,7 +169,7 @@ impl Scope {
                 _ => 0,
             });
         }
-        self.charge_rate(asked.now);
+        self.charge_rate(Instant::now());
         self.charge_host(&asked.request.host);
         self.charge_label(asked);
         self.meters().into_iter().filter(|meter| meter.is_over())
