@@ -14,6 +14,7 @@ pub mod companions;
 pub mod environment;
 pub mod error;
 pub mod launch;
+pub mod limits;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
