@@ -42,13 +42,24 @@ impl Account {
 
     /// Takes as much of this as every budget has left; perhaps nothing.
     pub(in crate::gate) fn take(&self, gate: &Gate, direction: Direction, wanted: usize) -> usize {
-        let room = self.scopes.iter().map(|scope| scope.bytes(direction).room());
-        let room = usize::try_from(room.min().unwrap_or(0)).unwrap_or(usize::MAX);
-        let granted = wanted.min(room);
-        self.charge(gate, direction, granted as u64);
+        let granted = self.grant(direction, wanted);
+        self.warn(gate, direction);
+        granted
+    }
+
+    /// As much of this as every budget has left, charged to all of them.
+    fn grant(&self, direction: Direction, wanted: usize) -> usize {
+        let granted = usize::try_from(self.room(direction)).map_or(wanted, |room| wanted.min(room));
+        self.charge(direction, granted as u64);
         let taken = self.taken(direction);
         taken.set(taken.get().saturating_add(granted as u64));
         granted
+    }
+
+    /// What the tightest budget has left.
+    fn room(&self, direction: Direction) -> u64 {
+        let rooms = self.scopes.iter().map(|scope| scope.bytes(direction).room());
+        rooms.min().unwrap_or(0)
     }
 
     /// Takes at least one byte, waits where somebody is asked for more, or answers `None`: no more.
@@ -88,9 +99,9 @@ impl Account {
         if untaken == 0 {
             return false;
         }
-        let room = self.scopes.iter().map(|scope| scope.bytes(direction).room());
-        let over = room.min().unwrap_or(0) < untaken;
-        self.charge(gate, direction, untaken);
+        let over = self.room(direction) < untaken;
+        self.charge(direction, untaken);
+        self.warn(gate, direction);
         if over {
             for scope in &self.scopes {
                 let meter = scope.bytes(direction);
@@ -109,10 +120,16 @@ impl Account {
         }
     }
 
-    fn charge(&self, gate: &Gate, direction: Direction, bytes: u64) {
+    fn charge(&self, direction: Direction, bytes: u64) {
+        for scope in &self.scopes {
+            scope.bytes(direction).charge(bytes);
+        }
+    }
+
+    /// Tells of meters that went over their limit and only warn.
+    fn warn(&self, gate: &Gate, direction: Direction) {
         for scope in &self.scopes {
             let meter = scope.bytes(direction);
-            meter.charge(bytes);
             if meter.is_over() {
                 hit(gate, meter, None);
             }
@@ -123,6 +140,59 @@ impl Account {
         match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, HostPattern};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn limited(max: u64) -> Budgets {
+        let budget = Budget {
+            max,
+            per: Duration::ZERO,
+            action: BudgetAction::Deny,
+        };
+        Budgets::from_iter([(BudgetKind::BytesUp, budget)])
+    }
+
+    proptest! {
+        #[test]
+        fn however_chunks_interleave_no_budget_gives_more_than_it_has_nor_keeps_any_back(
+            session in 1_u64..5000,
+            host in 1_u64..5000,
+            chunks in prop::collection::vec((0_usize..6, 0_usize..700), 0..60),
+        ) {
+            let rule = BudgetRule {
+                host: HostPattern::Any,
+                budgets: limited(host),
+            };
+            let all = Rc::new(Scope::session(&limited(session)));
+            let some = Rc::new(Scope::of_rule(&rule));
+            let request = EgressRequest::parse("a.test:443").unwrap();
+            // Three accounts of the session alone, three of the hosts with a budget of their own.
+            let accounts: Vec<_> = (0..6)
+                .map(|n| {
+                    let scopes = if n < 3 { vec![&all] } else { vec![&all, &some] };
+                    let scopes = scopes.into_iter().cloned().collect();
+                    Account::new(scopes, (ConnId(n), &request))
+                })
+                .collect();
+            let (mut sent, mut sent_there) = (0, 0);
+            for (n, wanted) in chunks {
+                let account = accounts.get(n).unwrap();
+                let left = session - sent;
+                let left = if n < 3 { left } else { left.min(host - sent_there) };
+                let granted = account.grant(Direction::Up, wanted) as u64;
+                prop_assert_eq!(granted, left.min(wanted as u64));
+                sent += granted;
+                sent_there += if n < 3 { 0 } else { granted };
+            }
+            prop_assert!(sent <= session && sent_there <= host);
         }
     }
 }
