@@ -1,8 +1,6 @@
 //! Budgets in profiles and flags: what is read, what each mistake is told, and that it reads back.
 #![expect(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::time::Duration;
-
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
     Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, HostPattern, NetworkPolicy, Overrides,
@@ -23,7 +21,7 @@ fn read(text: &str) -> Result<Profile, ProfileError> {
 fn budget(max: u64, action: BudgetAction) -> Budget {
     Budget {
         max,
-        per: Duration::ZERO,
+        per: 0,
         action,
     }
 }
@@ -59,16 +57,22 @@ fn every_key_is_read_and_reads_back() {
             BudgetKind::Rate,
             Budget {
                 max: 50,
-                per: Duration::from_millis(1500),
+                per: 1500,
                 action: BudgetAction::Warn,
             },
         ),
         (BudgetKind::Hosts, budget(200, BudgetAction::Deny)),
         (BudgetKind::Labels, budget(100, BudgetAction::Ask)),
         (BudgetKind::UrlBytes, budget(64 << 10, BudgetAction::Deny)),
-        (BudgetKind::HeaderBytes, budget(1_048_577, BudgetAction::Deny)),
+        (
+            BudgetKind::HeaderBytes,
+            budget(1_048_577, BudgetAction::Deny),
+        ),
         (BudgetKind::IdleTime, budget(1_800_000, BudgetAction::Warn)),
-        (BudgetKind::TotalTime, budget(28_800_000, BudgetAction::Kill)),
+        (
+            BudgetKind::TotalTime,
+            budget(28_800_000, BudgetAction::Kill),
+        ),
     ]);
     assert_eq!(profile.network.budgets, expected);
     let rule = BudgetRule {
@@ -79,7 +83,7 @@ fn every_key_is_read_and_reads_back() {
                 BudgetKind::Rate,
                 Budget {
                     max: 5,
-                    per: Duration::from_secs(1),
+                    per: 1000,
                     action: BudgetAction::Deny,
                 },
             ),
@@ -102,8 +106,15 @@ fn a_budget_is_part_of_the_generation() {
         Ruleset::compile(&profile.network).generation().clone()
     };
     let one = generation("[network.budgets]\nrequests = 1");
-    assert_eq!(one, generation("[network.budgets]\nrequests = { max = 1, action = 'deny' }"));
-    for other in ["", "[network.budgets]\nrequests = 2", "[network.budgets]\nrequests = { max = 1, action = 'warn' }"] {
+    assert_eq!(
+        one,
+        generation("[network.budgets]\nrequests = { max = 1, action = 'deny' }")
+    );
+    for other in [
+        "",
+        "[network.budgets]\nrequests = 2",
+        "[network.budgets]\nrequests = { max = 1, action = 'warn' }",
+    ] {
         assert_ne!(one, generation(other), "{other}");
     }
 }
@@ -111,28 +122,55 @@ fn a_budget_is_part_of_the_generation() {
 #[test]
 fn what_means_nothing_is_refused_with_what_is_accepted() {
     for (line, place, cure) in [
-        ("byte_up = 1", "network.budgets.byte_up", "did you mean \"bytes_up\""),
+        (
+            "byte_up = 1",
+            "network.budgets.byte_up",
+            "did you mean \"bytes_up\"",
+        ),
         ("bytes_up = '10MB'", "bytes_up.max", "\"200M\""),
         ("bytes_up = '-1'", "bytes_up.max", "\"200M\""),
         ("bytes_up = -1", "bytes_up", "\"200M\""),
         ("bytes_up = 0", "bytes_up.max", "from 1"),
-        ("bytes_up = '99999999999999999999T'", "bytes_up.max", "\"200M\""),
+        (
+            "bytes_up = '99999999999999999999T'",
+            "bytes_up.max",
+            "\"200M\"",
+        ),
         ("bytes_up = true", "bytes_up", "\"200M\""),
         ("bytes_up = {}", "bytes_up", "max"),
-        ("bytes_up = { max = 1, action = 'allow' }", "bytes_up", "`deny`"),
-        ("bytes_up = { max = 1, actions = 'deny' }", "bytes_up", "did you mean \"action\""),
-        ("bytes_up = { max = 1, per = '1s' }", "bytes_up.per", "only a rate"),
+        (
+            "bytes_up = { max = 1, action = 'allow' }",
+            "bytes_up",
+            "`deny`",
+        ),
+        (
+            "bytes_up = { max = 1, actions = 'deny' }",
+            "bytes_up",
+            "did you mean \"action\"",
+        ),
+        (
+            "bytes_up = { max = 1, per = '1s' }",
+            "bytes_up.per",
+            "only a rate",
+        ),
         ("requests = '5K'", "requests.max", "a number"),
         ("hosts = 65537", "hosts.max", "65536"),
         ("rate = { max = 1, per = 1 }", "rate", "string"),
         ("rate = { max = 1, per = '0s' }", "rate.per", "\"1s\""),
         ("idle_time = 30", "idle_time.max", "\"30m\""),
         ("idle_time = '31d'", "idle_time.max", "720h"),
-        ("total_time = { max = '1h', action = 'deny' }", "total_time.action", "\"kill\""),
+        (
+            "total_time = { max = '1h', action = 'deny' }",
+            "total_time.action",
+            "\"kill\"",
+        ),
     ] {
         let error = read(&format!("[network.budgets]\n{line}")).unwrap_err();
         let error = error.to_string();
-        assert!(error.contains(place) && error.contains(cure), "{line}\n  → {error}");
+        assert!(
+            error.contains(place) && error.contains(cure),
+            "{line}\n  → {error}"
+        );
         assert!(!error.contains('\n'), "{error}");
     }
     for (entry, cure) in [
@@ -144,7 +182,10 @@ fn what_means_nothing_is_refused_with_what_is_accepted() {
     ] {
         let error = read(&format!("[[network.budget_rules]]\n{entry}")).unwrap_err();
         let error = error.to_string();
-        assert!(error.contains("network.budget_rules[0]") && error.contains(cure), "{entry}\n  → {error}");
+        assert!(
+            error.contains("network.budget_rules[0]") && error.contains(cure),
+            "{entry}\n  → {error}"
+        );
     }
 }
 
@@ -162,8 +203,15 @@ fn a_layer_replaces_a_budget_and_adds_rules() {
     });
     let network = profile.unwrap().network;
     let max = |kind| network.budgets.get(kind).map(|budget| budget.max);
-    assert_eq!((max(BudgetKind::Requests), max(BudgetKind::Hosts)), (Some(7), Some(3)));
-    let hosts: Vec<_> = network.budget_rules.iter().map(|rule| rule.host.to_string()).collect();
+    assert_eq!(
+        (max(BudgetKind::Requests), max(BudgetKind::Hosts)),
+        (Some(7), Some(3))
+    );
+    let hosts: Vec<_> = network
+        .budget_rules
+        .iter()
+        .map(|rule| rule.host.to_string())
+        .collect();
     assert_eq!(hosts, ["a.test", "b.test"]);
 }
 
@@ -175,10 +223,14 @@ fn flags_set_budgets_and_the_time() {
         ..Overrides::default()
     };
     let apply = |overrides: &Overrides| read("").unwrap().apply(overrides);
-    let set = apply(&flags(&["bytes_up=10M", "requests=5:warn", "rate=20/2s"], Some("90s"))).unwrap();
+    let set = apply(&flags(
+        &["bytes_up=10M", "requests=5:warn", "rate=20/2s"],
+        Some("90s"),
+    ))
+    .unwrap();
     let rate = Budget {
         max: 20,
-        per: Duration::from_secs(2),
+        per: 2000,
         action: BudgetAction::Deny,
     };
     let expected = Budgets::from_iter([

@@ -33,13 +33,25 @@ fn a_session_that_takes_too_long_is_killed_and_says_so_last() {
     for flags in [["--timeout", "1s"], ["--budget", "total_time=1s"]] {
         let install = Install::new(Who::User);
         let began = Instant::now();
-        let run = install.run(&flags, &["sh", "-c", "trap '' TERM; echo ready; sleep 1000"]);
+        let run = install.run(
+            &flags,
+            &["sh", "-c", "trap '' TERM; echo ready; sleep 1000"],
+        );
         assert!(began.elapsed() < Duration::from_secs(60));
         assert_eq!((run.status, run.stdout.as_str()), (Some(137), "ready\n"));
         let last = run.stderr.lines().last().unwrap();
-        assert_eq!(last, "portcullis: session killed: total_time budget of 1s used up");
-        assert_eq!(words(&install), ["session.started", "limit.hit", "session.ended"]);
-        assert_eq!(limit(&install), serde_json::json!(["total_time", 1000, "kill"]));
+        assert_eq!(
+            last,
+            "portcullis: session killed: total_time budget of 1s used up"
+        );
+        assert_eq!(
+            words(&install),
+            ["session.started", "limit.hit", "session.ended"]
+        );
+        assert_eq!(
+            limit(&install),
+            serde_json::json!(["total_time", 1000, "kill"])
+        );
         let verified = install.portcullis(["audit", "verify"]);
         assert_eq!(verified.status.code(), Some(0));
     }
@@ -66,7 +78,12 @@ fn time_is_kept_although_the_gate_is_lost() {
         command.stderr(std::process::Stdio::piped());
         let mut session = command.spawn().unwrap();
         let mut ready = [0; 6];
-        session.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        session
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
         kill_gate(session.id());
         let output = session.wait_with_output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -100,20 +117,27 @@ fn an_idle_session_is_killed_and_a_warning_only_warns() {
     assert_eq!(status, Some(137));
     let killed = "portcullis: session killed: idle_time budget of 1s used up";
     assert_eq!(lines.last(), Some(&killed));
-    assert_eq!(limit(&install), serde_json::json!(["idle_time", 1000, "kill"]));
+    assert_eq!(
+        limit(&install),
+        serde_json::json!(["idle_time", 1000, "kill"])
+    );
 
     let install = Install::new(Who::User);
     let flags = ["--budget", "total_time=1s:warn"];
     let run = install.run(&flags, &["sh", "-c", "sleep 3; exit 4"]);
     let warned = "portcullis: total_time budget of 1s used up: the session goes on";
     assert_eq!(run.complaint(), (Some(4), vec![warned]));
-    assert_eq!(limit(&install), serde_json::json!(["total_time", 1000, "warn"]));
+    assert_eq!(
+        limit(&install),
+        serde_json::json!(["total_time", 1000, "warn"])
+    );
 }
 
 #[test]
 fn a_budget_of_the_gate_kills_the_session() {
     let install = Install::new(Who::User);
-    let script = "for i in 1 2 3; do curl -sS --max-time 20 -o /dev/null http://a.test/; done; sleep 1000";
+    let script =
+        "for i in 1 2 3; do curl -sS --max-time 20 -o /dev/null http://a.test/; done; sleep 1000";
     let flags = ["--budget", "requests=1:kill", "--allow", "a.test"];
     let run = install.run(&flags, &["sh", "-c", script]);
     let (status, lines) = run.complaint();

@@ -217,8 +217,8 @@ impl AuditEvent {
             | Self::SessionEnded { .. } => Source::Session,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_time() => Source::Session,
-            Self::LimitHit { .. } => Source::Gate,
-            Self::EgressDecided { .. }
+            Self::LimitHit { .. }
+            | Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }

@@ -130,7 +130,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
-        Progress::Note(_) if quiet => {}
+        Progress::Note(_) | Progress::Notice(Notice::Limit(_)) if quiet => {}
         Progress::Note(note) => print::error(print::escape(note)),
         Progress::Notice(Notice::GateLost) => {
             print::error("the gate died: this session has no network any more");
@@ -143,7 +143,6 @@ fn tell(progress: Progress<'_>, quiet: bool) {
         Progress::Notice(Notice::Killing) => {
             print::error("the command did not end when asked: killing the jail");
         }
-        Progress::Notice(Notice::Limit(_)) if quiet => {}
         Progress::Notice(Notice::Limit(limit)) => {
             print::error(format!("{limit}: {}", consequence(limit.action)));
         }

@@ -63,7 +63,12 @@ impl Body for Uploaded {
         loop {
             let this = &mut *self;
             if !this.held.is_empty() {
-                let part = ready!(poll_within(&this.tally, context, Direction::Up, &mut this.held));
+                let part = ready!(poll_within(
+                    &this.tally,
+                    context,
+                    Direction::Up,
+                    &mut this.held
+                ));
                 return Poll::Ready(Some(part.map(|part| {
                     this.tally.add_up(part.len());
                     Frame::data(part)

@@ -14,8 +14,8 @@ use super::state::Gate;
 /// Destinations that are told apart; the others are summed up.
 const TRACKED: usize = 1024;
 
-/// Destinations that are reported by name: a report fits into one frame.
-const REPORTED: usize = 256;
+/// Destinations that are reported by name: a report fits into what a socket takes at once.
+const REPORTED: usize = 128;
 
 /// Counters of one gate.
 #[derive(Debug, Default)]
@@ -75,11 +75,14 @@ impl Counters {
         row.count(direction, bytes as u64);
     }
 
-    /// A connection was opened, or one that stood is used again.
-    pub(super) fn connected(&self, fresh: bool) {
+    /// A connection was opened.
+    pub(super) fn opened(&self) {
+        self.opened.set(self.opened.get().saturating_add(1));
+    }
+
+    /// A request or tunnel has a connection.
+    pub(super) fn connected(&self) {
         self.open.set(self.open.get().saturating_add(1));
-        self.opened
-            .set(self.opened.get().saturating_add(u64::from(fresh)));
     }
 
     /// A request or tunnel is over.

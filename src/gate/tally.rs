@@ -17,8 +17,8 @@ use crate::policy::DenyReason;
 use super::authorize::Permit;
 use super::budget::Account;
 use super::counters::Row;
-use super::relay::Direction;
 use super::open::Lease;
+use super::relay::Direction;
 use super::state::Gate;
 
 /// Counts until it is dropped.
@@ -70,18 +70,23 @@ impl Tally {
 
     /// A connection stands: from here on the end is recorded.
     pub(super) fn connected(&self) {
-        self.stands(true);
+        self.gate.counters.opened();
+        self.stands();
     }
 
-    /// One that stood already is used again: from here on the end is recorded.
+    /// One that stood already is tried again: from here on the end is recorded.
+    pub(super) fn reuses(&self) {
+        self.stands();
+    }
+
+    /// It did answer: no connection had to be opened, though the budget was charged for one.
     pub(super) fn reused(&self) {
         self.account.reused();
-        self.stands(false);
     }
 
-    fn stands(&self, fresh: bool) {
+    fn stands(&self) {
         if !self.connected.replace(true) {
-            self.gate.counters.connected(fresh);
+            self.gate.counters.connected();
         }
         self.active.set(Instant::now());
     }
@@ -128,8 +133,9 @@ impl Tally {
     }
 
     fn moved(&self, direction: Direction, bytes: usize) {
-        self.active.set(Instant::now());
-        self.gate.ledger.touch();
+        let now = Instant::now();
+        self.active.set(now);
+        self.gate.ledger.touch(now);
         self.gate.counters.count_bytes(&self.row, direction, bytes);
         if self.account.sent(&self.gate, direction, bytes as u64) {
             self.overrun.set(true);

@@ -216,8 +216,12 @@ impl Exchange {
     ) -> Result<Response<GateBody>, Unanswered> {
         match self.gate.pool.take(&self.key()).await {
             Some(sender) => {
-                self.tally.reused();
-                self.send(sender, request).await
+                self.tally.reuses();
+                let answered = self.send(sender, request).await;
+                if answered.is_ok() {
+                    self.tally.reused();
+                }
+                answered
             }
             None => Err(Unanswered::Unsent(Box::new(request))),
         }

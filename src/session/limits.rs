@@ -128,7 +128,7 @@ mod tests {
     fn limits(kind: BudgetKind, ms: u64) -> Limits {
         let budget = Budget {
             max: ms,
-            per: Duration::ZERO,
+            per: 0,
             action: BudgetAction::Kill,
         };
         Limits::new(&Budgets::from_iter([(kind, budget)]), Instant::now())

@@ -200,9 +200,9 @@ pub struct Counters {
     pub connections_total: u64,
     /// Requests that were refused.
     pub denied: u64,
-    /// By destination, those with the most bytes first, at most 256; then all others as one.
+    /// By destination, those with the most bytes first, at most 128; then all others as one.
     pub hosts: Vec<HostCounters>,
-    /// How far each budget is used up.
+    /// How far each budget is used up, the session's first, at most 64.
     pub budgets: Vec<BudgetUse>,
 }
 

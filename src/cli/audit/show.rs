@@ -195,7 +195,9 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     }
     for limit in &summary.limits {
         let host = limit.host.as_ref();
-        let host = host.map_or_else(String::new, |host| format!(" for {}", escape(&host.to_string())));
+        let host = host.map_or_else(String::new, |host| {
+            format!(" for {}", escape(&host.to_string()))
+        });
         let times = if limit.count == 1 {
             String::new()
         } else {

@@ -10,9 +10,9 @@ use crate::policy::EgressRequest;
 
 use super::super::relay::Direction;
 use super::super::state::Gate;
+use super::hit;
 use super::meter::Verdict;
 use super::scope::Scope;
-use super::hit;
 
 /// The scopes that one destination belongs to, the session first.
 #[derive(Debug)]
@@ -27,10 +27,7 @@ pub(in crate::gate) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(
-        scopes: Box<[Rc<Scope>]>,
-        (conn, request): (ConnId, &EgressRequest),
-    ) -> Self {
+    pub(super) fn new(scopes: Box<[Rc<Scope>]>, (conn, request): (ConnId, &EgressRequest)) -> Self {
         Self {
             scopes,
             conn,
@@ -58,7 +55,10 @@ impl Account {
 
     /// What the tightest budget has left.
     fn room(&self, direction: Direction) -> u64 {
-        let rooms = self.scopes.iter().map(|scope| scope.bytes(direction).room());
+        let rooms = self
+            .scopes
+            .iter()
+            .map(|scope| scope.bytes(direction).room());
         rooms.min().unwrap_or(0)
     }
 
@@ -149,12 +149,11 @@ mod tests {
     use super::*;
     use crate::policy::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, HostPattern};
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn limited(max: u64) -> Budgets {
         let budget = Budget {
             max,
-            per: Duration::ZERO,
+            per: 0,
             action: BudgetAction::Deny,
         };
         Budgets::from_iter([(BudgetKind::BytesUp, budget)])

@@ -16,9 +16,12 @@ use crate::wire::gate::{BudgetUse, GateReply, LimitNotice};
 use super::super::questions;
 use super::super::state::Gate;
 use super::account::Account;
+use super::hit;
 use super::meter::{Meter, Verdict};
 use super::scope::{Asked, Scope};
-use super::hit;
+
+/// Budgets that are reported.
+const REPORTED: usize = 64;
 
 /// Crossings that the last lines of `run` tell of.
 const REMEMBERED: usize = 64;
@@ -98,8 +101,8 @@ impl Ledger {
     }
 
     /// Something moved.
-    pub(in crate::gate) fn touch(&self) {
-        self.active.set(Instant::now());
+    pub(in crate::gate) fn touch(&self, now: Instant) {
+        self.active.set(now);
     }
 
     /// See [`super::admit`].
@@ -130,7 +133,7 @@ impl Ledger {
                 hit(gate, meter, None);
             }
         }
-        self.touch();
+        self.touch(Instant::now());
         Poll::Ready(true)
     }
 
@@ -162,7 +165,10 @@ impl Ledger {
         let scopes = [&self.session].into_iter().chain(rules.iter());
         scopes
             .flat_map(|scope| {
-                let limited = scope.meters().into_iter().filter(|meter| meter.is_limited());
+                let limited = scope
+                    .meters()
+                    .into_iter()
+                    .filter(|meter| meter.is_limited());
                 limited.map(|meter| BudgetUse {
                     what: meter.what(),
                     host: scope.host.clone(),
@@ -170,6 +176,7 @@ impl Ledger {
                     max: meter.max(),
                 })
             })
+            .take(REPORTED)
             .collect()
     }
 
@@ -219,7 +226,7 @@ impl Ledger {
 
 /// Asks and keeps time, for as long as the gate serves.
 pub(in crate::gate) async fn serve(gate: Rc<Gate>) {
-    gate.ledger.touch();
+    gate.ledger.touch(Instant::now());
     let mut told_at = None;
     loop {
         tokio::select! {

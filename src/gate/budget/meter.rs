@@ -183,7 +183,10 @@ impl Meter {
         let (max, step) = (amount(self.max.get()), amount(self.step.get()));
         let host = self.host.as_ref();
         let host = host.map_or_else(String::new, |host| format!(" for {host}"));
-        format!("budget {}{host}: {max} used up; a yes adds {step}", self.what)
+        format!(
+            "budget {}{host}: {max} used up; a yes adds {step}",
+            self.what
+        )
     }
 
     /// Wakes this task when there is an answer.

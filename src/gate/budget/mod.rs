@@ -54,12 +54,7 @@ impl Seen {
 }
 
 /// Whether every budget has room for this request; then it is counted. Waits where somebody is asked.
-pub(super) async fn admit(
-    gate: &Gate,
-    conn: ConnId,
-    request: &EgressRequest,
-    seen: Seen,
-) -> bool {
+pub(super) async fn admit(gate: &Gate, conn: ConnId, request: &EgressRequest, seen: Seen) -> bool {
     let asked = Asked {
         conn,
         request,
@@ -88,4 +83,3 @@ fn hit(gate: &Gate, meter: &Meter, host: Option<HostPattern>) {
         gate.control.tell(GateReply::Limit(notice)).ok();
     }
 }
-

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 
 use crate::ids::ConnId;
 use crate::policy::host::registrable;
-use crate::policy::{BudgetKind, BudgetRule, Budgets, DomainName, EgressRequest, Host, HostPattern};
+use crate::policy::{
+    BudgetKind, BudgetRule, Budgets, DomainName, EgressRequest, Host, HostPattern,
+};
 
 use super::super::relay::Direction;
-use super::meter::Meter;
 use super::Seen;
+use super::meter::Meter;
 
 /// Names below all domains together that one scope tells apart; beyond it a new name is refused.
 const MAX_NAMES: usize = 65_536;
@@ -93,7 +95,7 @@ impl Scope {
             meter.adopt(budgets.get(meter.what()));
         }
         let per = budgets.get(BudgetKind::Rate).map(|budget| budget.per);
-        self.per.set(per.unwrap_or_default());
+        self.per.set(Duration::from_millis(per.unwrap_or_default()));
     }
 
     /// Every meter.
@@ -113,7 +115,9 @@ impl Scope {
 
     /// Whether it speaks of this host.
     pub(super) fn covers(&self, host: &Host) -> bool {
-        self.host.as_ref().is_none_or(|pattern| pattern.covers(host))
+        self.host
+            .as_ref()
+            .is_none_or(|pattern| pattern.covers(host))
     }
 
     /// The meter of payload.
@@ -135,8 +139,8 @@ impl Scope {
         let blocked = self
             .needs(asked.seen)
             .into_iter()
-            .find(|(meter, need)| meter.room() < *need);
-        if let Some((meter, _)) = blocked {
+            .find(|(meter, need, _)| meter.room() < *need);
+        if let Some((meter, ..)) = blocked {
             return Some((meter, None));
         }
         if !self.rate.only_warns() && self.is_too_fast(Instant::now()) {
@@ -160,14 +164,8 @@ impl Scope {
 
     /// Counts a request for which there is room. Answers the meters that went over their limit.
     pub(super) fn charge(&self, asked: Asked<'_>) -> impl Iterator<Item = &Rc<Meter>> {
-        for (meter, _) in self.needs(asked.seen) {
-            meter.charge(match meter.what() {
-                BudgetKind::Requests | BudgetKind::Connections => 1,
-                BudgetKind::UrlBytes => asked.seen.url,
-                BudgetKind::HeaderBytes => asked.seen.header,
-                BudgetKind::BytesUp => asked.seen.url.saturating_add(asked.seen.header),
-                _ => 0,
-            });
+        for (meter, _, amount) in self.needs(asked.seen) {
+            meter.charge(amount);
         }
         self.charge_rate(Instant::now());
         self.charge_host(&asked.request.host);
@@ -175,17 +173,17 @@ impl Scope {
         self.meters().into_iter().filter(|meter| meter.is_over())
     }
 
-    /// What must be left of what is simply added up.
-    fn needs(&self, seen: Seen) -> [(&Rc<Meter>, u64); 6] {
+    /// Of what is simply added up: what must be left, and what is charged.
+    fn needs(&self, seen: Seen) -> [(&Rc<Meter>, u64, u64); 6] {
         let head = seen.url.saturating_add(seen.header);
         [
-            (&self.requests, 1),
-            (&self.connections, 1),
-            (&self.url_bytes, seen.url),
-            (&self.header_bytes, seen.header),
-            // A request that could send nothing at all is not worth a connection.
-            (&self.bytes_up, head.max(1)),
-            (&self.bytes_down, 1),
+            (&self.requests, 1, 1),
+            (&self.connections, 1, 1),
+            (&self.url_bytes, seen.url, seen.url),
+            (&self.header_bytes, seen.header, seen.header),
+            // A request that could move nothing at all is not worth a connection.
+            (&self.bytes_up, head.max(1), head),
+            (&self.bytes_down, 1, 0),
         ]
     }
 

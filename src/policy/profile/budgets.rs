@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +16,7 @@ use crate::policy::host::shown;
 use crate::policy::rule::HostPattern;
 
 /// What is counted. The word is the key of a profile and stands in records.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BudgetKind {
     /// Bytes to the network: payload, and the heads of requests that the gate sees.
@@ -48,9 +45,7 @@ pub enum BudgetKind {
 }
 
 /// What follows when a budget is used up.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BudgetAction {
     /// It is recorded and told, once; everything goes on.
@@ -69,8 +64,8 @@ pub enum BudgetAction {
 pub struct Budget {
     /// How much: bytes, a number, or milliseconds, by the kind.
     pub max: u64,
-    /// The window of a [`BudgetKind::Rate`]; zero for every other kind.
-    pub per: Duration,
+    /// The window of a [`BudgetKind::Rate`] in milliseconds; zero for every other kind.
+    pub per: u64,
     /// What follows.
     pub action: BudgetAction,
 }
@@ -185,14 +180,24 @@ impl BudgetKind {
             Self::Hosts | Self::Labels => (1, MAX_NAMES),
             Self::IdleTime | Self::TotalTime => (1, MAX_TIME),
             Self::Rate => (1, 1_000_000),
-            _ => (1, MAX_AMOUNT),
+            Self::BytesUp
+            | Self::BytesDown
+            | Self::Requests
+            | Self::Connections
+            | Self::UrlBytes
+            | Self::HeaderBytes => (1, MAX_AMOUNT),
         }
     }
 
     /// An amount of this kind in words: `200M`, `30m`, `10000`.
     pub fn amount(self, amount: u64) -> String {
         let units: &[(u64, &str)] = if self.is_bytes() {
-            &[(1 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")]
+            &[
+                (1 << 40, "T"),
+                (1 << 30, "G"),
+                (1 << 20, "M"),
+                (1 << 10, "K"),
+            ]
         } else if self.is_time() {
             &[(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")]
         } else {
@@ -265,7 +270,12 @@ fn decimal(text: &str) -> Option<u64> {
 
 /// Bytes, in powers of 1024.
 fn size(text: &str) -> Option<u64> {
-    let units = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)];
+    let units = [
+        ("K", 1 << 10),
+        ("M", 1 << 20),
+        ("G", 1 << 30),
+        ("T", 1 << 40),
+    ];
     let scaled = units
         .into_iter()
         .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)));
@@ -276,7 +286,13 @@ fn size(text: &str) -> Option<u64> {
 /// A time with its unit.
 fn milliseconds(text: &str) -> Option<u64> {
     // "ms" before "s", which it ends with.
-    let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+    let units = [
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
     let (digits, unit) = units
         .into_iter()
         .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
@@ -289,15 +305,15 @@ impl Budget {
     fn read(kind: BudgetKind, file: &BudgetFile) -> Result<Self, (&'static str, String)> {
         let max = kind.read(&file.max).map_err(|problem| ("max", problem))?;
         let per = match (kind, &file.per) {
-            (BudgetKind::Rate, None) => Duration::from_secs(1),
+            (BudgetKind::Rate, None) => 1000,
             (BudgetKind::Rate, Some(text)) => {
                 let ms = milliseconds(text).filter(|ms| (1..=86_400_000).contains(ms));
-                Duration::from_millis(ms.ok_or_else(|| {
+                ms.ok_or_else(|| {
                     let problem = format!("{} is not a time as \"1s\", up to 1d", shown(text));
                     ("per", problem)
-                })?)
+                })?
             }
-            (_, None) => Duration::ZERO,
+            (_, None) => 0,
             (_, Some(_)) => return Err(("per", "only a rate has a window".to_owned())),
         };
         let action = match (kind.is_time(), file.action) {
@@ -333,8 +349,8 @@ impl Budgets {
         let (key, rest) = text
             .split_once('=')
             .ok_or_else(|| format!("no amount; {forms}"))?;
-        let kind =
-            BudgetKind::parse(key).ok_or_else(|| format!("{} is no budget; {forms}", shown(key)))?;
+        let kind = BudgetKind::parse(key)
+            .ok_or_else(|| format!("{} is no budget; {forms}", shown(key)))?;
         let (rest, action) = match rest.split_once(':') {
             None => (rest, None),
             Some((rest, action)) => (rest, Some(action_of(action)?)),
@@ -395,10 +411,9 @@ impl From<Budgets> for BTreeMap<BudgetKind, BudgetFile> {
     fn from(budgets: Budgets) -> Self {
         let written = |(kind, budget): (BudgetKind, Budget)| {
             let max = kind.amount(budget.max);
-            let per = u64::try_from(budget.per.as_millis()).unwrap_or(MAX_TIME);
             let file = BudgetFile {
                 max: decimal(&max).map_or(Amount::Text(max), Amount::Number),
-                per: (kind == BudgetKind::Rate).then(|| BudgetKind::TotalTime.amount(per)),
+                per: (kind == BudgetKind::Rate).then(|| BudgetKind::TotalTime.amount(budget.per)),
                 action: Some(budget.action),
             };
             (kind, file)
@@ -431,9 +446,8 @@ pub(super) fn rules(
     for (i, value) in found.into_iter().enumerate() {
         let at = format!("network.budget_rules[{i}]");
         let mut table: toml::Table = entry(source.profile, &at, value)?;
-        let host = match table.remove("host") {
-            Some(toml::Value::String(host)) => host,
-            _ => return Err(source.wrong(&at, "needs host = \"api.example.com\" or a pattern")),
+        let Some(toml::Value::String(host)) = table.remove("host") else {
+            return Err(source.wrong(&at, "needs host = \"api.example.com\" or a pattern"));
         };
         let host = HostPattern::parse(&host)
             .map_err(|problem| source.wrong(&format!("{at}.host"), problem))?;
