@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -12,12 +12,13 @@ use crate::audit::EndedBy;
 
 use super::head::Answering;
 use super::hop;
+use super::relay::Direction;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
 
-/// Why a body is cut short when nothing can be recorded any more.
-const AUDIT_LOST: &str = "the audit writer does not answer";
+/// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
+const STOPPED: &str = "the gate stopped it";
 
 /// A request's content on its way to the origin.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Uploaded {
     tally: Rc<Tally>,
     /// Whether trailers go on.
     trailers: bool,
+    /// Read, and not yet within the budgets.
+    held: Bytes,
 }
 
 impl Uploaded {
@@ -36,6 +39,7 @@ impl Uploaded {
             inner: Some(inner),
             tally,
             trailers: false,
+            held: Bytes::new(),
         }
     }
 
@@ -50,6 +54,7 @@ impl Uploaded {
             inner: None,
             tally,
             trailers: false,
+            held: Bytes::new(),
         }
     }
 }
@@ -62,34 +67,44 @@ impl Body for Uploaded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        if self.tally.poll_stopped(context).is_ready() {
+            return Poll::Ready(Some(Err(io::Error::other(STOPPED))));
         }
-        let this = &mut *self;
-        let Some(inner) = &mut this.inner else {
-            return Poll::Ready(None);
-        };
         loop {
-            return match Pin::new(&mut *inner).poll_frame(context) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        this.tally.add_up(data.len());
-                        Poll::Ready(Some(Ok(Frame::data(data))))
-                    }
-                    Err(frame) => match passed_on(frame).filter(|_| this.trailers) {
-                        Some(trailers) => Poll::Ready(Some(Ok(trailers))),
-                        None => continue,
-                    },
-                },
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
-                Poll::Ready(None) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
+            let this = &mut *self;
+            if !this.held.is_empty() {
+                let part = ready!(poll_within(
+                    &this.tally,
+                    context,
+                    Direction::Up,
+                    &mut this.held
+                ));
+                return Poll::Ready(Some(part.map(|part| {
+                    this.tally.add_up(part.len());
+                    Frame::data(part)
+                })));
+            }
+            let Some(inner) = &mut this.inner else {
+                return Poll::Ready(None);
             };
+            let Some(frame) = ready!(Pin::new(inner).poll_frame(context)) else {
+                return Poll::Ready(None);
+            };
+            match frame.map_err(io::Error::other)?.into_data() {
+                Ok(data) => this.held = data,
+                Err(frame) => {
+                    if this.trailers
+                        && let Some(trailers) = passed_on(frame, &this.tally, Direction::Up)
+                    {
+                        return Poll::Ready(Some(Ok(trailers)));
+                    }
+                }
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -100,11 +115,30 @@ impl Body for Uploaded {
     }
 }
 
-/// Trailers as the next hop gets them, if any are left.
-fn passed_on(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+/// Trailers as the next hop gets them, if any are left and the budgets have room for all of them.
+fn passed_on(frame: Frame<Bytes>, tally: &Tally, direction: Direction) -> Option<Frame<Bytes>> {
     let mut trailers = frame.into_trailers().ok()?;
     hop::strip_trailers(&mut trailers);
-    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
+    let fields = trailers.iter();
+    let size = fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size == 0 || tally.take(direction, size) < size {
+        return None;
+    }
+    direction.count(tally, size);
+    Some(Frame::trailers(trailers))
+}
+
+/// As much of what is held as the budgets have room for.
+fn poll_within(
+    tally: &Tally,
+    context: &Context<'_>,
+    direction: Direction,
+    held: &mut Bytes,
+) -> Poll<io::Result<Bytes>> {
+    let taken = ready!(tally.poll_reserve(context, direction, held.len()))?;
+    Poll::Ready(Ok(held.split_to(taken.min(held.len()))))
 }
 
 /// What goes back to the client.
@@ -171,7 +205,7 @@ impl Body for GateBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Full(bytes) => bytes.is_none(),
-            Content::Relayed(relayed) => relayed.inner.is_end_stream(),
+            Content::Relayed(relayed) => relayed.is_end_stream(),
         }
     }
 
@@ -191,6 +225,8 @@ pub(super) struct Relayed {
     gate: Rc<Gate>,
     inner: Incoming,
     tally: Rc<Tally>,
+    /// Read, and not yet within the budgets.
+    held: Bytes,
     /// Fires when the origin has been silent for the idle limit.
     alarm: Pin<Box<Sleep>>,
     /// The origin's connection, to be kept once the content is complete.
@@ -211,6 +247,7 @@ impl Relayed {
             gate: Rc::clone(gate),
             inner,
             tally,
+            held: Bytes::new(),
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
             trailers: trailers && connection.has_trailers(),
             connection: Some(connection),
@@ -223,20 +260,33 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return self.fail(EndedBy::Gate, AUDIT_LOST);
+        if self.tally.poll_stopped(context).is_ready() {
+            return self.fail(EndedBy::Gate, STOPPED);
         }
         loop {
+            if !self.held.is_empty() {
+                let part = poll_within(&self.tally, context, Direction::Down, &mut self.held);
+                let Ok(part) = ready!(part) else {
+                    return self.fail(EndedBy::Budget, "a budget is used up");
+                };
+                self.tally.add_down(part.len());
+                self.finish_if_complete();
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        self.tally.add_down(data.len());
-                        let deadline = Instant::now() + self.gate.limits.idle;
-                        self.alarm.as_mut().reset(deadline);
-                        self.finish_if_complete();
-                        return Poll::Ready(Some(Ok(frame)));
-                    }
-                    if let Some(trailers) = passed_on(frame).filter(|_| self.trailers) {
+                    let frame = match frame.into_data() {
+                        Ok(data) => {
+                            let deadline = Instant::now() + self.gate.limits.idle;
+                            self.alarm.as_mut().reset(deadline);
+                            self.held = data;
+                            continue;
+                        }
+                        Err(frame) => frame,
+                    };
+                    if self.trailers
+                        && let Some(trailers) = passed_on(frame, &self.tally, Direction::Down)
+                    {
                         // Nobody asks for more after them.
                         self.finish();
                         return Poll::Ready(Some(Ok(trailers)));
@@ -276,9 +326,13 @@ impl Relayed {
 
     /// hyper does not ask again once a body says that it is over, so neither may we wait for that.
     fn finish_if_complete(&mut self) {
-        if self.inner.is_end_stream() {
+        if self.is_end_stream() {
             self.finish();
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.inner.is_end_stream()
     }
 
     fn finish(&mut self) {

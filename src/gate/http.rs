@@ -22,6 +22,7 @@ use crate::policy::{DenyReason, EgressRequest, Transport};
 
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
+use super::budget::Seen;
 use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
 use super::head_grammar::MAX_FIELDS;
@@ -56,7 +57,7 @@ impl fmt::Debug for Connection {
 
 /// What a connection can be after HTTP.
 enum Becomes {
-    Tunnel(Outbound, Tally),
+    Tunnel(Box<(Outbound, Tally)>),
     Websocket(OriginStream),
 }
 
@@ -101,7 +102,8 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     let stream = parts.io.into_inner().into_stream();
     let becomes = connection.becomes.take();
     match (end, becomes) {
-        (End::Done, Some(Becomes::Tunnel(outbound, tally))) => {
+        (End::Done, Some(Becomes::Tunnel(tunnel))) => {
+            let (outbound, tally) = *tunnel;
             tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
         }
         (End::Done, Some(Becomes::Websocket(origin))) => {
@@ -139,10 +141,17 @@ impl Connection {
             || request.headers().contains_key(TRANSFER_ENCODING)
             || websocket::is_named(request.headers());
         let after = if last { After::Close } else { After::KeepAlive };
+        let seen = match transport {
+            Transport::Forward | Transport::Inspected => Seen::of(&request),
+            Transport::Connect
+            | Transport::Socks5
+            | Transport::Transparent
+            | Transport::Socks5Udp => Seen::default(),
+        };
         let answer = match self.read(&request, transport).await {
             Ok(asked) => {
                 let websocket = asked.websocket;
-                match authorize(&self.gate, self.id, asked).await {
+                match authorize(&self.gate, self.id, asked, seen).await {
                     Ok(permit) if websocket => self.open_websocket(permit, request).await,
                     Ok(permit) => self.carry_out(permit, request).await,
                     Err(refusal) => Err(refusal),
@@ -212,7 +221,8 @@ impl Connection {
     async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
         let tally = Tally::open(&self.gate, &permit);
         let outbound = dial(&self.gate, permit, &tally).await?;
-        self.becomes.replace(Some(Becomes::Tunnel(outbound, tally)));
+        self.becomes
+            .replace(Some(Becomes::Tunnel(Box::new((outbound, tally)))));
         Ok(Response::new(GateBody::empty()))
     }
 

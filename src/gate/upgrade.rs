@@ -1,5 +1,6 @@
 //! Relays a connection that became something else than HTTP: an open WebSocket. Its frames are not
-//! looked into; they are counted, and end with the gate, the log or the clock.
+//! looked into; they are counted, and end with
+//! the gate, the log, the policy, a budget or the clock.
 
 use std::io;
 
@@ -36,6 +37,9 @@ pub(super) async fn relay_upgraded(
         Ok(())
     };
     tokio::select! {
+        // A permit that was taken back lets no byte pass.
+        biased;
+        () = tally.until_revoked() => {}
         relayed = async { tokio::try_join!(up, down) } => {
             if relayed.is_err() {
                 tally.end(EndedBy::Error);
@@ -64,9 +68,15 @@ async fn pump(
         if got == 0 {
             return shut_down(to).await;
         }
-        to.write_all(buffer.get(..got).unwrap_or_default()).await?;
-        to.flush().await?;
-        direction.count(tally, got);
+        let mut bytes = buffer.get(..got).unwrap_or_default();
+        while !bytes.is_empty() {
+            let taken = tally.reserve(direction, bytes.len()).await?;
+            let (now, later) = bytes.split_at(taken.min(bytes.len()));
+            to.write_all(now).await?;
+            to.flush().await?;
+            direction.count(tally, now.len());
+            bytes = later;
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use futures_util::{SinkExt, StreamExt};
 use portcullis::audit::{AuditEvent, EndedBy};
 use portcullis::policy::{NetworkMode, WebsocketPolicy};
+use portcullis::wire::gate::{GateCommand, GateReply};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -267,6 +268,51 @@ fn a_policy_without_websockets_refuses_with_the_status_it_names() {
         // Twin: everything else goes on.
         assert_eq!(get(gate.http, &authority, "/").status(), 200);
     }
+}
+
+#[test]
+fn a_new_policy_and_a_budget_end_an_open_websocket() {
+    let origin = origin();
+    let ended_by = |gate: &TestGate| {
+        let event = gate.audit.wait_for_one("an end", |event| {
+            matches!(event, AuditEvent::EgressClosed { .. })
+        });
+        let AuditEvent::EgressClosed {
+            ended_by,
+            bytes_down,
+            ..
+        } = event
+        else {
+            unreachable!();
+        };
+        (ended_by, bytes_down)
+    };
+    let (spec, authority) = allowing(&origin);
+    let mut policy = spec.policy.clone();
+    policy.websocket = WebsocketPolicy::Deny;
+    let gate = spec.start();
+    let (mut client, response) = ask(&gate, &authority, "/ws", &whole());
+    assert_eq!(response.status(), 101);
+    gate.control()
+        .send(&GateCommand::Policy(Box::new(policy)))
+        .unwrap();
+    let GateReply::Applied(applied) = gate.reply() else {
+        panic!("not applied");
+    };
+    assert_eq!((applied.closed, client.rest()), (1, Vec::new()));
+    assert_eq!(ended_by(&gate), (EndedBy::Policy, 0));
+
+    let (spec, authority) = allowing(&origin);
+    let gate = spec
+        .policy(|policy| {
+            policy.budgets = toml::from_str("bytes_down = { max = 3, action = 'deny' }").unwrap();
+        })
+        .start();
+    let (mut client, response) = ask(&gate, &authority, "/ws", &whole());
+    assert_eq!(response.status(), 101);
+    client.send([0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
+    assert_eq!(client.exactly(3), [0x81, 2, b'h']);
+    assert_eq!(ended_by(&gate), (EndedBy::Budget, 3));
 }
 
 #[test]

@@ -19,17 +19,19 @@ use super::pool::{Key, Lane, Place, Pool};
 use super::{http1, http2};
 
 /// A connection that stands by now, or one that is dialed. Requests that come while a first handshake is
-/// under way wait for it once, because it may give them a session to share.
-pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Refusal> {
+/// under way wait for it once, because it may give them a session to share. Says as well whether the
+/// connection stood.
+pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<(Lane, bool), Refusal> {
     let gate = &exchange.gate;
     let key = Key::from(permit.destination());
     let asking = match gate.pool.choices.turn(&key) {
         Some(Turn::Mine(asking)) => Some(asking),
         Some(Turn::Other(mut known)) => {
-            drop(timeout(gate.limits.dial, known.changed()).await);
+            let known = timeout(gate.limits.dial, known.changed());
+            drop(unless_revoked(exchange, known).await?);
             if let Some(lane) = gate.pool.take(&key).await {
-                exchange.tally.connected();
-                return Ok(lane);
+                exchange.tally.reuses();
+                return Ok((lane, true));
             }
             None
         }
@@ -43,7 +45,7 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
                 let session = http2::open(gate, *stream, place).await;
                 session.map(|session| {
                     let stream = session.stream();
-                    Pool::share(gate, &key, &session);
+                    Pool::share(gate, &key, &session, exchange.epoch);
                     Lane::Http2(stream)
                 })
             } else {
@@ -53,7 +55,8 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
         }
     };
     drop(asking);
-    lane.ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
+    lane.map(|lane| (lane, false))
+        .ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
 }
 
 /// A connection nobody has spoken HTTP over yet.
@@ -73,7 +76,8 @@ pub(super) async fn open(
 ) -> Result<Dialed, Refusal> {
     let gate = Rc::clone(&exchange.gate);
     let secure = Key::from(permit.destination()).secure;
-    let Some(place) = gate.pool.place(gate.limits.dial).await else {
+    let place = gate.pool.place(gate.limits.dial);
+    let Some(place) = unless_revoked(exchange, place).await? else {
         let reason = DenyReason::TooManyConnections;
         let detail = "every connection to origins that the session may have is in use";
         return Err(exchange.destination.fail(&gate, reason, detail.to_owned()));
@@ -88,7 +92,7 @@ pub(super) async fn open(
     };
     let host = &outbound.destination.host;
     let shaken = timeout(gate.limits.dial, tls.connect(host, offer, outbound.stream));
-    match shaken.await {
+    match unless_revoked(exchange, shaken).await? {
         Ok(Ok(stream)) => Ok(Dialed::Secure(Box::new(stream), place)),
         Ok(Err(failure)) => {
             let (by, what) = match failure {
@@ -101,5 +105,17 @@ pub(super) async fn open(
             let what = "the TLS handshake was not over in time";
             Err(exchange.fail(EndedBy::Gate, DenyReason::TimedOut, what, None))
         }
+    }
+}
+
+/// Waits for this, unless a new policy takes the permit back meanwhile.
+async fn unless_revoked<T>(
+    exchange: &Exchange,
+    awaited: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        () = exchange.tally.until_revoked() => Err(exchange.refuse(&Unanswered::Revoked)),
+        done = awaited => Ok(done),
     }
 }

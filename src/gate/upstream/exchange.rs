@@ -25,6 +25,8 @@ pub(super) struct Exchange {
     pub(super) tally: Rc<Tally>,
     /// Whether the client speaks HTTP/2, whose trailers are passed on.
     trailers: bool,
+    /// Which connections may be shared with later requests, see [`super::pool::Pool::epoch`].
+    pub(super) epoch: u64,
 }
 
 /// Why a request has no answer.
@@ -36,6 +38,8 @@ pub(super) enum Unanswered {
     BrokeOff,
     /// Nothing came for the idle limit.
     Silent,
+    /// A new policy does not permit it any more.
+    Revoked,
     /// A protocol switch that nobody asked for.
     Switched,
     /// A protocol switch to something else than was asked for.
@@ -49,6 +53,7 @@ impl Exchange {
             destination: permit.destination().clone(),
             tally: Rc::new(Tally::open(gate, permit)),
             trailers: client == Version::HTTP_2,
+            epoch: gate.pool.epoch(),
         }
     }
 
@@ -78,6 +83,9 @@ impl Exchange {
         mut lane: Lane,
         mut request: Request<Uploaded>,
     ) -> Result<Response<GateBody>, Unanswered> {
+        if self.tally.is_revoked() {
+            return Err(Unanswered::Revoked);
+        }
         let response = match &mut lane {
             Lane::Http1(sender) => {
                 for_http1(&mut request, &self.destination);
@@ -94,7 +102,7 @@ impl Exchange {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Unanswered::Switched);
         }
-        Ok(self.answer(response, Reusable::new(self.key(), lane)))
+        Ok(self.answer(response, Reusable::new(self.key(), lane, self.epoch)))
     }
 
     /// Waits for the head of an answer, no longer than the idle limit.
@@ -103,6 +111,8 @@ impl Exchange {
         answered: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Uploaded>>>>,
     ) -> Result<Response<Incoming>, Unanswered> {
         let answered = tokio::select! {
+            biased;
+            () = self.tally.until_revoked() => return Err(Unanswered::Revoked),
             answered = answered => answered,
             () = self.tally.idle_for(self.gate.limits.idle) => return Err(Unanswered::Silent),
         };
@@ -130,6 +140,11 @@ impl Exchange {
     /// Records why there is no answer, and makes one for the client.
     pub(super) fn refuse(&self, unanswered: &Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            _ if self.tally.is_used_up() => (
+                DenyReason::BudgetExhausted,
+                EndedBy::Budget,
+                "the content is longer than a budget allows",
+            ),
             Unanswered::Unsent(_) | Unanswered::BrokeOff => (
                 DenyReason::DialFailed,
                 EndedBy::Upstream,
@@ -144,6 +159,11 @@ impl Exchange {
                 DenyReason::DialFailed,
                 EndedBy::Gate,
                 "its answer to the WebSocket handshake is wrong",
+            ),
+            Unanswered::Revoked => (
+                self.tally.refused_because(),
+                EndedBy::Policy,
+                "a new policy does not permit it",
             ),
             Unanswered::Silent => (DenyReason::TimedOut, EndedBy::Gate, "no answer in time"),
         };

@@ -47,9 +47,12 @@ pub(super) async fn forward(
     let mut request = request.map(|body| Uploaded::new(body, tally));
     // 1. Over a connection that stands: the addresses behind it were checked when it was dialed.
     if let Some(lane) = gate.pool.take(&exchange.key()).await {
-        exchange.tally.connected();
+        exchange.tally.reuses();
         request = match (exchange.send(lane, request).await, spare) {
-            (Ok(response), _) => return Ok(response),
+            (Ok(response), _) => {
+                exchange.tally.reused();
+                return Ok(response);
+            }
             (Err(Unanswered::Unsent(request)), _) => *request,
             // The origin closed the idle connection just as it was used again.
             (Err(Unanswered::BrokeOff), Some(spare)) => spare,
@@ -57,9 +60,10 @@ pub(super) async fn forward(
         };
     }
     // 2. Over one of its own, or over one that another request has just made.
-    let lane = connect::lane(&exchange, permit).await?;
-    exchange
-        .send(lane, request)
-        .await
-        .map_err(|unanswered| exchange.refuse(&unanswered))
+    let (lane, reused) = connect::lane(&exchange, permit).await?;
+    let answered = exchange.send(lane, request).await;
+    if answered.is_ok() && reused {
+        exchange.tally.reused();
+    }
+    answered.map_err(|unanswered| exchange.refuse(&unanswered))
 }

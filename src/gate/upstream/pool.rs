@@ -87,6 +87,8 @@ pub(in crate::gate) struct Pool {
     pub(super) choices: Rc<Choices>,
     /// Bounds the open connections.
     places: Arc<Semaphore>,
+    /// How often everything was let go of.
+    epoch: Cell<u64>,
     /// Whether a task is waiting to close them.
     reaping: Cell<bool>,
     /// True once every connection must end.
@@ -99,12 +101,13 @@ pub(in crate::gate) struct Reusable {
     /// `None`: nobody else uses it, whatever becomes of it.
     key: Option<Key>,
     lane: Lane,
+    epoch: u64,
 }
 
 impl Reusable {
-    pub(super) fn new(key: Key, lane: Lane) -> Self {
+    pub(super) fn new(key: Key, lane: Lane, epoch: u64) -> Self {
         let key = Some(key);
-        Self { key, lane }
+        Self { key, lane, epoch }
     }
 
     /// Not reusable after all.
@@ -112,6 +115,7 @@ impl Reusable {
         Self {
             key: None,
             lane: Lane::Http1(sender),
+            epoch: 0,
         }
     }
 
@@ -126,10 +130,10 @@ impl Reusable {
         let (Some(key), Lane::Http1(sender)) = (self.key, self.lane) else {
             return;
         };
-        if sender.is_closed() || *gate.stopping.borrow() {
+        let pool = &gate.pool;
+        if sender.is_closed() || *gate.stopping.borrow() || self.epoch != pool.epoch() {
             return;
         }
-        let pool = &gate.pool;
         pool.make_room();
         let entry = (Instant::now() + KEEP_IDLE, sender);
         pool.idle.borrow_mut().entry(key).or_default().push(entry);
@@ -146,6 +150,7 @@ impl Pool {
             sessions: RefCell::default(),
             choices: Rc::default(),
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            epoch: Cell::new(1),
             reaping: Cell::new(false),
             closing: watch::Sender::new(false),
         }
@@ -198,9 +203,12 @@ impl Pool {
     }
 
     /// Shares a new session from now on.
-    pub(super) fn share(gate: &Rc<Gate>, key: &Key, session: &Rc<Session>) {
+    pub(super) fn share(gate: &Rc<Gate>, key: &Key, session: &Rc<Session>, epoch: u64) {
         let pool = &gate.pool;
         pool.choices.forget(key);
+        if epoch != pool.epoch() {
+            return;
+        }
         pool.make_room();
         let mut sessions = pool.sessions.borrow_mut();
         let with = sessions.entry(key.clone()).or_default();
@@ -214,10 +222,21 @@ impl Pool {
         self.closing.subscribe()
     }
 
-    /// Closes everything, and waits until its tasks have let go of it.
-    pub(in crate::gate) async fn close(&self) {
+    /// Changes when everything is let go of: what was dialed before is not for requests that come after.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+
+    /// Lets go of every connection: those in use go on to the end of their requests.
+    pub(in crate::gate) fn clear(&self) {
+        self.epoch.set(self.epoch.get().wrapping_add(1));
         self.idle.borrow_mut().clear();
         self.sessions.borrow_mut().clear();
+    }
+
+    /// Closes everything, and waits until its tasks have let go of it.
+    pub(in crate::gate) async fn close(&self) {
+        self.clear();
         self.closing.send_replace(true);
         drop(timeout(CLOSING, self.closing.closed()).await);
     }

@@ -212,3 +212,65 @@ fn a_confined_gate_speaks_tls_to_origins() {
     });
     assert_eq!(found, [200, 502, 200]);
 }
+
+#[test]
+fn a_new_policy_takes_back_what_waits_and_retires_every_connection() {
+    let origin = OriginSpec::new("a.test").start();
+    let to = ("a.test", origin.port());
+    let boot = boot(&[("a.test", &origin)]);
+    Scene::run(&boot, async |scene| {
+        let mut client = scene.inspected(to).await;
+        assert_eq!(client.get("/").await.0, 200);
+        let mut waiting = client.again();
+        let silent = spawn_local(async move { waiting.json("/silent").await["code"].clone() });
+        while origin.seen().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut denying = boot.policy.clone();
+        denying.enabled = false;
+        apply(&scene.gate, &denying).await;
+        assert_eq!(silent.await.unwrap(), "network_disabled");
+        assert_eq!(client.json("/").await["code"], "network_disabled");
+        // A policy that permits it again: not over a connection from before.
+        apply(&scene.gate, &boot.policy).await;
+        assert_eq!(client.get("/").await.0, 200);
+        assert_eq!(origin.connections(), 2);
+    });
+}
+
+#[test]
+fn a_budget_bounds_what_goes_up_over_http_2_trailers_included() {
+    let origin = OriginSpec::new("a.test").start();
+    let to = ("a.test", origin.port());
+    for (max, body, trailers) in [(100, "hi", true), (6, "hi", false), (1, "", false)] {
+        let mut boot = boot(&[("a.test", &origin)]);
+        let toml = format!("bytes_up = {{ max = {max}, action = 'deny' }}");
+        boot.policy.budgets = toml::from_str(&toml).unwrap();
+        Scene::run(&boot, async |scene| {
+            let mut client = scene.inspected(to).await;
+            let mut trailers_up = HeaderMap::new();
+            trailers_up.insert("x-sum", HeaderValue::from_static("1"));
+            let frames = [Frame::data(Bytes::from("hi")), Frame::trailers(trailers_up)];
+            let frames = futures_util::stream::iter(frames.map(Ok::<_, Infallible>));
+            let request = Request::builder()
+                .method("POST")
+                .uri("/")
+                .body(StreamBody::new(frames).boxed_unsync())
+                .unwrap();
+            let answer = client.send(request).await.collect().await.unwrap();
+            let json: Value = serde_json::from_slice(&answer.to_bytes()).unwrap();
+            if body.is_empty() {
+                assert_eq!(json["code"], "budget_exhausted");
+            } else {
+                let came = json["trailers"]
+                    .as_array()
+                    .is_some_and(|all| !all.is_empty());
+                assert_eq!(
+                    (json["body"].as_str(), came),
+                    (Some(body), trailers),
+                    "{json}"
+                );
+            }
+        });
+    }
+}

@@ -25,8 +25,10 @@ use super::{Opened, forward, open_websocket};
 use crate::audit::AuditEvent;
 use crate::gate::authorize::{Refusal, authorize};
 use crate::gate::body::GateBody;
+use crate::gate::budget::Seen;
 use crate::gate::confine::confine;
 use crate::gate::hop::strip_request;
+use crate::gate::live::apply;
 use crate::gate::respond::{After, refuse};
 use crate::gate::start::build;
 use crate::gate::state::Gate;
@@ -89,6 +91,7 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
         name_servers: Vec::new(),
         hosts_file,
         roots,
+        approval_seconds: 60,
     }
 }
 
@@ -190,7 +193,7 @@ impl Scene {
         *request.uri_mut() = path.into();
         strip_request(request.headers_mut());
         let carried = async {
-            let permit = authorize(&self.gate, ConnId(1), asked).await?;
+            let permit = authorize(&self.gate, ConnId(1), asked, Seen::default()).await?;
             forward(&self.gate, permit, request).await
         };
         let refused = |refusal: Refusal| refuse(&refusal, After::KeepAlive);

@@ -21,7 +21,9 @@ async fn websocket(scene: &Scene, transport: Transport, to: (&str, u16), path: &
                 websocket: true,
             };
             let upgraded = hyper::upgrade::on(&mut request);
-            let permit = authorize(&scene.gate, ConnId(1), asked).await.unwrap();
+            let permit = authorize(&scene.gate, ConnId(1), asked, Seen::default())
+                .await
+                .unwrap();
             strip_request(request.headers_mut());
             let response = match open_websocket(&scene.gate, permit, request).await {
                 Ok(Opened::Switched(head, origin)) => {
