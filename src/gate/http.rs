@@ -17,9 +17,9 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
+use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport};
 
-use super::authorize::{Permit, Refusal, authorize};
+use super::authorize::{Destination, Permit, Refusal, authorize};
 use super::body::GateBody;
 use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
@@ -27,6 +27,7 @@ use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
+use super::mitm;
 use super::respond::{self, After};
 use super::state::Gate;
 use super::tally::Tally;
@@ -42,7 +43,15 @@ struct Connection {
     id: ConnId,
     watch: Rc<Watch>,
     /// Set once a CONNECT was answered with 200: the connection is a tunnel from then on.
-    tunnel: RefCell<Option<(Outbound, Tally)>>,
+    tunnel: RefCell<Option<Opened>>,
+}
+
+/// What a connection is once a CONNECT was granted.
+enum Opened {
+    /// A tunnel to the origin.
+    Relay(Outbound, Tally),
+    /// A tunnel that is looked into; nothing was dialed.
+    Inspect(Destination),
 }
 
 impl fmt::Debug for Connection {
@@ -92,14 +101,18 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     let stream = parts.io.into_inner().into_stream();
     let opened = connection.tunnel.take();
     match (end, opened) {
-        (End::Done, Some((outbound, tally))) => {
+        (End::Done, Some(Opened::Inspect(destination))) => {
+            mitm::serve_tunnel(&gate, stream, &parts.read_buf, destination).await;
+        }
+        (End::Done, Some(Opened::Relay(outbound, tally))) => {
             tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
         }
         (end, _) => connection.close(stream, &end).await,
     }
 }
 
-fn server(gate: &Gate) -> http1::Builder {
+/// hyper's part, without its leniencies and its clocks.
+pub(super) fn server(gate: &Gate) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Times are kept by Watch, for heads and for idle connections alike.
@@ -186,11 +199,18 @@ impl Connection {
         }
     }
 
-    /// Dials, and leaves the connection for [`serve`] to make a tunnel of.
+    /// Dials, and leaves the connection for [`serve`] to make a tunnel of. Where it is looked into, only
+    /// the requests within dial.
     async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
+        let destination = permit.destination();
+        if destination.handling == Handling::Inspect {
+            self.tunnel
+                .replace(Some(Opened::Inspect(destination.clone())));
+            return Ok(Response::new(GateBody::empty()));
+        }
         let tally = Tally::open(&self.gate, &permit);
         let outbound = dial(&self.gate, permit, &tally).await?;
-        self.tunnel.replace(Some((outbound, tally)));
+        self.tunnel.replace(Some(Opened::Relay(outbound, tally)));
         Ok(Response::new(GateBody::empty()))
     }
 

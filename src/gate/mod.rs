@@ -8,7 +8,9 @@
 //! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
-//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest; a tunnel
+//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
+//! from [`authorize`] on by itself.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -27,6 +29,7 @@ mod hop;
 mod http;
 mod http_request;
 mod listen;
+mod mitm;
 mod relay;
 mod report;
 mod resolve;
@@ -40,6 +43,7 @@ mod state;
 mod summary;
 mod tally;
 mod tunnel;
+mod upgrade;
 mod upstream;
 
 pub use start::main;

@@ -1,6 +1,6 @@
 //! From the first instruction to the last: one list, in [`run`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -24,6 +24,7 @@ use crate::wire::{Channel, WireError};
 
 use super::confine::{ConfineError, confine};
 use super::listen::{Door, Places, accept};
+use super::mitm::{Leaves, MitmError};
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::state::{CHUNK, Gate, Limits};
@@ -61,6 +62,8 @@ enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("certificate authority: {0}")]
+    Authority(#[from] MitmError),
     #[error("confine: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -98,7 +101,8 @@ fn run(control: &Channel) -> Result<(), StartError> {
     let gate = build(&runtime, &boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
-    control.send(&GateReply::Confined { authority: None })?;
+    let authority = gate.mitm.as_ref().map(Leaves::authority_pem);
+    control.send(&GateReply::Confined { authority })?;
     // 6. The listeners, made in the jail's network namespace.
     let received = control.recv_with::<GateCommand>()?;
     if received.message != GateCommand::Serve {
@@ -118,6 +122,8 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    super::upgrade::stand_in_roots(&boot.roots); // STAND-IN
+    let mitm = policy.inspects().then(Leaves::new).transpose()?;
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits: Limits::from(&policy.limits),
@@ -125,6 +131,8 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         reporter: Reporter::new(audit),
         summary: Summary::default(),
         pool: Pool::default(),
+        mitm,
+        last_conn: Cell::new(0),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
     }))

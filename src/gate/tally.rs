@@ -46,6 +46,21 @@ impl Tally {
         }
     }
 
+    /// Opens the account of a tunnel that is looked into: what moves is on the accounts of the requests
+    /// within, here only its end is recorded, in any case.
+    pub(super) fn for_tunnel(gate: &Rc<Gate>, conn: ConnId, since: Instant) -> Self {
+        Self {
+            gate: Rc::clone(gate),
+            conn,
+            since,
+            up: Cell::new(0),
+            down: Cell::new(0),
+            ended_by: Cell::new(None),
+            active: Cell::new(since),
+            connected: Cell::new(true),
+        }
+    }
+
     /// A connection stands: from here on the end is recorded.
     pub(super) fn connected(&self) {
         self.connected.set(true);

@@ -10,7 +10,6 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::audit::EndedBy;
@@ -57,7 +56,7 @@ pub(super) struct Reusable {
 impl Reusable {
     /// Keeps the connection for the next request to the same place.
     pub(super) fn keep(self, gate: &Rc<Gate>) {
-        if self.sender.is_closed() || *gate.stopping.borrow() {
+        if self.key.1 == Port::HTTPS || self.sender.is_closed() || *gate.stopping.borrow() {
             return;
         }
         let pool = &gate.pool;
@@ -151,7 +150,14 @@ pub(super) async fn forward(
     };
     let spare = exchange.copy_if_repeatable(&request);
     let request = request.map(|body| Uploaded::new(body, Rc::clone(&exchange.tally)));
-    let unanswered = match exchange.send_over_idle(request).await {
+    // STAND-IN: the second condition.
+    let inspected = exchange.destination.transport == crate::policy::Transport::Inspected;
+    let sent = if inspected {
+        Err(Unanswered::Unsent(Box::new(request)))
+    } else {
+        exchange.send_over_idle(request).await
+    };
+    let unanswered = match sent {
         Ok(response) => return Ok(response),
         Err(unanswered) => unanswered,
     };
@@ -162,6 +168,23 @@ pub(super) async fn forward(
         (unanswered, _) => return Err(exchange.refuse(&unanswered)),
     };
     let outbound = dial(gate, permit, &exchange.tally).await?;
+    // STAND-IN until the origin half lands: HTTP/1.1 over TLS, never pooled.
+    if outbound.destination.transport == crate::policy::Transport::Inspected {
+        let host = outbound.destination.host.clone();
+        let mut request = request;
+        if let Ok(value) = hyper::header::HeaderValue::try_from(host.to_string()) {
+            request.headers_mut().insert(hyper::header::HOST, value);
+        }
+        let stream = super::upgrade::stand_in_tls(outbound.stream, &host).await;
+        let sent = match stream {
+            Some(stream) => match handshake(stream).await {
+                Some(sender) => exchange.send(sender, request).await,
+                None => Err(Unanswered::BrokeOff),
+            },
+            None => Err(Unanswered::BrokeOff),
+        };
+        return sent.map_err(|unanswered| exchange.refuse(&unanswered));
+    }
     let sent = match handshake(outbound.stream).await {
         Some(sender) => exchange.send(sender, request).await,
         None => Err(Unanswered::BrokeOff),
@@ -274,11 +297,76 @@ impl Exchange {
 }
 
 /// Speaks HTTP/1.1 to an origin over a fresh connection.
-async fn handshake(stream: TcpStream) -> Option<Sender> {
+async fn handshake(
+    stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+) -> Option<Sender> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_ORIGIN_HEAD);
     let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.ok()?;
     // Ends when the sender is dropped; its errors reach whoever waits for an answer.
     tokio::task::spawn_local(async move { drop(connection.await) });
     Some(sender)
+}
+
+// === STAND-IN until the origin half lands ===
+
+/// A WebSocket's origin side.
+pub(super) type OriginStream = tokio_rustls::client::TlsStream<tokio::net::TcpStream>;
+
+/// What an origin answered to a WebSocket's handshake.
+pub(super) enum Opened {
+    /// It switched.
+    Switched(Response<()>, OriginStream),
+    /// It did not.
+    Answered(Response<GateBody>),
+}
+
+/// Asks an origin for a WebSocket.
+pub(super) async fn open_websocket(
+    gate: &Rc<Gate>,
+    permit: Permit,
+    request: Request<Incoming>,
+) -> Result<Opened, Refusal> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let tally = Tally::open(gate, &permit);
+    let outbound = dial(gate, permit, &tally).await?;
+    let failed = |what: &str| {
+        outbound
+            .destination
+            .fail(gate, DenyReason::DialFailed, what.to_owned())
+    };
+    let host = &outbound.destination.host;
+    let mut stream = super::upgrade::stand_in_tls(outbound.stream, host)
+        .await
+        .ok_or_else(|| failed("tls"))?;
+    let mut head = format!("GET {} HTTP/1.1\r\n", request.uri());
+    for (name, value) in request.headers() {
+        head.push_str(&format!(
+            "{name}: {}\r\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
+    }
+    head.push_str("\r\n");
+    let sent = stream.write_all(head.as_bytes()).await;
+    sent.map_err(|_| failed("write"))?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.map_err(|_| failed("read"))?);
+    }
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let mut response = Response::new(());
+    for line in text.lines().skip(1) {
+        if let Some((name, value)) = line.split_once(": ")
+            && let (Ok(name), Ok(value)) = (
+                hyper::header::HeaderName::try_from(name),
+                hyper::header::HeaderValue::try_from(value),
+            )
+        {
+            response.headers_mut().append(name, value);
+        }
+    }
+    if text.starts_with("HTTP/1.1 101") {
+        return Ok(Opened::Switched(response, stream));
+    }
+    Ok(Opened::Answered(Response::new(GateBody::empty())))
 }

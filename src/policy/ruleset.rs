@@ -97,6 +97,11 @@ impl Ruleset {
         self.mode
     }
 
+    /// What becomes of WebSockets.
+    pub fn websocket(&self) -> WebsocketPolicy {
+        self.websocket
+    }
+
     /// Which addresses may be dialed.
     pub fn addresses(&self) -> &AddressPolicy {
         &self.addresses
