@@ -34,7 +34,8 @@ use super::tally::Tally;
 use super::tunnel;
 use super::upstream;
 
-/// hyper's smallest read buffer; the policy's own limit is held by [`super::head`].
+/// hyper's smallest read buffer. Its limit lies this much above the policy's, which [`super::head`]
+/// holds: else hyper would answer first, without a record.
 const MIN_BUFFER: usize = 8192;
 
 /// One client connection.
@@ -118,7 +119,7 @@ pub(super) fn server(gate: &Gate) -> http1::Builder {
         // Times are kept by Watch, for heads and for idle connections alike.
         .header_read_timeout(None)
         .max_headers(MAX_FIELDS)
-        .max_buf_size(gate.limits.head_bytes.max(MIN_BUFFER))
+        .max_buf_size(gate.limits.head_bytes.saturating_add(MIN_BUFFER))
         .auto_date_header(false);
     builder
 }

@@ -140,7 +140,8 @@ fn node_speaks_to_the_origin_when_it_trusts_the_authority_and_is_recorded_when_n
         const [,, gate, target, ca] = process.argv;
         const [host, port] = gate.split(':');
         const http = require('http'), https = require('https'), fs = require('fs');
-        const connect = http.request({ host, port, method: 'CONNECT', path: target });
+        const connect = http.request({ host, port, method: 'CONNECT', path: target,
+            headers: { host: target } });
         connect.on('connect', (_, socket) => {
             const options = { path: '/node', headers: { host: target }, agent: false,
                 socket, servername: 'a.test', ca: ca ? fs.readFileSync(ca) : undefined };
@@ -160,7 +161,7 @@ fn node_speaks_to_the_origin_when_it_trusts_the_authority_and_is_recorded_when_n
         &[script, &gate, &target, ca.path().to_str().unwrap()],
         &[],
     );
-    assert_eq!(text.trim(), "200", "{error}");
+    assert_eq!(text.trim(), "200", "{error} {:#?}", scene.gate.audit.events());
     let (_, text, error) = run("node", &[script, &gate, &target], &[]);
     assert!(
         text.contains("UNABLE_TO_VERIFY") || text.contains("SELF_SIGNED"),
