@@ -8,9 +8,11 @@ use tokio::time::Instant;
 use crate::audit::AuditEvent;
 use crate::ids::ConnId;
 use crate::policy::{
-    DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport, Verdict, decide,
+    DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport, Verdict, WebsocketPolicy,
+    decide,
 };
 
+use super::respond::UPGRADE_REQUIRED;
 use super::state::Gate;
 
 /// The longest path that goes into a record.
@@ -69,6 +71,7 @@ impl Destination {
             host: Some(self.host.clone()),
             port: Some(self.port),
             rule: self.rule.clone(),
+            detail: None,
         }
     }
 }
@@ -84,6 +87,8 @@ pub(super) struct Refusal {
     pub(super) port: Option<Port>,
     /// The rule that decided.
     pub(super) rule: Option<RuleId>,
+    /// One word more, from a list of ours: never what a peer said.
+    pub(super) detail: Option<&'static str>,
 }
 
 impl Refusal {
@@ -111,6 +116,7 @@ impl Refusal {
             host: None,
             port: None,
             rule: None,
+            detail: None,
         }
     }
 }
@@ -121,7 +127,8 @@ pub(super) async fn authorize(
     conn: ConnId,
     request: EgressRequest,
 ) -> Result<Permit, Refusal> {
-    let decision = decide(&gate.rules(), &request);
+    let rules = gate.rules();
+    let decision = decide(&rules, &request);
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
@@ -139,6 +146,7 @@ pub(super) async fn authorize(
         host: Some(host),
         port: Some(request.port),
         rule,
+        detail: None,
     };
     if recorded.await.is_err() {
         return Err(refused(request.host, DenyReason::AuditUnavailable, None));
@@ -169,7 +177,12 @@ pub(super) async fn authorize(
             let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
             gate.summary
                 .count_denied(&request.host, request.port, reason);
-            Err(refused(request.host, reason, decision.rule))
+            let upgrade_required = reason == DenyReason::WebsocketNotAllowed
+                && rules.websocket() == WebsocketPolicy::UpgradeRequired;
+            Err(Refusal {
+                detail: upgrade_required.then_some(UPGRADE_REQUIRED),
+                ..refused(request.host, reason, decision.rule)
+            })
         }
     }
 }

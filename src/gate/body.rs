@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::audit::EndedBy;
 
 use super::head::Answering;
+use super::hop;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
@@ -24,6 +25,8 @@ pub(super) struct Uploaded {
     /// `None`: no content.
     inner: Option<Incoming>,
     tally: Rc<Tally>,
+    /// Whether trailers go on.
+    trailers: bool,
 }
 
 impl Uploaded {
@@ -32,12 +35,22 @@ impl Uploaded {
         Self {
             inner: Some(inner),
             tally,
+            trailers: false,
         }
+    }
+
+    /// Whether trailers go on: those of HTTP/2 do, to an origin that speaks it.
+    pub(super) fn pass_trailers(&mut self, pass: bool) {
+        self.trailers = pass;
     }
 
     /// No content.
     pub(super) fn empty(tally: Rc<Tally>) -> Self {
-        Self { inner: None, tally }
+        Self {
+            inner: None,
+            tally,
+            trailers: false,
+        }
     }
 }
 
@@ -52,16 +65,27 @@ impl Body for Uploaded {
         if !self.tally.is_recordable() {
             return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
         }
-        let Some(inner) = &mut self.inner else {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(inner).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.tally.add_up(data.len());
+        loop {
+            return match Pin::new(&mut *inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => {
+                        this.tally.add_up(data.len());
+                        Poll::Ready(Some(Ok(Frame::data(data))))
+                    }
+                    Err(frame) => match passed_on(frame).filter(|_| this.trailers) {
+                        Some(trailers) => Poll::Ready(Some(Ok(trailers))),
+                        None => continue,
+                    },
+                },
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(io::Error::other(error)))),
+                Poll::Ready(None) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            };
         }
-        polled.map_err(io::Error::other)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -74,6 +98,13 @@ impl Body for Uploaded {
             None => SizeHint::with_exact(0),
         }
     }
+}
+
+/// Trailers as the next hop gets them, if any are left.
+fn passed_on(frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+    let mut trailers = frame.into_trailers().ok()?;
+    hop::strip_trailers(&mut trailers);
+    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
 }
 
 /// What goes back to the client.
@@ -164,6 +195,8 @@ pub(super) struct Relayed {
     alarm: Pin<Box<Sleep>>,
     /// The origin's connection, to be kept once the content is complete.
     connection: Option<Reusable>,
+    /// Whether trailers go on: those of HTTP/2 do, to a client that speaks it.
+    trailers: bool,
 }
 
 impl Relayed {
@@ -172,12 +205,14 @@ impl Relayed {
         inner: Incoming,
         tally: Rc<Tally>,
         connection: Reusable,
+        trailers: bool,
     ) -> Self {
         let mut relayed = Self {
             gate: Rc::clone(gate),
             inner,
             tally,
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
+            trailers: trailers && connection.has_trailers(),
             connection: Some(connection),
         };
         relayed.finish_if_complete();
@@ -194,15 +229,18 @@ impl Relayed {
         loop {
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers end here: `Trailer` and `TE` are fields of one hop.
-                    let Some(data) = frame.data_ref() else {
-                        continue;
-                    };
-                    self.tally.add_down(data.len());
-                    let deadline = Instant::now() + self.gate.limits.idle;
-                    self.alarm.as_mut().reset(deadline);
-                    self.finish_if_complete();
-                    return Poll::Ready(Some(Ok(frame)));
+                    if let Some(data) = frame.data_ref() {
+                        self.tally.add_down(data.len());
+                        let deadline = Instant::now() + self.gate.limits.idle;
+                        self.alarm.as_mut().reset(deadline);
+                        self.finish_if_complete();
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
+                    if let Some(trailers) = passed_on(frame).filter(|_| self.trailers) {
+                        // Nobody asks for more after them.
+                        self.finish();
+                        return Poll::Ready(Some(Ok(trailers)));
+                    }
                 }
                 Poll::Ready(Some(Err(_))) => {
                     return self.fail(EndedBy::Error, "the origin broke off");
@@ -212,10 +250,15 @@ impl Relayed {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    return match self.alarm.as_mut().poll(context) {
-                        Poll::Ready(()) => self.fail(EndedBy::Gate, "the origin is silent"),
-                        Poll::Pending => Poll::Pending,
-                    };
+                    if self.alarm.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    // A client may still be sending: then the origin need not say anything.
+                    let deadline = self.tally.idle_at(self.gate.limits.idle);
+                    if deadline <= Instant::now() {
+                        return self.fail(EndedBy::Gate, "the origin is silent");
+                    }
+                    self.alarm.as_mut().reset(deadline);
                 }
             }
         }

@@ -7,8 +7,9 @@
 //!
 //! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
-//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest; a tunnel
+//! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
+//! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
 //! from [`authorize`] on by itself.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
@@ -30,6 +31,7 @@ mod http;
 mod http_request;
 mod listen;
 mod mitm;
+mod origin_tls;
 mod relay;
 mod report;
 mod resolve;
@@ -45,5 +47,6 @@ mod tally;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod websocket;
 
 pub use start::main;

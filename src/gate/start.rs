@@ -25,6 +25,7 @@ use crate::wire::{Channel, WireError};
 use super::confine::{ConfineError, confine};
 use super::listen::{Door, Places, accept};
 use super::mitm::{Leaves, MitmError};
+use super::origin_tls::{OriginTls, OriginTlsError};
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::state::{CHUNK, Gate, Limits};
@@ -45,7 +46,7 @@ const MAX_COMMAND: usize = 1024;
 
 /// Why the gate did not serve.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error("descriptor {number}: {source}; the gate is started by portcullis, not by hand")]
     Inherit {
         number: i32,
@@ -64,6 +65,8 @@ enum StartError {
     Resolver(#[from] hickory_resolver::net::NetError),
     #[error("certificate authority: {0}")]
     Authority(#[from] MitmError),
+    #[error(transparent)]
+    OriginTls(#[from] OriginTlsError),
     #[error("confine: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -117,22 +120,32 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
+/// The compiled policy and all that works by it.
+pub(super) fn build(
+    runtime: &Runtime,
+    boot: &GateBoot,
+    audit: StdUnixStream,
+) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
-    super::upgrade::stand_in_roots(&boot.roots); // STAND-IN
     let mitm = policy.inspects().then(Leaves::new).transpose()?;
+    let origin_tls = policy
+        .inspects()
+        .then(|| OriginTls::new(&boot.roots))
+        .transpose()?;
+    let limits = Limits::from(&policy.limits);
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
-        limits: Limits::from(&policy.limits),
+        limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         reporter: Reporter::new(audit),
         summary: Summary::default(),
-        pool: Pool::default(),
+        pool: Pool::new(limits.connections),
         mitm,
         last_conn: Cell::new(0),
+        origin_tls,
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
     }))
@@ -191,7 +204,7 @@ async fn serve(
     }
     gate.stopping.send_replace(true);
     while accepting.join_next().await.is_some() {}
-    gate.pool.clear();
+    gate.pool.close().await;
     // A writer that is gone or stuck does not keep the session from ending.
     drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
     reply(&mut control, &GateReply::Drained(gate.summary.report())).await

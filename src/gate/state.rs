@@ -10,6 +10,7 @@ use crate::ids::ConnId;
 use crate::policy::{NetworkLimits, Ruleset};
 
 use super::mitm::Leaves;
+use super::origin_tls::OriginTls;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
@@ -31,12 +32,14 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
-    /// Idle connections to plain HTTP origins.
+    /// Connections to origins that requests can be sent over.
     pub(super) pool: Pool,
     /// The certificates that clients see, where the policy has any TLS looked into.
     pub(super) mitm: Option<Leaves>,
     /// The number given out last, see [`Gate::next_conn`].
     pub(super) last_conn: Cell<u64>,
+    /// TLS towards origins, where the policy has any looked into.
+    pub(super) origin_tls: Option<OriginTls>,
     /// One read buffer for all relays: an idle tunnel holds none.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// True once the gate drains.

@@ -86,10 +86,15 @@ impl Tally {
         }
     }
 
+    /// When no byte will have moved for this long.
+    pub(super) fn idle_at(&self, limit: Duration) -> Instant {
+        self.active.get() + limit
+    }
+
     /// Resolves when no byte has moved for this long.
     pub(super) async fn idle_for(&self, limit: Duration) {
         loop {
-            let deadline = self.active.get() + limit;
+            let deadline = self.idle_at(limit);
             if deadline <= Instant::now() {
                 return;
             }

@@ -1,56 +1,78 @@
-//! STAND-IN until the origin half lands: replaced as a whole.
+//! Relays a connection that became something else than HTTP: an open WebSocket. Its frames are not
+//! looked into; they are counted, and end with the gate, the log or the clock.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::io;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 
-use crate::policy::Host;
+use crate::audit::EndedBy;
 
+use super::relay::Direction;
 use super::state::Gate;
+use super::tally::Tally;
 use super::upstream::OriginStream;
 
-thread_local! {
-    static ROOTS: RefCell<Option<Arc<rustls::ClientConfig>>> = const { RefCell::new(None) };
-}
+/// The bytes moved by one read, in each direction.
+const BUFFER: usize = 16 << 10;
 
-/// Keeps the authorities.
-pub(super) fn stand_in_roots(pem: &str) {
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()).flatten() {
-        drop(roots.add(certificate));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    if let Ok(builder) =
-        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
-    {
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        ROOTS.set(Some(Arc::new(config)));
-    }
-}
-
-/// TLS to an origin.
-pub(super) async fn stand_in_tls(stream: TcpStream, host: &Host) -> Option<TlsStream<TcpStream>> {
-    let config = ROOTS.with_borrow(Clone::clone)?;
-    let name = ServerName::try_from(host.to_string()).ok()?;
-    let connector = tokio_rustls::TlsConnector::from(config);
-    connector.connect(name, stream).await.ok()
-}
-
-/// Moves bytes both ways.
+/// Relays both directions until both are at their end, nothing has moved for the idle limit, the gate
+/// drains or nothing can be recorded any more.
 pub(super) async fn relay_upgraded(
-    gate: &Rc<Gate>,
-    mut client: impl AsyncRead + AsyncWrite + Unpin,
-    mut origin: OriginStream,
+    gate: &Gate,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    origin: OriginStream,
 ) {
+    let tally = origin.tally();
+    let (from_client, to_client) = split(client);
+    let (from_origin, to_origin) = split(origin);
+    let up = async {
+        pump(from_client, to_origin, &tally, Direction::Up).await?;
+        tally.end(EndedBy::Client);
+        Ok::<_, io::Error>(())
+    };
+    let down = async {
+        pump(from_origin, to_client, &tally, Direction::Down).await?;
+        tally.end(EndedBy::Upstream);
+        Ok(())
+    };
     tokio::select! {
-        relayed = tokio::io::copy_bidirectional(&mut client, &mut origin) => drop(relayed),
-        () = gate.until_interrupted() => {}
+        relayed = async { tokio::try_join!(up, down) } => {
+            if relayed.is_err() {
+                tally.end(EndedBy::Error);
+            }
+        }
+        () = tally.idle_for(gate.limits.idle) => tally.end(EndedBy::Gate),
+        () = gate.until_interrupted() => tally.end(EndedBy::Gate),
+    }
+}
+
+/// Relays one direction to its end, and hands that on.
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    tally: &Tally,
+    direction: Direction,
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let got = match from.read(&mut buffer).await {
+            Ok(got) => got,
+            // TLS without its close_notify: frames say by themselves whether they are whole.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => return Err(error),
+        };
+        if got == 0 {
+            return shut_down(to).await;
+        }
+        to.write_all(buffer.get(..got).unwrap_or_default()).await?;
+        to.flush().await?;
+        direction.count(tally, got);
+    }
+}
+
+async fn shut_down(mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    match to.shutdown().await {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        ended => ended,
     }
 }

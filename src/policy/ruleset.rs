@@ -97,7 +97,7 @@ impl Ruleset {
         self.mode
     }
 
-    /// What becomes of WebSockets.
+    /// Whether WebSockets may be opened, and how a refusal of one is told.
     pub fn websocket(&self) -> WebsocketPolicy {
         self.websocket
     }

@@ -230,7 +230,19 @@ impl H2 {
         self.sender.send_request(request).await
     }
 
-    /// The same, with its content: as JSON, or null.
+    /// Begins a GET without waiting for its answer.
+    pub(crate) async fn start(
+        &mut self,
+        path: &str,
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+        let uri = format!("https://{}{path}", self.authority);
+        let request = Request::builder().uri(uri);
+        self.sender.ready().await.unwrap();
+        self.sender
+            .send_request(request.body(Full::default()).unwrap())
+    }
+
+    /// The same as [`H2::send`], with its content: as JSON, or null.
     pub(crate) async fn ask(
         &mut self,
         path: &str,

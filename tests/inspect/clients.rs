@@ -161,7 +161,12 @@ fn node_speaks_to_the_origin_when_it_trusts_the_authority_and_is_recorded_when_n
         &[script, &gate, &target, ca.path().to_str().unwrap()],
         &[],
     );
-    assert_eq!(text.trim(), "200", "{error} {:#?}", scene.gate.audit.events());
+    assert_eq!(
+        text.trim(),
+        "200",
+        "{error} {:#?}",
+        scene.gate.audit.events()
+    );
     let (_, text, error) = run("node", &[script, &gate, &target], &[]);
     assert!(
         text.contains("UNABLE_TO_VERIFY") || text.contains("SELF_SIGNED"),

@@ -6,7 +6,7 @@ use portcullis::policy::{DenyReason, Transport};
 
 use crate::client::Tls;
 use crate::scene::{HOST, Scene};
-use crate::tls_origin::SSE_GAP;
+use crate::tls_origin::{CertKind, OriginSpec, SSE_GAP};
 
 #[test]
 fn what_may_be_read_in_two_ways_is_refused_and_ends_the_connection() {
@@ -161,4 +161,23 @@ fn a_head_that_is_too_long_or_too_slow_is_refused() {
     tls.send("GET / HTTP/1.1\r\nHost:");
     assert_eq!(tls.answer().denied(), (408, "timed_out".into()));
     assert!(scene.origin_is_untouched());
+}
+
+#[test]
+fn an_origin_that_does_not_verify_is_no_green_certificate() {
+    for kind in [
+        CertKind::Expired,
+        CertKind::NotYetValid,
+        CertKind::SelfSigned,
+        CertKind::WrongName,
+    ] {
+        let scene = Scene::before(OriginSpec::new(HOST).cert(kind), |spec| spec);
+        let answer = Tls::open(&scene).ask("GET /secret", HOST, "");
+        assert_eq!(
+            answer.denied(),
+            (502, "certificate_refused".into()),
+            "{kind:?}"
+        );
+        assert_eq!(scene.origin.seen(), []);
+    }
 }

@@ -286,3 +286,36 @@ fn an_extended_connect_for_something_else_is_refused() {
     );
     assert!(scene.origin_is_untouched());
 }
+
+#[tokio::test]
+async fn a_status_in_trailers_comes_through() {
+    let scene = Scene::new();
+    let mut client = H2::open(&scene).await;
+    let response = client
+        .send("/trailers", |request| request, "")
+        .await
+        .unwrap();
+    let collected = response.into_body().collect().await.unwrap();
+    let trailers = collected.trailers().unwrap();
+    assert_eq!(trailers.get("grpc-status").unwrap(), "0");
+    assert_eq!(&collected.to_bytes()[..], b"\0\0\0\0\x05hello");
+}
+
+#[tokio::test]
+async fn many_requests_at_once_are_all_answered() {
+    let scene = Scene::new();
+    let mut client = H2::open(&scene).await;
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 0..150 {
+        let asked = client.start(&format!("/{n}")).await;
+        waiting.spawn(async move { (n, asked.await.unwrap()) });
+    }
+    while let Some(answered) = waiting.join_next().await {
+        let (n, response) = answered.unwrap();
+        assert_eq!(response.status(), 200, "{n}");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["path"], format!("/{n}"));
+    }
+    assert_eq!(scene.judged().len(), 150);
+}

@@ -8,7 +8,9 @@
 //! | `/ws` | a WebSocket that sends back every message |
 //! | `/ws-bad-accept` | a WebSocket whose handshake is answered with another key's hash |
 //! | `/big` | [`BIG`] bytes |
+//! | `/silent` | nothing, ever |
 //! | `/status/204` | this status, without a body |
+//! | any, for HEAD | the head of `/big` |
 //! | anything else | the request itself as JSON ([`Seen`]'s fields and `body`) |
 
 use std::convert::Infallible;
@@ -27,7 +29,7 @@ use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -285,7 +287,11 @@ fn issue(spec: &OriginSpec) -> (String, Vec<CertificateDer<'static>>, PrivateKey
 
     let name = match spec.cert {
         CertKind::WrongName => "other.test",
-        _ => spec.name.trim_matches(['[', ']']),
+        CertKind::Good
+        | CertKind::Expired
+        | CertKind::NotYetValid
+        | CertKind::SelfSigned
+        | CertKind::Plain => spec.name.trim_matches(['[', ']']),
     };
     let mut leaf = CertificateParams::new(vec![name.to_owned()]).unwrap();
     match spec.cert {
@@ -294,12 +300,13 @@ fn issue(spec: &OriginSpec) -> (String, Vec<CertificateDer<'static>>, PrivateKey
             leaf.not_after = date_time_ymd(2002, 1, 1);
         }
         CertKind::NotYetValid => leaf.not_before = date_time_ymd(2900, 1, 1),
-        _ => {}
+        CertKind::Good | CertKind::SelfSigned | CertKind::WrongName | CertKind::Plain => {}
     }
     let leaf_key = KeyPair::generate().unwrap();
-    let leaf = match spec.cert {
-        CertKind::SelfSigned => leaf.self_signed(&leaf_key),
-        _ => leaf.signed_by(&leaf_key, &Issuer::new(ca, ca_key)),
+    let leaf = if spec.cert == CertKind::SelfSigned {
+        leaf.self_signed(&leaf_key)
+    } else {
+        leaf.signed_by(&leaf_key, &Issuer::new(ca, ca_key))
     };
     let key = PrivatePkcs8KeyDer::from(leaf_key.serialize_der()).into();
     (ca_pem, vec![leaf.unwrap().der().clone()], key)
@@ -446,6 +453,14 @@ async fn respond(request: Request<Incoming>, spec: &OriginSpec, log: &Log) -> Re
     if let Some(answer) = &spec.answer {
         return answer(&seen).map(full);
     }
+    if request.method() == Method::HEAD {
+        let mut response = Response::new(full(Bytes::new()));
+        let length = HeaderValue::from(BIG);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
+        return response;
+    }
     let path = request.uri().path().to_owned();
     let wants_websocket = request.headers().contains_key(header::SEC_WEBSOCKET_KEY);
     match path.as_str() {
@@ -455,6 +470,7 @@ async fn respond(request: Request<Incoming>, spec: &OriginSpec, log: &Log) -> Re
         "/ws-bad-accept" if wants_websocket => {
             websocket(request, Some("bm90IHRoZSByaWdodCBvbmUgYXQgYWw="))
         }
+        "/silent" => std::future::pending().await,
         "/big" => Response::new(full(vec![b'x'; BIG])),
         path => match path.strip_prefix("/status/") {
             Some(status) => {

@@ -1,13 +1,12 @@
 //! One inner request: judged, recorded, sent to its origin, or refused.
 
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 
 use crate::gate::authorize::{Permit, Refusal, authorize};
 use crate::gate::body::GateBody;
-use crate::gate::respond::{self, After};
 use crate::gate::upstream::{self, Opened};
-use crate::policy::{DenyReason, EgressRequest, Transport, WebsocketPolicy};
+use crate::policy::{DenyReason, EgressRequest, Transport};
 
 use super::Tunnel;
 use super::request::{self, Unreadable};
@@ -64,18 +63,5 @@ impl Tunnel {
         request: Request<Incoming>,
     ) -> Result<Opened, Refusal> {
         upstream::open_websocket(&self.gate, permit, request).await
-    }
-
-    /// The refusal as a response.
-    pub(super) fn refuse(&self, refusal: &Refusal, after: After) -> Response<GateBody> {
-        let mut response = respond::refuse(refusal, after);
-        let rules = self.gate.rules();
-        // Clients that hear this go on without WebSockets (RFC 9110 section 15.5.22).
-        if refusal.reason == DenyReason::WebsocketNotAllowed
-            && rules.websocket() == WebsocketPolicy::UpgradeRequired
-        {
-            *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
-        }
-        response
     }
 }

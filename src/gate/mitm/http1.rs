@@ -95,7 +95,7 @@ impl Connection {
         let after = if last { After::Close } else { After::KeepAlive };
         let mut response = match self.answer(request).await {
             Ok(response) => response,
-            Err(refusal) => self.tunnel.refuse(&refusal, after),
+            Err(refusal) => respond::refuse(&refusal, after),
         };
         if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
@@ -121,7 +121,7 @@ impl Connection {
             Opened::Answered(response) => Ok(response),
             Opened::Switched(answer, origin) => {
                 self.switched.replace(Some(origin));
-                Ok(websocket::switched(answer))
+                Ok(answer.map(|()| GateBody::empty()))
             }
         }
     }

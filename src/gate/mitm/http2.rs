@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Permit, Refusal};
 use crate::gate::body::GateBody;
-use crate::gate::respond::After;
+use crate::gate::respond::{self, After};
 use crate::gate::state::Limits;
 use crate::gate::upgrade::relay_upgraded;
 use crate::gate::upstream::Opened;
@@ -168,7 +168,7 @@ impl Connection {
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Infallible> {
         let answer = self.answer(request).await;
-        Ok(answer.unwrap_or_else(|refusal| self.tunnel.refuse(&refusal, After::KeepAlive)))
+        Ok(answer.unwrap_or_else(|refusal| respond::refuse(&refusal, After::KeepAlive)))
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<GateBody>, Refusal> {
@@ -206,6 +206,7 @@ impl Connection {
             host: Some(self.tunnel.destination.host.clone()),
             port: Some(self.tunnel.destination.port),
             rule: None,
+            detail: None,
         };
         let turns = Arc::clone(&self.turns);
         // The semaphore is never closed.

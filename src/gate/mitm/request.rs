@@ -4,16 +4,14 @@
 
 use hyper::body::Body;
 use hyper::ext::Protocol;
-use hyper::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
-};
+use hyper::header::{HOST, HeaderMap, HeaderValue, UPGRADE};
 use hyper::{Method as HttpMethod, Request, Uri, Version};
 
 use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
 use crate::gate::hop::{self, ProtectedNamed};
 use crate::gate::http_request::{Malformed, check_reads_only, method};
+use crate::gate::websocket;
 use crate::policy::{DenyReason, EgressRequest, Method, NetworkMode, Transport};
 
 /// Why a request is not one for the permitted host.
@@ -154,38 +152,14 @@ fn same_host(named: &str, permitted: &Destination) -> Result<(), Unreadable> {
     )))
 }
 
-/// Whether an HTTP/1.1 request asks for a WebSocket, as RFC 6455 section 4.1 has it. No other protocol
-/// is switched to.
+/// Whether an HTTP/1.1 request asks for a WebSocket. No other protocol is switched to, and within TLS
+/// no client offers one by habit.
 fn asks_for_websocket<B: Body>(request: &Request<B>) -> Result<bool, Unreadable> {
-    let headers = request.headers();
-    if !headers.contains_key(UPGRADE) {
-        return Ok(false);
-    }
-    let one = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none())
-    };
-    let is = |name: HeaderName, text: &str| {
-        one(name).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(text.as_bytes()))
-    };
-    if !is(UPGRADE, "websocket") {
+    let asked = websocket::is_asked_for(request)?;
+    if !asked && request.headers().contains_key(UPGRADE) {
         return Err(Unreadable::Malformed("an Upgrade other than to websocket"));
     }
-    let connection = headers.get_all(CONNECTION).iter();
-    let upgrades = connection
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
-    let well_formed = upgrades
-        && request.version() == Version::HTTP_11
-        && request.method() == HttpMethod::GET
-        && request.body().is_end_stream()
-        && is(SEC_WEBSOCKET_VERSION, "13")
-        && one(SEC_WEBSOCKET_KEY).is_some_and(|key| key.len() == 24);
-    if well_formed {
-        Ok(true)
-    } else {
-        Err(Unreadable::Malformed("not the handshake of a WebSocket"))
-    }
+    Ok(asked)
 }
 
 /// The request without what is of this hop: origin-form, no field of one hop. `upstream` names the host.

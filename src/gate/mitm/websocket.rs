@@ -3,8 +3,7 @@
 
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderMap, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONTENT_LENGTH, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 
@@ -14,15 +13,13 @@ use crate::gate::hop;
 use super::leaf::MitmError;
 use super::{random, request};
 
-/// The client's handshake as the origin gets it.
+/// The client's handshake as the origin gets it; `upstream` adds the fields of the hop.
 pub(super) fn to_origin(request: Request<Incoming>) -> Result<Request<Incoming>, MitmError> {
     let extended = request.method() == Method::CONNECT;
     let mut request = request::to_origin(request);
     *request.version_mut() = Version::HTTP_11;
     *request.method_mut() = Method::GET;
     let headers = request.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     if extended {
         // HTTP/2 needs no key (RFC 8441 section 5); what a client sent all the same is not used.
         let key = base64(&random::bytes::<16>()?);
@@ -33,30 +30,14 @@ pub(super) fn to_origin(request: Request<Incoming>) -> Result<Request<Incoming>,
     Ok(request)
 }
 
-/// The origin's consent as an HTTP/1.1 client gets it.
-pub(super) fn switched(answer: Response<()>) -> Response<GateBody> {
-    let mut response = consent(answer, StatusCode::SWITCHING_PROTOCOLS);
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    response
-}
-
-/// The origin's consent as an HTTP/2 client gets it.
+/// The origin's 101 as an HTTP/2 client gets it: without what is of HTTP/1.1 (RFC 8441 section 5).
 pub(super) fn connected(answer: Response<()>) -> Response<GateBody> {
-    let mut response = consent(answer, StatusCode::OK);
-    response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
-    response
-}
-
-fn consent(answer: Response<()>, status: StatusCode) -> Response<GateBody> {
-    let (head, ()) = answer.into_parts();
-    let mut headers: HeaderMap = head.headers;
-    hop::strip_response(&mut headers);
-    headers.remove(hyper::header::CONTENT_LENGTH);
-    let mut response = Response::new(GateBody::empty());
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
+    let mut response = answer.map(|()| GateBody::empty());
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    hop::strip_response(headers);
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
     response
 }
 

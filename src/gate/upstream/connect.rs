@@ -1,0 +1,104 @@
+//! From a permit to a connection that requests can be sent over: dial, TLS where it is asked for, the
+//! origin's choice of protocol.
+
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::audit::EndedBy;
+use crate::gate::authorize::{Permit, Refusal};
+use crate::gate::dial::dial;
+use crate::gate::origin_tls::{H2, Offer};
+use crate::policy::DenyReason;
+
+use super::exchange::{Exchange, Unanswered};
+use super::pool::{Key, Lane, Place, Pool, Turn};
+use super::{http1, http2};
+
+/// A connection that stands by now, or one that is dialed. Requests that come while a first handshake is
+/// under way wait for it once, because it may give them a session to share.
+pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Refusal> {
+    let gate = &exchange.gate;
+    let key = Key::from(permit.destination());
+    let asking = match Pool::turn(gate, &key) {
+        Some(Turn::Mine(asking)) => Some(asking),
+        Some(Turn::Other(mut known)) => {
+            drop(timeout(gate.limits.dial, known.changed()).await);
+            if let Some(lane) = gate.pool.take(&key).await {
+                exchange.tally.connected();
+                return Ok(lane);
+            }
+            None
+        }
+        None => None,
+    };
+    let dialed = open(exchange, permit, Offer::Any).await?;
+    let lane = match dialed {
+        Dialed::Plain(stream, place) => http1::open(gate, stream, place).await.map(Lane::Http1),
+        Dialed::Secure(stream, place) => {
+            if stream.get_ref().1.alpn_protocol() == Some(H2) {
+                let session = http2::open(gate, *stream, place).await;
+                session.map(|session| {
+                    let stream = session.stream();
+                    Pool::share(gate, &key, &session);
+                    Lane::Http2(stream)
+                })
+            } else {
+                gate.pool.remember_http1(&key);
+                http1::open(gate, *stream, place).await.map(Lane::Http1)
+            }
+        }
+    };
+    drop(asking);
+    lane.ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
+}
+
+/// A connection nobody has spoken HTTP over yet.
+#[derive(Debug)]
+pub(super) enum Dialed {
+    /// As it was judged.
+    Plain(TcpStream, Place),
+    /// The same, verified.
+    Secure(Box<TlsStream<TcpStream>>, Place),
+}
+
+/// Dials, and shakes hands where the permit is for what came out of TLS.
+pub(super) async fn open(
+    exchange: &Exchange,
+    permit: Permit,
+    offer: Offer,
+) -> Result<Dialed, Refusal> {
+    let gate = Rc::clone(&exchange.gate);
+    let secure = Key::from(permit.destination()).secure;
+    let Some(place) = gate.pool.place(gate.limits.dial).await else {
+        let reason = DenyReason::TooManyConnections;
+        let detail = "every connection to origins that the session may have is in use";
+        return Err(exchange.destination.fail(&gate, reason, detail.to_owned()));
+    };
+    let outbound = dial(&gate, permit, &exchange.tally).await?;
+    if !secure {
+        return Ok(Dialed::Plain(outbound.stream, place));
+    }
+    let Some(tls) = &gate.origin_tls else {
+        // Not without a mistake of ours: what is inspected needs it at start.
+        return Err(exchange.fail(EndedBy::Gate, DenyReason::DialFailed, "no TLS", None));
+    };
+    let host = &outbound.destination.host;
+    let shaken = timeout(gate.limits.dial, tls.connect(host, offer, outbound.stream));
+    match shaken.await {
+        Ok(Ok(stream)) => Ok(Dialed::Secure(Box::new(stream), place)),
+        Ok(Err(failure)) => {
+            let (by, what) = match failure.reason() {
+                DenyReason::CertificateRefused => (EndedBy::Gate, "the certificate is refused"),
+                _ => (EndedBy::Upstream, "the TLS handshake failed"),
+            };
+            Err(exchange.fail(by, failure.reason(), what, Some(failure.word())))
+        }
+        Err(_) => {
+            let what = "the TLS handshake was not over in time";
+            Err(exchange.fail(EndedBy::Gate, DenyReason::TimedOut, what, None))
+        }
+    }
+}
