@@ -20,12 +20,8 @@ fn shown(pem: &str) -> String {
 
 #[test]
 fn the_authority_is_of_this_session_and_its_key_is_never_sent() {
-    let one = spec().policy(|policy| policy.mitm = true).start();
-    let two = spec().policy(|policy| policy.mitm = true).start();
-    let (first, second) = (
-        one.authority.clone().unwrap(),
-        two.authority.clone().unwrap(),
-    );
+    let (one, two) = (Scene::new(), Scene::new());
+    let (first, second) = (one.authority().to_owned(), two.authority().to_owned());
     assert_ne!(first, second);
     for pem in [&first, &second] {
         assert!(!pem.contains("PRIVATE"), "{pem}");

@@ -59,15 +59,18 @@ pub(super) async fn handshake(
 /// What a failed TLS connection tells an operator: mostly that the client does not take our authority.
 pub(super) fn tls_failure(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    let distrust = [
+        AlertDescription::UnknownCA,
+        AlertDescription::BadCertificate,
+        AlertDescription::CertificateUnknown,
+    ];
     match inner {
-        Some(rustls::Error::AlertReceived(alert)) => match alert {
-            AlertDescription::UnknownCA
-            | AlertDescription::BadCertificate
-            | AlertDescription::CertificateUnknown => {
-                format!("the client does not trust the session's CA: alert {alert:?}")
-            }
-            _ => format!("the client ended TLS: alert {alert:?}"),
-        },
+        Some(rustls::Error::AlertReceived(alert)) if distrust.contains(alert) => {
+            format!("the client does not trust the session's CA: alert {alert:?}")
+        }
+        Some(rustls::Error::AlertReceived(alert)) => {
+            format!("the client ended TLS: alert {alert:?}")
+        }
         Some(error) => format!("TLS with the client: {error}"),
         None => format!(
             "the client left TLS without a word, it may not trust the session's CA: {}",

@@ -15,13 +15,13 @@ use super::leaf::MitmError;
 use super::random;
 
 /// How far the clocks of a session may differ: certificates are valid from this long ago.
-const SKEW: Duration = Duration::from_secs(3600);
+const SKEW: Duration = Duration::from_hours(1);
 
 /// How long the authority is valid. Must exceed the longest session.
-const AUTHORITY_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+const AUTHORITY_LIFE: Duration = Duration::from_hours(7 * 24);
 
 /// How long a leaf is valid from now.
-pub(super) const LEAF_LIFE: Duration = Duration::from_secs(23 * 3600);
+pub(super) const LEAF_LIFE: Duration = Duration::from_hours(23);
 
 /// The longest common name (RFC 5280, `ub-common-name`).
 const MAX_COMMON_NAME: usize = 64;

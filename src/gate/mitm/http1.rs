@@ -41,9 +41,11 @@ enum End {
     Failed,
     /// The client took too long.
     Expired(Expired),
+    /// The gate drains.
+    Stopping,
 }
 
-/// Serves one connection to its end; the caller ends it when the gate drains.
+/// Serves one connection to its end.
 pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     let watch = Rc::new(Watch::inspecting(tunnel.gate.limits));
     let connection = Rc::new(Connection {
@@ -65,6 +67,7 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
             Err(_) => End::Failed,
         },
         expired = watch.expired() => End::Expired(expired),
+        () = tunnel.gate.until_stopping() => End::Stopping,
     };
     let parts = served.into_parts();
     let stream = parts.io.into_inner().into_stream();
@@ -141,6 +144,7 @@ impl Connection {
                 close(stream, &[]).await;
                 return EndedBy::Gate;
             }
+            (End::Stopping, _) => return EndedBy::Gate,
             (End::Failed, None) => return EndedBy::Error,
             (End::Done, None) => {
                 close(stream, &[]).await;

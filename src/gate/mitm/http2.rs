@@ -91,7 +91,7 @@ struct Connection {
     turns: Arc<Semaphore>,
 }
 
-/// Serves one connection to its end; the caller ends it when the gate drains.
+/// Serves one connection to its end.
 pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     let tasks = Tasks::default();
     let connection = Rc::new(Connection {
@@ -119,6 +119,7 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
             drop(timeout(LAST_WORD, &mut served).await);
             EndedBy::Gate
         }
+        () = tunnel.gate.until_stopping() => EndedBy::Gate,
     };
     drop(served);
     tasks.end().await;

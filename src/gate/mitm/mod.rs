@@ -75,36 +75,47 @@ pub(super) async fn serve_tunnel(
 ) {
     // Its bytes are on the accounts of the inner requests; here is only when it ended and by whom.
     let tally = Tally::for_tunnel(gate, destination.conn, Instant::now());
-    let by = tokio::select! {
-        by = serve(gate, client, early, destination) => by,
-        () = gate.until_stopping() => EndedBy::Gate,
+    let established = tokio::select! {
+        established = establish(gate, client, early, &destination) => established,
+        () = gate.until_stopping() => Err(EndedBy::Gate),
+    };
+    let by = match established {
+        Ok(stream) => serve(gate, stream, destination).await,
+        Err(by) => by,
     };
     tally.end(by);
 }
 
-async fn serve(
+/// TLS with the client; what goes wrong is recorded, and told as far as TLS has words for it.
+async fn establish(
     gate: &Rc<Gate>,
     client: TcpStream,
     early: &[u8],
-    destination: Destination,
-) -> EndedBy {
-    let hello = match accept::screened(gate, &client, early, &destination).await {
+    destination: &Destination,
+) -> Result<TlsStream<Replay<TcpStream>>, EndedBy> {
+    let hello = match accept::screened(gate, &client, early, destination).await {
         Ok(hello) => hello,
-        Err(Screened::Closed) => return EndedBy::Client,
-        Err(Screened::Failed) => return EndedBy::Error,
+        Err(Screened::Closed) => return Err(EndedBy::Client),
+        Err(Screened::Failed) => return Err(EndedBy::Error),
         Err(Screened::Refused(reason, detail)) => {
             destination.fail(gate, reason, detail);
             close_after(&client, &ACCESS_DENIED).await;
-            return EndedBy::Gate;
+            return Err(EndedBy::Gate);
         }
     };
-    let stream = match accept::handshake(gate, client, hello, &destination).await {
-        Ok(stream) => stream,
-        Err((reason, detail)) => {
-            destination.fail(gate, reason, detail);
-            return EndedBy::Client;
-        }
-    };
+    let accepted = accept::handshake(gate, client, hello, destination).await;
+    accepted.map_err(|(reason, detail)| {
+        destination.fail(gate, reason, detail);
+        EndedBy::Client
+    })
+}
+
+/// Serves what is within. Ends when the gate drains, and not before every request is on record.
+async fn serve(
+    gate: &Rc<Gate>,
+    stream: TlsStream<Replay<TcpStream>>,
+    destination: Destination,
+) -> EndedBy {
     let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(leaf::ALPN_H2);
     let trace = Rc::new(Trace::new());
     let stream = Traced::new(stream, Rc::clone(&trace));

@@ -315,7 +315,11 @@ mod tests {
         let fields = [("connection", "x-mine"), ("x-mine", "1"), ("x-end", "2")];
         let sent = to_origin(request(Version::HTTP_11, line, &fields));
         assert_eq!(sent.uri(), "/x?q=1");
-        let names: Vec<_> = sent.headers().keys().map(|name| name.as_str()).collect();
+        let names: Vec<_> = sent
+            .headers()
+            .keys()
+            .map(hyper::header::HeaderName::as_str)
+            .collect();
         assert_eq!(names, ["x-end"]);
     }
 }
