@@ -21,6 +21,7 @@ mod limits;
 mod malformed;
 mod origins;
 mod socks5;
+mod websocket;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;

@@ -10,11 +10,12 @@ use tokio_rustls::client::TlsStream;
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Permit, Refusal};
 use crate::gate::dial::dial;
-use crate::gate::origin_tls::{H2, Offer};
+use crate::gate::origin_tls::{H2, Offer, TlsFailure};
 use crate::policy::DenyReason;
 
+use super::choices::Turn;
 use super::exchange::{Exchange, Unanswered};
-use super::pool::{Key, Lane, Place, Pool, Turn};
+use super::pool::{Key, Lane, Place, Pool};
 use super::{http1, http2};
 
 /// A connection that stands by now, or one that is dialed. Requests that come while a first handshake is
@@ -22,7 +23,7 @@ use super::{http1, http2};
 pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Refusal> {
     let gate = &exchange.gate;
     let key = Key::from(permit.destination());
-    let asking = match Pool::turn(gate, &key) {
+    let asking = match gate.pool.choices.turn(&key) {
         Some(Turn::Mine(asking)) => Some(asking),
         Some(Turn::Other(mut known)) => {
             drop(timeout(gate.limits.dial, known.changed()).await);
@@ -46,7 +47,7 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
                     Lane::Http2(stream)
                 })
             } else {
-                gate.pool.remember_http1(&key);
+                gate.pool.choices.remember_http1(&key);
                 http1::open(gate, *stream, place).await.map(Lane::Http1)
             }
         }
@@ -90,9 +91,9 @@ pub(super) async fn open(
     match shaken.await {
         Ok(Ok(stream)) => Ok(Dialed::Secure(Box::new(stream), place)),
         Ok(Err(failure)) => {
-            let (by, what) = match failure.reason() {
-                DenyReason::CertificateRefused => (EndedBy::Gate, "the certificate is refused"),
-                _ => (EndedBy::Upstream, "the TLS handshake failed"),
+            let (by, what) = match failure {
+                TlsFailure::Certificate(_) => (EndedBy::Gate, "the certificate is refused"),
+                TlsFailure::Handshake(_) => (EndedBy::Upstream, "the TLS handshake failed"),
             };
             Err(exchange.fail(by, failure.reason(), what, Some(failure.word())))
         }

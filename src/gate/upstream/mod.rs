@@ -3,8 +3,9 @@
 //! streamed. There is no cache of responses.
 //!
 //! [`forward`] and [`open_websocket`] are the ways in; [`connect`] is from a permit to a connection,
-//! [`pool`] knows those that stand, [`exchange`] is one request on one of them.
+//! [`pool`] knows those that stand, [`choices`] who waits for whom, [`exchange`] is one request on one of them.
 
+mod choices;
 mod connect;
 mod exchange;
 mod http1;

@@ -3,7 +3,7 @@
 //! gate only. There is no cache of responses.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
 use crate::policy::{Host, Port, Transport};
 
+use super::choices::Choices;
 use super::http2::{Session, Stream};
 
 /// Idle connections kept in all; the oldest makes room.
@@ -36,9 +37,6 @@ const MAX_SESSIONS: usize = 4;
 /// Connections to origins for each client's: one client may have many requests at once over HTTP/2.
 /// Must fit the descriptors that [`crate::gate::confine`] asks for.
 const PER_CLIENT: usize = 4;
-
-/// Origins remembered to speak only HTTP/1.1.
-const REMEMBERED: usize = 256;
 
 /// For the origin's connection to come back from its last exchange.
 const GRACE: Duration = Duration::from_millis(100);
@@ -85,10 +83,8 @@ pub(super) enum Lane {
 pub(in crate::gate) struct Pool {
     idle: RefCell<HashMap<Key, Vec<(Instant, Http1)>>>,
     sessions: RefCell<HashMap<Key, Vec<Rc<Session>>>>,
-    /// Origins that are being asked what they speak.
-    asking: RefCell<HashMap<Key, watch::Receiver<()>>>,
-    /// Origins that did not choose HTTP/2: nobody waits for their first handshake.
-    http1_only: RefCell<HashSet<Key>>,
+    /// What origins chose to speak.
+    pub(super) choices: Rc<Choices>,
     /// Bounds the open connections.
     places: Arc<Semaphore>,
     /// Whether a task is waiting to close them.
@@ -141,27 +137,6 @@ impl Reusable {
     }
 }
 
-/// Who finds out what an origin speaks.
-pub(super) enum Turn {
-    /// The caller, while it holds this.
-    Mine(Asking),
-    /// Another request, which may take this long.
-    Other(watch::Receiver<()>),
-}
-
-/// Asks an origin what it speaks; dropping it wakes whoever waits for that.
-pub(super) struct Asking {
-    gate: Rc<Gate>,
-    key: Key,
-    _waiting: watch::Sender<()>,
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.gate.pool.asking.borrow_mut().remove(&self.key);
-    }
-}
-
 impl Pool {
     /// For this many clients.
     pub(in crate::gate) fn new(clients: usize) -> Self {
@@ -169,8 +144,7 @@ impl Pool {
         Self {
             idle: RefCell::default(),
             sessions: RefCell::default(),
-            asking: RefCell::default(),
-            http1_only: RefCell::default(),
+            choices: Rc::default(),
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
             reaping: Cell::new(false),
             closing: watch::Sender::new(false),
@@ -223,38 +197,10 @@ impl Pool {
         free.or_else(busy).map(Session::stream)
     }
 
-    /// Whether the caller, another request or nobody needs to find out what the origin speaks.
-    pub(super) fn turn(gate: &Rc<Gate>, key: &Key) -> Option<Turn> {
-        let pool = &gate.pool;
-        if !key.secure || pool.http1_only.borrow().contains(key) {
-            return None;
-        }
-        let mut asking = pool.asking.borrow_mut();
-        if let Some(waiting) = asking.get(key) {
-            return Some(Turn::Other(waiting.clone()));
-        }
-        let (sender, receiver) = watch::channel(());
-        asking.insert(key.clone(), receiver);
-        Some(Turn::Mine(Asking {
-            gate: Rc::clone(gate),
-            key: key.clone(),
-            _waiting: sender,
-        }))
-    }
-
-    /// The origin chose HTTP/1.1.
-    pub(super) fn remember_http1(&self, key: &Key) {
-        let mut known = self.http1_only.borrow_mut();
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(key.clone());
-    }
-
     /// Shares a new session from now on.
     pub(super) fn share(gate: &Rc<Gate>, key: &Key, session: &Rc<Session>) {
         let pool = &gate.pool;
-        pool.http1_only.borrow_mut().remove(key);
+        pool.choices.forget(key);
         pool.make_room();
         let mut sessions = pool.sessions.borrow_mut();
         let with = sessions.entry(key.clone()).or_default();
