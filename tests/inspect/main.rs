@@ -23,6 +23,8 @@ mod scene;
 mod websocket;
 
 #[path = "../support/gate.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
 mod test_gate;
 #[path = "../support/tls_origin.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
 mod tls_origin;
