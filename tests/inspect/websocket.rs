@@ -175,3 +175,26 @@ fn literal(text: &[u8]) -> u16 {
     }
     number
 }
+
+#[test]
+fn nothing_is_read_behind_a_handshake_that_was_not_taken() {
+    let hidden = "GET /hidden HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    let scene = Scene::new();
+    for (path, status) in [("/no-websocket-here", 200), ("/ws-bad-accept", 502)] {
+        let mut tls = Tls::open(&scene);
+        tls.send(format!(
+            "GET {path} HTTP/1.1\r\nHost: a.test\r\n{}\r\n{hidden}",
+            handshake()
+        ));
+        let answer = tls.answer();
+        assert_eq!(answer.status(), status, "{path}");
+        assert_eq!(answer.header("connection"), Some("close"));
+        assert_eq!(tls.rest(), b"");
+    }
+    let paths: Vec<_> = scene
+        .judged()
+        .into_iter()
+        .map(|(_, path, _)| path)
+        .collect();
+    assert_eq!(paths, ["/no-websocket-here", "/ws-bad-accept"]);
+}
