@@ -142,6 +142,28 @@ pub(super) async fn authorize(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    decide_and_record(gate, None, conn, request, seen).await
+}
+
+/// The same for a request inside a tunnel that the gate has opened: an approval of the tunnel covers
+/// what is asked for within, unless a rule asks about just that.
+pub(super) async fn authorize_within(
+    gate: &Rc<Gate>,
+    tunnel: &Lease,
+    conn: ConnId,
+    request: EgressRequest,
+    seen: Seen,
+) -> Result<Permit, Refusal> {
+    decide_and_record(gate, Some(tunnel), conn, request, seen).await
+}
+
+async fn decide_and_record(
+    gate: &Rc<Gate>,
+    tunnel: Option<&Lease>,
+    conn: ConnId,
+    request: EgressRequest,
+    seen: Seen,
+) -> Result<Permit, Refusal> {
     // What asking came to, once it was done.
     let mut answer = None;
     // Whether the budgets have counted it: once, however often it is decided.
@@ -153,7 +175,7 @@ pub(super) async fn authorize(
         let known = match answer.take() {
             _ if !asks => None,
             Some(answer) => Some(answer),
-            None => standing_answer(gate, conn, &request, &decision),
+            None => standing_answer(gate, tunnel, &request, &decision),
         };
         if let Some((answered, by)) = known {
             answered_by(&mut decision, answered, by);
@@ -200,14 +222,12 @@ pub(super) async fn authorize(
 /// that it comes through.
 fn standing_answer(
     gate: &Gate,
-    conn: ConnId,
+    tunnel: Option<&Lease>,
     request: &EgressRequest,
     decision: &Decision,
 ) -> Option<(Answered, RuleId)> {
     let inside = || {
-        let approved = request.transport == Transport::Inspected
-            && !decision.specific
-            && gate.leases.is_approved(conn, request);
+        let approved = !decision.specific && tunnel.is_some_and(|tunnel| tunnel.approves(request));
         approved.then(|| (Answered::Allow, RuleId::new("approved with its tunnel")))
     };
     gate.questions.remembered(request, decision).or_else(inside)

@@ -18,7 +18,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Transport};
+use crate::policy::{DenyReason, EgressRequest, Handling, Transport};
 
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
@@ -29,6 +29,7 @@ use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
+use super::mitm;
 use super::respond::{self, After};
 use super::state::Gate;
 use super::tally::Tally;
@@ -37,7 +38,8 @@ use super::upgrade::relay_upgraded;
 use super::upstream::{self, Opened, OriginStream};
 use super::websocket;
 
-/// hyper's smallest read buffer; the policy's own limit is held by [`super::head`].
+/// hyper's smallest read buffer. Its limit lies this much above the policy's, which [`super::head`]
+/// holds: else hyper would answer first, without a record.
 const MIN_BUFFER: usize = 8192;
 
 /// One client connection.
@@ -57,6 +59,8 @@ impl fmt::Debug for Connection {
 
 /// What a connection can be after HTTP.
 enum Becomes {
+    /// A tunnel that is looked into; nothing was dialed.
+    Inspected(Permit),
     Tunnel(Box<(Outbound, Tally)>),
     Websocket(OriginStream),
 }
@@ -102,6 +106,9 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     let stream = parts.io.into_inner().into_stream();
     let becomes = connection.becomes.take();
     match (end, becomes) {
+        (End::Done, Some(Becomes::Inspected(permit))) => {
+            mitm::serve_tunnel(&gate, stream, &parts.read_buf, permit).await;
+        }
         (End::Done, Some(Becomes::Tunnel(tunnel))) => {
             let (outbound, tally) = *tunnel;
             tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
@@ -116,13 +123,14 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     }
 }
 
-fn server(gate: &Gate) -> http1::Builder {
+/// hyper's part, without its leniencies and its clocks.
+pub(super) fn server(gate: &Gate) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Times are kept by Watch, for heads and for idle connections alike.
         .header_read_timeout(None)
         .max_headers(MAX_FIELDS)
-        .max_buf_size(gate.limits.head_bytes.max(MIN_BUFFER))
+        .max_buf_size(gate.limits.head_bytes.saturating_add(MIN_BUFFER))
         .auto_date_header(false);
     builder
 }
@@ -217,8 +225,13 @@ impl Connection {
         }
     }
 
-    /// Dials, and leaves the connection for [`serve`] to make a tunnel of.
+    /// Dials, and leaves the connection for [`serve`] to make a tunnel of. Where it is looked into, only
+    /// the requests within dial.
     async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
+        if permit.destination().handling == Handling::Inspect {
+            self.becomes.replace(Some(Becomes::Inspected(permit)));
+            return Ok(Response::new(GateBody::empty()));
+        }
         let tally = Tally::open(&self.gate, &permit);
         let outbound = dial(&self.gate, permit, &tally).await?;
         self.becomes

@@ -9,7 +9,9 @@
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
 //! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
-//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
+//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
+//! from [`authorize`] on by itself.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
@@ -37,6 +39,7 @@ mod http;
 mod http_request;
 mod listen;
 mod live;
+mod mitm;
 mod open;
 mod origin_tls;
 mod questions;

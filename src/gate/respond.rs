@@ -105,6 +105,8 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         DenyReason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        // In HTTP it comes of a request within TLS for another host than TLS was for.
+        DenyReason::SniMismatch => StatusCode::MISDIRECTED_REQUEST,
         DenyReason::NetworkDisabled
         | DenyReason::HostNotAllowed
         | DenyReason::HostDenied
@@ -113,7 +115,6 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
         | DenyReason::PathNotAllowed
         | DenyReason::TunnelNotAllowed
         | DenyReason::AddressRefused(_)
-        | DenyReason::SniMismatch
         | DenyReason::NotTls
         | DenyReason::WebsocketNotAllowed
         | DenyReason::ClientTlsFailed

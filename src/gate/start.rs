@@ -1,6 +1,6 @@
 //! From the first instruction to the last: one list, in [`run`].
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -25,6 +25,7 @@ use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
 use super::counters::Counters;
 use super::listen::{Door, Places, accept};
+use super::mitm::{Leaves, MitmError};
 use super::open::Leases;
 use super::origin_tls::{OriginTls, OriginTlsError};
 use super::questions::Questions;
@@ -62,6 +63,8 @@ pub(super) enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("certificate authority: {0}")]
+    Authority(#[from] MitmError),
     #[error(transparent)]
     OriginTls(#[from] OriginTlsError),
     #[error("confine: {0}")]
@@ -101,7 +104,8 @@ fn run(control: &Channel) -> Result<(), StartError> {
     let gate = build(&runtime, &boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
-    control.send(&GateReply::Confined { authority: None })?;
+    let authority = gate.mitm.as_ref().map(Leaves::authority_pem);
+    control.send(&GateReply::Confined { authority })?;
     // 6. The listeners, made in the jail's network namespace.
     let received = control.recv_with::<GateCommand>()?;
     if received.message != GateCommand::Serve {
@@ -126,6 +130,7 @@ pub(super) fn build(
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    let mitm = policy.inspects().then(Leaves::new).transpose()?;
     let origin_tls = policy
         .inspects()
         .then(|| OriginTls::new(&boot.roots))
@@ -143,6 +148,8 @@ pub(super) fn build(
         reporter: Reporter::new(audit),
         summary: Summary::default(),
         pool: Pool::new(limits.connections),
+        mitm,
+        last_conn: Cell::new(0),
         origin_tls,
         ledger: Ledger::new(policy),
         counters: Counters::default(),

@@ -68,6 +68,14 @@ impl Tally {
         }
     }
 
+    /// Opens the account of a tunnel that is looked into: what moves is on the accounts of the requests
+    /// within, here only its end is recorded, in any case.
+    pub(super) fn for_tunnel(gate: &Rc<Gate>, permit: &Permit) -> Self {
+        let tally = Self::open(gate, permit);
+        tally.stands();
+        tally
+    }
+
     /// A connection stands: from here on the end is recorded.
     pub(super) fn connected(&self) {
         self.gate.counters.opened();

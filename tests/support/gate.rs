@@ -108,6 +108,8 @@ impl GateSpec {
 pub(crate) struct TestGate {
     pub(crate) http: SocketAddr,
     pub(crate) socks: SocketAddr,
+    /// The certificate of the session's CA, where TLS is looked into.
+    pub(crate) authority: Option<String>,
     pub(crate) audit: AuditDouble,
     pub(crate) control: Option<Channel>,
     pub(crate) child: Child,
@@ -141,6 +143,7 @@ impl TestGate {
             .fd(audit_theirs, 4)
             .start()
             .unwrap();
+        let inspects = spec.policy.inspects();
         let doors = if spec.policy.enable_socks5 { 2 } else { 1 };
         let listeners = (0..doors)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
@@ -153,14 +156,19 @@ impl TestGate {
             approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
-        let gate = Self {
+        let mut gate = Self {
+            authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
             audit: AuditDouble::start(audit),
             control: Some(control),
             child,
         };
-        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
+        gate.authority = match gate.reply() {
+            GateReply::Confined { authority } => authority,
+            other => panic!("not confined: {other:?}"),
+        };
+        assert_eq!(gate.authority.is_some(), inspects);
         (gate, listeners)
     }
 
