@@ -117,7 +117,11 @@ impl Desk {
 
     /// When [`Desk::attend`] is to be called although nothing became readable.
     pub fn due(&self) -> Option<Instant> {
-        self.live.due()
+        self.live
+            .due()
+            .into_iter()
+            .chain(self.approvals.due())
+            .min()
     }
 
     /// Takes what the gate says. What does not belong here is an error.

@@ -27,6 +27,9 @@ const PROGRAMS: usize = 4;
 /// The least time between two lines about questions: the jail decides how many there are.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the terminal is ours again.
+const FOREGROUND: Duration = Duration::from_secs(1);
+
 /// Whom the caller wants to be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
@@ -139,6 +142,16 @@ impl Approvals {
             Answerer::Program(_) | Answerer::Others => None,
         };
         programs.chain(terminal).collect()
+    }
+
+    /// When to attend although nothing became readable: nobody tells us that we came to the foreground.
+    pub fn due(&self) -> Option<Instant> {
+        match &self.answerer {
+            Answerer::Terminal(prompt) if !self.waiting.is_empty() && !prompt.is_usable() => {
+                Some(Instant::now() + FOREGROUND)
+            }
+            _ => None,
+        }
     }
 
     /// Asks whom there is to ask, and takes what was answered; never waits.
