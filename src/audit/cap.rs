@@ -100,6 +100,7 @@ impl AuditEvent {
                 ..
             } => cut(why, TEXT),
             Self::SessionEnded { .. }
+            | Self::LimitHit { .. }
             | Self::GateLost { .. }
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{ConnId, PolicyGeneration, QuestionId};
 use crate::policy::{
-    DenyReason, Host, Method, Port, QuestionEnd, RuleId, Scope, Transport, Verdict,
+    BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId,
+    Scope, Transport, Verdict,
 };
 
 /// One fact about a session. A record (see [`super::record`]) adds who, when and the chain.
@@ -103,6 +104,21 @@ pub enum AuditEvent {
         /// Who ended it.
         ended_by: EndedBy,
     },
+    /// A budget is used up; recorded once for each time that it comes to that, before what follows.
+    #[serde(rename = "limit.hit")]
+    LimitHit {
+        /// What was counted.
+        what: BudgetKind,
+        /// The hosts whose budget it is; absent for the session's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<HostPattern>,
+        /// How much was used: bytes, a number or milliseconds, by the kind.
+        used: u64,
+        /// How much might be used.
+        max: u64,
+        /// What follows.
+        action: BudgetAction,
+    },
     /// Whoever answers for the session is about to be asked. Comes after the `egress.decided` with the
     /// verdict `ask`.
     #[serde(rename = "approval.asked")]
@@ -182,6 +198,7 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::EgressClosed { .. } => "egress.closed",
+            Self::LimitHit { .. } => "limit.hit",
             Self::ApprovalAsked { .. } => "approval.asked",
             Self::ApprovalAnswered { .. } => "approval.answered",
             Self::PolicyApplied { .. } => "policy.applied",
@@ -198,7 +215,10 @@ impl AuditEvent {
             | Self::PolicyRejected { .. }
             | Self::GateLost { .. }
             | Self::SessionEnded { .. } => Source::Session,
-            Self::EgressDecided { .. }
+            // Time is kept where a lost gate does not stop it.
+            Self::LimitHit { what, .. } if what.is_time() => Source::Session,
+            Self::LimitHit { .. }
+            | Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
@@ -214,9 +234,9 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`, `gate.lost` and `policy.rejected`.
+    /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time.
     Session,
-    /// The gate: `egress.*`, `dns.query`, `approval.*` and `policy.applied`.
+    /// The gate: `egress.*`, `dns.query`, `approval.*`, `policy.applied`, and `limit.hit` of all else.
     Gate,
 }
 
@@ -241,6 +261,8 @@ pub enum EndedBy {
     Gate,
     /// A transport error on either side.
     Error,
+    /// The gate: a budget of bytes is used up.
+    Budget,
     /// A new policy that does not permit it any more.
     Policy,
 }

@@ -7,6 +7,7 @@
 pub mod approvals;
 pub mod audit;
 pub mod completions;
+pub mod counters;
 pub mod failure;
 pub mod policy;
 pub mod print;
@@ -43,6 +44,8 @@ enum Verb {
     Policy(policy::PolicyCommand),
     /// Answer what running sessions ask
     Approvals(approvals::ApprovalsArguments),
+    /// Print what a running session has done so far
+    Counters(counters::CountersArguments),
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -60,6 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
+        Verb::Counters(arguments) => counters::run(&arguments),
         Verb::Audit(command) => audit::run(command),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
     };

@@ -14,6 +14,7 @@ use crate::policy::{
     Verdict, decide,
 };
 
+use super::budget::{self, Seen};
 use super::open::Lease;
 use super::questions::{self, Outcome};
 use super::report::AuditLost;
@@ -128,14 +129,18 @@ impl Refusal {
 }
 
 /// Decides, records, waits for the acknowledgement; then and only then answers. Where the policy asks,
-/// so do we: the answer is on record before it counts, and the policy has the last word.
+/// so do we: the answer is on record before it counts, and the policy has the last word. `seen` is what
+/// leaves with the head of a request that the gate reads ([`Seen::of`]), nothing for a tunnel.
 pub(super) async fn authorize(
     gate: &Rc<Gate>,
     conn: ConnId,
     request: EgressRequest,
+    seen: Seen,
 ) -> Result<Permit, Refusal> {
     // What asking came to, once it was done.
     let mut answer = None;
+    // Whether the budgets have counted it: once, however often it is decided.
+    let mut admitted = false;
     loop {
         let mut decision = decide(&gate.rules(), &request);
         let asks = decision.verdict == Verdict::Ask;
@@ -146,6 +151,13 @@ pub(super) async fn authorize(
         };
         if let Some((answered, by)) = known {
             answered_by(&mut decision, answered, by);
+        }
+        if decision.verdict == Verdict::Allow && !admitted {
+            admitted = budget::admit(gate, conn, &request, seen).await;
+            if !admitted {
+                decision.verdict = Verdict::Deny;
+                decision.reason = Some(DenyReason::BudgetExhausted);
+            }
         }
         if record(gate, conn, &request, &decision).await.is_err() {
             return Err(refused(request, DenyReason::AuditUnavailable, None));
@@ -229,6 +241,7 @@ fn permit(
     approved: bool,
 ) -> Permit {
     gate.summary.count_allowed();
+    gate.counters.count_request(&request.host, request.port);
     let destination = Destination {
         conn,
         transport: request.transport,

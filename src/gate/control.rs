@@ -107,7 +107,7 @@ async fn until_drain(gate: &Rc<Gate>, mut from: OwnedReadHalf) -> Result<(), Wir
         match next_command(&mut from).await? {
             GateCommand::Drain => return Ok(()),
             GateCommand::Counters => {
-                let counters = gate.summary.report();
+                let counters = gate.counters.report(gate);
                 gate.control.answer(GateReply::Counters(counters)).await;
             }
             GateCommand::Answer(answer) => gate.questions.answer(answer),

@@ -52,6 +52,7 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
         return GateReply::NotApplied("the audit writer does not answer".to_owned());
     }
     gate.policy.replace(Rc::clone(&rules));
+    gate.ledger.adopt(policy);
     // Idle connections are for the next request, which is judged anew; they are cheap to make again.
     gate.pool.clear();
     let closed = gate.leases.revoke(&rules);

@@ -97,6 +97,11 @@ impl Leases {
 }
 
 impl Lease {
+    /// Who was permitted what.
+    pub(super) fn asked(&self) -> (ConnId, &EgressRequest) {
+        (self.conn, &self.request)
+    }
+
     /// Why these rules do not permit it.
     pub(super) fn refused_because(&self, rules: &Ruleset) -> DenyReason {
         let reason = decide(rules, &self.request).reason;

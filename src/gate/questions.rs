@@ -42,6 +42,8 @@ struct Subject {
     port: Port,
     /// Method and path, if the rule that asks speaks of them: what is approved is what was shown.
     exactly: Option<(Option<Method>, Option<String>)>,
+    /// The budget that is used up, if the question is whether it may be raised.
+    budget: Option<RuleId>,
 }
 
 impl Subject {
@@ -52,6 +54,7 @@ impl Subject {
             exactly: decision
                 .specific
                 .then(|| (request.method.clone(), request.path.clone())),
+            budget: None,
         }
     }
 }
@@ -150,9 +153,9 @@ impl Questions {
         gate: &Rc<Gate>,
         conn: ConnId,
         request: &EgressRequest,
-        decision: &Decision,
+        subject: Subject,
+        rule: Option<RuleId>,
     ) -> Option<Waiting> {
-        let subject = Subject::of(request, decision);
         let mut pending = self.pending.borrow_mut();
         let same = pending
             .values()
@@ -170,7 +173,7 @@ impl Questions {
             conn,
             subject,
             request: request.clone(),
-            rule: decision.rule.clone(),
+            rule,
             answer: RefCell::new(Some(answer)),
             waiting: watch::Sender::new(0),
             outcome: watch::Sender::new(None),
@@ -198,7 +201,9 @@ pub(super) async fn ask(
     if questions.wait.is_zero() {
         return Outcome::Denied(RuleId::new("approvals: nobody is asked (wait_seconds = 0)"));
     }
-    let Some(waiting) = questions.join(gate, conn, request, decision) else {
+    let subject = Subject::of(request, decision);
+    let rule = decision.rule.clone();
+    let Some(waiting) = questions.join(gate, conn, request, subject, rule) else {
         let why = format!("approvals: {PENDING} questions wait for an answer already");
         return Outcome::Denied(RuleId::new(why));
     };
@@ -208,6 +213,34 @@ pub(super) async fn ask(
         // The sender lives in what we hold.
         Ok(None) | Err(_) => Outcome::AuditLost,
     }
+}
+
+/// Asks whether a budget that is used up may be raised; `budget` says which and by how much, and stands
+/// where a rule does. Whatever is not a yes is a no.
+pub(super) async fn ask_for_more(
+    gate: &Rc<Gate>,
+    conn: ConnId,
+    request: &EgressRequest,
+    budget: RuleId,
+) -> bool {
+    if gate.questions.wait.is_zero() {
+        return false;
+    }
+    let subject = Subject {
+        host: request.host.clone(),
+        port: request.port,
+        exactly: None,
+        budget: Some(budget.clone()),
+    };
+    let Some(waiting) = gate
+        .questions
+        .join(gate, conn, request, subject, Some(budget))
+    else {
+        return false;
+    };
+    let mut outcome = waiting.0.outcome.subscribe();
+    let outcome = outcome.wait_for(Option::is_some).await;
+    matches!(outcome.as_deref(), Ok(Some(Outcome::Allowed(_))))
 }
 
 /// The life of one question: recorded, told, answered or not, recorded again.
@@ -266,6 +299,7 @@ fn shown(gate: &Gate, pending: &Pending) -> Question {
         method: request.method.clone(),
         path: request.path.as_ref().map(path),
         exact: pending.subject.exactly.is_some(),
+        budget: pending.subject.budget.is_some(),
         rule: pending.rule.clone(),
         wait_seconds: gate.questions.wait.as_secs(),
     }
@@ -290,13 +324,18 @@ async fn until_answered(
         },
         () = gate.until_interrupted() => (QuestionEnd::Withdrawn, None),
         () = none_waits => (QuestionEnd::Withdrawn, None),
-        () = until_not_asked(gate, &pending.request) => (QuestionEnd::Superseded, None),
+        () = until_not_asked(gate, pending) => (QuestionEnd::Superseded, None),
         () = sleep(gate.questions.wait) => (QuestionEnd::Expired, None),
     }
 }
 
-/// Resolves once a new policy decides this by itself.
-async fn until_not_asked(gate: &Gate, request: &EgressRequest) {
+/// Resolves once a new policy decides this by itself. A budget's question stays: what it asks does not
+/// depend on the rules.
+async fn until_not_asked(gate: &Gate, pending: &Pending) {
+    if pending.subject.budget.is_some() {
+        return std::future::pending().await;
+    }
+    let request = &pending.request;
     let mut changes = gate.changes.subscribe();
     // The sender lives in the gate.
     while decide(&gate.rules(), request).verdict == Verdict::Ask && changes.changed().await.is_ok()
@@ -309,7 +348,9 @@ fn settle(gate: &Gate, pending: &Pending, end: QuestionEnd, scope: Scope, by: &s
     let id = pending.id;
     let remember = |answered, rule: &RuleId| {
         let mut remembered = gate.questions.remembered.borrow_mut();
-        if scope > Scope::Once && remembered.len() < REMEMBERED {
+        // A budget that is used up again is another question.
+        let lasts = scope > Scope::Once && pending.subject.budget.is_none();
+        if lasts && remembered.len() < REMEMBERED {
             remembered.insert(pending.subject.clone(), (answered, rule.clone()));
         }
     };

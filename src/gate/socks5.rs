@@ -11,6 +11,7 @@ use crate::ids::ConnId;
 use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 
 use super::authorize::{Refusal, authorize};
+use super::budget::Seen;
 use super::dial::dial;
 use super::listen::{close_after, until_gone};
 use super::respond::socks5_reply;
@@ -131,7 +132,7 @@ async fn open(
     id: ConnId,
     asked: EgressRequest,
 ) -> Result<(super::dial::Outbound, Tally), Refusal> {
-    let permit = authorize(gate, id, asked).await?;
+    let permit = authorize(gate, id, asked, Seen::default()).await?;
     let tally = Tally::open(gate, &permit);
     let outbound = dial(gate, permit, &tally).await?;
     Ok((outbound, tally))

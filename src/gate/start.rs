@@ -20,8 +20,10 @@ use crate::sys::fd::inherit;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
+use super::budget::{self, Ledger};
 use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
+use super::counters::Counters;
 use super::listen::{Door, Places, accept};
 use super::open::Leases;
 use super::questions::Questions;
@@ -127,6 +129,8 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        ledger: Ledger::new(policy),
+        counters: Counters::default(),
         pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
@@ -173,6 +177,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
+    tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
     for (listener, door) in doors {
@@ -184,7 +189,7 @@ async fn serve(
         gate.pool.clear();
         // A writer that is gone or stuck does not keep the session from ending.
         drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
-        GateReply::Drained(gate.summary.report())
+        GateReply::Drained(gate.summary.report(gate.ledger.crossed()))
     };
     Ok(control::serve(&gate, control, wind_up).await?)
 }

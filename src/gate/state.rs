@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::budget::Ledger;
 use super::control::Control;
+use super::counters::Counters;
 use super::live::Reachable;
 use super::open::Leases;
 use super::questions::Questions;
@@ -43,6 +45,10 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// What may be used, and how far it is used up.
+    pub(super) ledger: Ledger,
+    /// Live counters.
+    pub(super) counters: Counters,
     /// Idle connections to plain HTTP origins.
     pub(super) pool: Pool,
     /// One read buffer for all relays: an idle tunnel holds none.

@@ -10,7 +10,7 @@ use crate::policy::{DenyReason, Handling};
 
 use super::dial::Outbound;
 use super::listen::close_after;
-use super::relay::{Direction, finish, pump, send_all};
+use super::relay::{Direction, finish, pump, send_within};
 use super::screen::{Screened, screen};
 use super::state::Gate;
 use super::tally::Tally;
@@ -76,8 +76,7 @@ async fn both_ways(
         };
         match first {
             Ok(first) => {
-                send_all(origin, &first).await?;
-                tally.add_up(first.len());
+                send_within(origin, &first, tally, Direction::Up).await?;
                 pump(gate, client, origin, tally, Direction::Up).await?;
             }
             Err(Screened::Closed) => finish(origin)?,

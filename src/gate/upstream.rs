@@ -216,8 +216,12 @@ impl Exchange {
     ) -> Result<Response<GateBody>, Unanswered> {
         match self.gate.pool.take(&self.key()).await {
             Some(sender) => {
-                self.tally.connected();
-                self.send(sender, request).await
+                self.tally.reuses();
+                let answered = self.send(sender, request).await;
+                if answered.is_ok() {
+                    self.tally.reused();
+                }
+                answered
             }
             None => Err(Unanswered::Unsent(Box::new(request))),
         }
@@ -255,6 +259,11 @@ impl Exchange {
     /// Records it and makes the answer for the client.
     fn refuse(&self, unanswered: &Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            _ if self.tally.is_used_up() => (
+                DenyReason::BudgetExhausted,
+                EndedBy::Budget,
+                "the content is longer than a budget allows",
+            ),
             Unanswered::Unsent(_) | Unanswered::BrokeOff => (
                 DenyReason::DialFailed,
                 EndedBy::Upstream,

@@ -102,6 +102,16 @@ impl Ruleset {
         &self.addresses
     }
 
+    /// Whether a rule that allows or asks names exactly this host: then the name is the policy's, not
+    /// the jail's choice below a wildcard.
+    pub fn names(&self, host: &Host) -> bool {
+        let rules = match host {
+            Host::Addr(address) => self.literals.get(&address.to_canonical()),
+            Host::Name(name) => self.names.get(name.as_str()).map(|rules| &rules.exact),
+        };
+        rules.is_some_and(|rules| !rules.allows.is_empty() || !rules.asks.is_empty())
+    }
+
     /// Whether a destination that no rule speaks of is asked for: then any port may be.
     pub fn asks_for_unlisted(&self) -> bool {
         self.enabled && self.unlisted == Unlisted::Ask

@@ -11,7 +11,7 @@ use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Running};
-use crate::wire::gate::GateSummary;
+use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
@@ -19,6 +19,7 @@ use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
 use super::desk::Desk;
 use super::error::LaunchError;
+use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
 use super::trust::path_outside;
@@ -33,6 +34,8 @@ pub struct Report {
     pub exit: Exit,
     /// What the gate let through and refused; `None` when the gate was lost.
     pub summary: Option<GateSummary>,
+    /// The budget that ended the session, if one did.
+    pub killed: Option<LimitNotice>,
 }
 
 /// Runs one session:
@@ -60,7 +63,7 @@ pub fn run(
     let mut companions = Companions::start(&plan, &desk)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
-        .and_then(|live| live.watch(&mut companions, &mut desk, &mut signals, tell));
+        .and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
     // Nobody can be asked any more.
     drop(desk);
     companions.end(&plan, outcome, tell)
@@ -133,6 +136,7 @@ impl Companions {
             session: plan.session,
             exit: Exit::Command(ended.status),
             summary,
+            killed: ended.killed,
         })
     }
 
@@ -290,17 +294,21 @@ struct Ended {
     running: Running,
     /// The command's own.
     status: u8,
+    /// The budget that ended it, if one did.
+    killed: Option<LimitNotice>,
 }
 
 impl Live {
     /// Step 7, and the first of step 8: the placeholders may go.
     fn watch(
         mut self,
+        plan: &Plan,
         companions: &mut Companions,
         desk: &mut Desk,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
+        let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let watch = Watch {
             signals,
             jail: self.running.child(),
@@ -308,6 +316,7 @@ impl Live {
             gate: Some(&companions.gate),
             audit: Some(&mut companions.audit),
             desk,
+            limits: &mut limits,
         };
         let system = |source| LaunchError::System {
             what: "watch the jail",
@@ -319,6 +328,7 @@ impl Live {
         Ok(Ended {
             running: self.running,
             status,
+            killed: limits.into_killed(),
         })
     }
 }

@@ -18,7 +18,7 @@ use super::plan::LaunchRequest;
 use super::registries::{self, Found};
 use super::trust::is_outside;
 use super::{approvals::remember, profiles};
-use crate::policy::{FilesystemMode, Overrides, Profile};
+use crate::policy::{BudgetKind, FilesystemMode, Overrides, Profile};
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -153,6 +153,11 @@ impl Live {
                 "the proxies' ports",
                 (old_net.enable_socks5, old_net.http_port, old_net.socks_port)
                     != (new_net.enable_socks5, new_net.http_port, new_net.socks_port),
+            ),
+            (
+                "network.budgets.total_time",
+                old_net.budgets.get(BudgetKind::TotalTime)
+                    != new_net.budgets.get(BudgetKind::TotalTime),
             ),
             (
                 "approvals.wait_seconds",

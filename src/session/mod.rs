@@ -17,6 +17,7 @@ pub mod desk;
 pub mod environment;
 pub mod error;
 pub mod launch;
+pub mod limits;
 pub mod live;
 pub mod plan;
 pub mod profiles;

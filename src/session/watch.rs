@@ -10,8 +10,10 @@ use rustix::process::pidfd_send_signal;
 
 use super::companions::{AuditWriter, CompanionError, Gate, any_readable};
 use super::desk::{Desk, Tell};
+use super::limits::{self, Limits};
 use super::live::has_terminal;
 use super::signals::{Arrived, Signals};
+use crate::wire::gate::{GateReply, LimitNotice};
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -34,6 +36,8 @@ pub struct Watch<'a> {
     pub audit: Option<&'a mut AuditWriter>,
     /// What else is to be done meanwhile.
     pub desk: &'a mut Desk,
+    /// What may end the session before its command does.
+    pub limits: &'a mut Limits,
 }
 
 /// What a person should hear while the session goes on.
@@ -50,6 +54,8 @@ pub enum Notice {
     Said(String),
     /// Something that went wrong and does not end the session.
     Problem(String),
+    /// A budget is used up, and the session goes on.
+    Limit(LimitNotice),
 }
 
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
@@ -64,6 +70,12 @@ pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
             tell(Notice::Killing);
             watch.jail.kill()?;
             return watch.jail.wait().map(exit_status);
+        }
+        while let Some(notice) = watch.limits.reached() {
+            if watch.exceeded(notice, tell) {
+                watch.jail.kill()?;
+                return watch.jail.wait().map(exit_status);
+            }
         }
         watch.wait(kill_at, tell)?;
         while let Some(arrived) = watch.signals.take()? {
@@ -93,9 +105,10 @@ pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
 
 impl Watch<'_> {
     /// Sleeps until a signal arrives (a child's end is one), a companion speaks or dies, there is
-    /// something to do at the desk, or `until`.
+    /// something to do at the desk, a limit is reached, or `until`.
     fn wait(&mut self, until: Option<Instant>, tell: Tell<'_>) -> io::Result<()> {
-        let until = until.into_iter().chain(self.desk.due()).min();
+        let due = self.desk.due().into_iter().chain(self.limits.next());
+        let until = until.into_iter().chain(due).min();
         let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
         let signals = self.signals.as_fd();
         // A companion whose death was told is replaced by the signal queue, which may be polled twice.
@@ -113,7 +126,10 @@ impl Watch<'_> {
         if gate_spoke {
             self.with_gate(tell, |gate, watch, tell| {
                 while let Some(reply) = gate.heard()? {
-                    watch.desk.hear(reply, gate, tell)?;
+                    match reply {
+                        GateReply::Limit(notice) => watch.limits.heard(notice),
+                        reply => watch.desk.hear(reply, gate, tell)?,
+                    }
                 }
                 Ok(())
             });
@@ -148,8 +164,24 @@ impl Watch<'_> {
 
     fn lose_gate(&mut self, tell: Tell<'_>) {
         if self.gate.take().is_some() {
+            self.limits.gate_lost();
             tell(Notice::GateLost);
         }
+    }
+
+    /// Records and tells that a limit is reached; answers whether the session ends here. A record that
+    /// cannot be kept does not put that off.
+    fn exceeded(&mut self, notice: LimitNotice, tell: Tell<'_>) -> bool {
+        if let (Some(audit), Some(event)) = (self.audit.as_mut(), limits::record(&notice)) {
+            audit.append(event).ok();
+        }
+        let ends = limits::ends(&notice);
+        if ends {
+            self.limits.kill(notice);
+        } else {
+            tell(Notice::Limit(notice));
+        }
+        ends
     }
 }
 

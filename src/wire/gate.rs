@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    Answered, DenyReason, Host, Method, NetworkPolicy, Port, RuleId, Scope, Transport,
+    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy, Port,
+    RuleId, Scope, Transport,
 };
 
 /// First frame: everything the gate needs to know.
@@ -70,7 +71,9 @@ pub enum GateReply {
     /// It could not start; one line, cause and cure.
     Failed(String),
     /// The counters as they stand.
-    Counters(GateSummary),
+    Counters(Counters),
+    /// Unasked: a budget is used up. Once for each time that it comes to that.
+    Limit(LimitNotice),
     /// Unasked: a request waits for an answer.
     Question(Question),
     /// Unasked: nobody waits for this answer any more.
@@ -102,6 +105,9 @@ pub struct Question {
     /// Whether the answer is for this method and path alone, because the rule speaks of them; else it is
     /// for the host and port.
     pub exact: bool,
+    /// Whether it is about a budget that is used up: may it be raised? Then `rule` says which and by how
+    /// much, and host and port are those of the request that came up against it.
+    pub budget: bool,
     /// The rule that asks; none: the policy asks for what no rule speaks of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<RuleId>,
@@ -150,6 +156,87 @@ pub struct GateSummary {
     pub bytes_down: u64,
     /// What was refused, most often first, at most 64 destinations.
     pub denied: Vec<DeniedDestination>,
+    /// Budgets that were used up, in order, at most 64.
+    pub limits: Vec<LimitNotice>,
+}
+
+/// A budget that is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitNotice {
+    /// What was counted.
+    pub what: BudgetKind,
+    /// The hosts whose budget it is; `None`: the session's.
+    pub host: Option<HostPattern>,
+    /// How much was used: bytes, a number or milliseconds, by the kind.
+    pub used: u64,
+    /// How much might be used.
+    pub max: u64,
+    /// What follows.
+    pub action: BudgetAction,
+}
+
+impl std::fmt::Display for LimitNotice {
+    /// As `bytes_up budget of 200M for *.example.com used up`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} budget of {}", self.what, self.what.amount(self.max))?;
+        if let Some(host) = &self.host {
+            write!(f, " for {host}")?;
+        }
+        f.write_str(" used up")
+    }
+}
+
+/// What a session has done so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Payload bytes to the network.
+    pub bytes_up: u64,
+    /// Payload bytes from the network.
+    pub bytes_down: u64,
+    /// Requests and tunnels that were let through.
+    pub requests: u64,
+    /// Connections to the network that carry something now.
+    pub connections_open: u64,
+    /// Connections to the network that were opened.
+    pub connections_total: u64,
+    /// Requests that were refused.
+    pub denied: u64,
+    /// By destination, those with the most bytes first, at most 128; then all others as one.
+    pub hosts: Vec<HostCounters>,
+    /// How far each budget is used up, the session's first, at most 64.
+    pub budgets: Vec<BudgetUse>,
+}
+
+/// What one destination got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostCounters {
+    /// The host as asked for; `None`: all that are not listed.
+    pub host: Option<Host>,
+    /// The port as asked for.
+    pub port: Option<Port>,
+    /// Requests and tunnels that were let through.
+    pub requests: u64,
+    /// Payload bytes to it.
+    pub bytes_up: u64,
+    /// Payload bytes from it.
+    pub bytes_down: u64,
+}
+
+/// How far one budget is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetUse {
+    /// What is counted.
+    pub what: BudgetKind,
+    /// The hosts whose budget it is; `None`: the session's.
+    pub host: Option<HostPattern>,
+    /// How much is used.
+    pub used: u64,
+    /// How much may be used.
+    pub max: u64,
 }
 
 /// One refused destination.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gate::{GateSummary, Question};
+use super::gate::{Counters, Question};
 use crate::ids::QuestionId;
 use crate::policy::{Answered, Scope};
 
@@ -48,7 +48,7 @@ pub enum SessionReply {
     /// It is done; what exactly, one line.
     Done(String),
     /// What was reached and refused so far.
-    Counters(GateSummary),
+    Counters(Box<Counters>),
     /// It could not be done; cause and cure, one line.
     Failed(String),
 }

@@ -23,7 +23,7 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
         asked,
         json!({
             "id": 1, "host": "127.0.0.2", "port": first.port(), "transport": "forward",
-            "method": "GET", "path": "/", "exact": false, "wait_seconds": 120,
+            "method": "GET", "path": "/", "exact": false, "budget": false, "wait_seconds": 120,
         })
     );
     let line = session.said();
@@ -51,12 +51,23 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     session.begin(second);
     assert_eq!(question(&install)["id"], 2);
     let id = line.split_whitespace().rev().nth(1).unwrap();
-    let deny = portcullis(&install, &["approvals", "deny", &id[..20], "2"]);
+    let prefix = id.get(..20).unwrap();
+    let deny = portcullis(&install, &["approvals", "deny", prefix, "2"]);
     assert_eq!(
         deny,
         (Some(0), format!("denied GET {second} / (once) by root"))
     );
     assert_eq!(session.status(), "403");
+    let (status, counters) = portcullis(&install, &["counters", "--json"]);
+    let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
+    assert_eq!(
+        (
+            status,
+            &counters["counters"]["requests"],
+            &counters["counters"]["denied"]
+        ),
+        (Some(0), &json!(2), &json!(1))
+    );
     session.end();
     let answered = install.events("approval.answered");
     assert_eq!(

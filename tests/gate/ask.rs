@@ -86,6 +86,7 @@ fn nothing_leaves_before_the_answer_is_on_record() {
         method: None,
         path: None,
         exact: false,
+        budget: false,
         rule: None,
         wait_seconds: 60,
     };

@@ -12,6 +12,7 @@
 
 mod ask;
 mod audit;
+mod budgets;
 mod client;
 mod confinement;
 mod connect;

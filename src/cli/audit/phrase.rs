@@ -63,22 +63,12 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             known.remove(conn);
             row("DENY", &about, &format!("{reason}: {}", escape(detail)))
         }
-        AuditEvent::EgressClosed {
-            conn,
-            bytes_up,
-            bytes_down,
-            ms,
-            ended_by,
-        } => {
+        AuditEvent::EgressClosed { conn, .. } => {
             let about = named(known, *conn);
             known.remove(conn);
-            let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
-            row(
-                "",
-                &about,
-                &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
-            )
+            row("", &about, &closed(event))
         }
+        AuditEvent::LimitHit { .. } => limit(event),
         AuditEvent::ApprovalAsked {
             question,
             host,
@@ -152,6 +142,41 @@ fn decided(event: &AuditEvent) -> String {
     row(verdict, &destination(host, *port), &why)
 }
 
+fn closed(event: &AuditEvent) -> String {
+    let AuditEvent::EgressClosed {
+        bytes_up,
+        bytes_down,
+        ms,
+        ended_by,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
+    format!("{up} up, {down} down, {time}, by {}", ender(*ended_by))
+}
+
+fn limit(event: &AuditEvent) -> String {
+    let AuditEvent::LimitHit {
+        what,
+        host,
+        used,
+        max,
+        action,
+    } = event
+    else {
+        return String::new();
+    };
+    let about = host.as_ref().map_or_else(String::new, ToString::to_string);
+    let (used, max) = (what.amount(*used), what.amount(*max));
+    row(
+        "LIMIT",
+        &about,
+        &format!("{what}: {used} of {max}, {action}"),
+    )
+}
+
 /// The columns of a line about the network.
 fn row(verdict: &str, about: &str, rest: &str) -> String {
     format!("{verdict:<5}  {about:<32}  {rest}")
@@ -202,6 +227,7 @@ fn ender(by: EndedBy) -> &'static str {
         EndedBy::Upstream => "upstream",
         EndedBy::Gate => "gate",
         EndedBy::Error => "error",
+        EndedBy::Budget => "budget",
         EndedBy::Policy => "new policy",
     }
 }

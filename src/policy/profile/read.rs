@@ -14,7 +14,7 @@ use super::file::{
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
     FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
-    rules, value,
+    budgets, rules, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -153,7 +153,9 @@ fn network(
             value::name_server(source, &key, text)?,
         );
     }
-    limits(&mut policy.limits, source, &file.limits)
+    limits(&mut policy.limits, source, &file.limits)?;
+    budgets::overlay(&mut policy.budgets, source, file.budgets)?;
+    budgets::rules(&mut policy.budget_rules, source, file.budget_rules)
 }
 
 fn limits(

@@ -177,6 +177,10 @@ impl Approvals {
 
     /// Deny wins, ask leaves it to the next, as in the policy itself.
     fn by_rule(&self, question: &Question) -> Option<Answer> {
+        // Rules speak of hosts: whoever may be reached may not be reached without end.
+        if question.budget {
+            return None;
+        }
         let request = EgressRequest {
             transport: question.transport,
             host: question.host.clone(),
@@ -304,5 +308,8 @@ pub fn described(question: &Question) -> String {
         text.push(' ');
         text.push_str(path);
     }
-    text
+    match &question.rule {
+        Some(budget) if question.budget => format!("{budget} (asked for {text})"),
+        _ => text,
+    }
 }
