@@ -125,7 +125,7 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         control: Control::default(),
         questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
         leases: Leases::default(),
-        changes: watch::Sender::new(()),
+        changes: watch::Sender::new(false),
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),

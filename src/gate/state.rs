@@ -37,8 +37,8 @@ pub(super) struct Gate {
     pub(super) questions: Questions,
     /// What is permitted at the moment.
     pub(super) leases: Leases,
-    /// Told of every new policy, once it is in force.
-    pub(super) changes: watch::Sender<()>,
+    /// True while a new policy waits for its record; told again once it is in force.
+    pub(super) changes: watch::Sender<bool>,
     /// Where the gate's own confinement lets it connect to; set once it is in force.
     pub(super) reachable: OnceCell<Reachable>,
     /// The audit channel.
@@ -61,6 +61,12 @@ impl Gate {
     /// The rules that decide now. Whoever needs two answers of one policy keeps what it got.
     pub(super) fn rules(&self) -> Rc<Ruleset> {
         Rc::clone(&self.policy.borrow())
+    }
+
+    /// Resolves once no new policy waits for its record: what it has to say comes first.
+    pub(super) async fn until_policy_stands(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        drop(self.changes.subscribe().wait_for(|waits| !*waits).await);
     }
 
     /// Resolves when connections must end: the gate drains.
