@@ -18,6 +18,10 @@ use crate::wire::gate::{GateReply, LimitNotice};
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Messages of the gate that are taken before anything else has its turn: more than one that is itself
+/// can have on the way.
+const MESSAGES: usize = 1024;
+
 /// How long one wait lasts when nothing else limits it.
 const QUIET: Duration = Duration::from_hours(1);
 
@@ -125,7 +129,10 @@ impl Watch<'_> {
         }
         if gate_spoke {
             self.with_gate(tell, |gate, watch, tell| {
-                while let Some(reply) = gate.heard()? {
+                for _ in 0..MESSAGES {
+                    let Some(reply) = gate.heard()? else {
+                        break;
+                    };
                     match reply {
                         GateReply::Limit(notice) => watch.limits.heard(notice),
                         reply => watch.desk.hear(reply, gate, tell)?,

@@ -24,6 +24,9 @@ use prompt::Prompt;
 /// Programs that run at once; later questions wait for their turn.
 const PROGRAMS: usize = 4;
 
+/// Questions that are kept; a gate has 32 at once, so one that sends more is not itself any more.
+const KEPT: usize = 64;
+
 /// The least time between two lines about questions: the jail decides how many there are.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
@@ -96,6 +99,9 @@ impl Approvals {
     pub fn asked(&mut self, question: Question, tell: &mut dyn FnMut(String)) -> Option<Answer> {
         if let Some(answer) = self.by_rule(&question) {
             return Some(answer);
+        }
+        if self.waiting.len() >= KEPT {
+            return None;
         }
         if matches!(self.answerer, Answerer::Others) {
             self.say(&question, tell);
