@@ -60,9 +60,9 @@ fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
             Verdict::Deny
         },
         handling: decide(rules, &request).handling,
-        specific: decide(rules, &request).specific,
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
+        specific: decide(rules, &request).specific,
         generation: rules.generation().clone(),
     };
     assert_eq!(decide(rules, &request), expected, "{at}");

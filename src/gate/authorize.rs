@@ -190,6 +190,7 @@ async fn decide_and_record(
         if record(gate, conn, &request, &decision).await.is_err() {
             return Err(refused(request, DenyReason::AuditUnavailable, None));
         }
+        gate.until_policy_stands().await;
         let overtaken = decision.generation != *gate.rules().generation();
         match decision.verdict {
             // A new policy came into force meanwhile; what it denies, or asks, counts.

@@ -143,7 +143,7 @@ pub(super) fn build(
         control: Control::default(),
         questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
         leases: Leases::default(),
-        changes: watch::Sender::new(()),
+        changes: watch::Sender::new(false),
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),

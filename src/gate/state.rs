@@ -40,8 +40,8 @@ pub(super) struct Gate {
     pub(super) questions: Questions,
     /// What is permitted at the moment.
     pub(super) leases: Leases,
-    /// Told of every new policy, once it is in force.
-    pub(super) changes: watch::Sender<()>,
+    /// True while a new policy waits for its record; told again once it is in force.
+    pub(super) changes: watch::Sender<bool>,
     /// Where the gate's own confinement lets it connect to; set once it is in force.
     pub(super) reachable: OnceCell<Reachable>,
     /// The audit channel.
@@ -77,6 +77,12 @@ impl Gate {
     pub(super) fn next_conn(&self) -> ConnId {
         self.last_conn.set(self.last_conn.get().saturating_add(1));
         ConnId(self.last_conn.get())
+    }
+
+    /// Resolves once no new policy waits for its record: what it has to say comes first.
+    pub(super) async fn until_policy_stands(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        drop(self.changes.subscribe().wait_for(|waits| !*waits).await);
     }
 
     /// Resolves when connections must end: the gate drains.
