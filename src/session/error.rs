@@ -29,6 +29,12 @@ pub enum LaunchError {
     /// The audit folder cannot be used.
     #[error("{0}")]
     AuditFolder(#[from] FolderError),
+    /// Nobody can be asked in the way that was asked for.
+    #[error("approvals: {problem}")]
+    Approvals {
+        /// Cause and cure.
+        problem: String,
+    },
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

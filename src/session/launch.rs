@@ -17,6 +17,7 @@ use crate::wire::{Channel, WireError};
 
 use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
+use super::desk::Desk;
 use super::error::LaunchError;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
@@ -40,7 +41,8 @@ pub struct Report {
 /// Runs one session:
 ///
 /// 1. keep what we inherited from our children, and take signals as data;
-/// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]);
+/// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]), and
+///    who is asked ([`Desk`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
 ///    waits for our word; this takes longest, so it comes first;
 /// 4. start the audit writer and the gate, which confine themselves as well;
@@ -56,11 +58,14 @@ pub fn run(
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let plan = Plan::make(request, tell)?;
+    let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
     let jail = build(&plan)?;
-    let mut companions = Companions::start(&plan)?;
+    let mut companions = Companions::start(&plan, &desk)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
-        .and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
+        .and_then(|live| live.watch(&mut companions, &mut desk, &mut signals, tell));
+    // Nobody can be asked any more.
+    drop(desk);
     companions.end(&plan, outcome, tell)
 }
 
@@ -84,7 +89,7 @@ struct Companions {
 
 impl Companions {
     /// Step 4.
-    fn start(plan: &Plan) -> Result<Self, LaunchError> {
+    fn start(plan: &Plan, desk: &Desk) -> Result<Self, LaunchError> {
         let folder =
             plan.log
                 .as_fd()
@@ -94,7 +99,7 @@ impl Companions {
                     source,
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
-        let boot = companions::gate_boot(plan.profile.network.clone());
+        let boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,
@@ -297,26 +302,27 @@ impl Live {
     /// Step 7, and the first of step 8: the placeholders may go.
     fn watch(
         mut self,
-        plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
-        let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
+        let mut limits = Limits::new(desk.budgets(), companions.since);
         let watch = Watch {
             signals,
             jail: self.running.child(),
             command: &self.command,
             gate: Some(&companions.gate),
             audit: Some(&mut companions.audit),
+            desk,
             limits: &mut limits,
         };
         let system = |source| LaunchError::System {
             what: "watch the jail",
             source,
         };
-        let status =
-            watch::until_the_end(watch, |notice| tell(Progress::Notice(notice))).map_err(system)?;
+        let status = watch::until_the_end(watch, &mut |notice| tell(Progress::Notice(notice)))
+            .map_err(system)?;
         self.running.begin_sweep();
         Ok(Ended {
             running: self.running,

@@ -15,11 +15,13 @@ use crate::wire::audit::AuditBoot;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
 use super::Progress;
+use super::approvals::Ask;
 use super::caller::Caller;
 use super::command::{self, Command};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
-use super::trust;
+use super::registries::Found;
+use super::{socket, trust};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct LaunchRequest {
     pub folder: Option<PathBuf>,
     /// The command and its arguments.
     pub argv: Vec<String>,
+    /// Who is asked; `None`: the profile's program if it has one, else anybody at another terminal.
+    pub ask: Option<Ask>,
 }
 
 /// A request whose every name has been looked up.
@@ -40,6 +44,10 @@ pub(super) struct Plan {
     pub(super) session: SessionId,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
+    /// The profile as it was read, with flags and registries, before the command had a say.
+    pub(super) read: Profile,
+    /// What registries' clients said.
+    pub(super) found: Vec<Found>,
     pub(super) rules: Ruleset,
     pub(super) workspace: PathBuf,
     /// What a session can write: nothing below it is executed outside the jail.
@@ -62,6 +70,7 @@ impl Plan {
         let workspace = workspace(request.folder.as_deref())?;
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
+        let read = profile.clone();
         for found in found.iter().filter(|found| found.problem.is_some()) {
             tell(Progress::Note(&found.to_string()));
         }
@@ -88,6 +97,8 @@ impl Plan {
             session,
             caller,
             profile,
+            read,
+            found,
             rules,
             workspace,
             writable,
@@ -120,7 +131,10 @@ impl Plan {
                 group: self.caller.group.clone(),
             },
             hostname: "portcullis".to_owned(),
-            hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
+            hidden: [self.caller.state_folder(), self.caller.config_folder()]
+                .into_iter()
+                .chain(socket::folders(&self.caller))
+                .collect(),
             shown: self.command.shown.clone(),
             files: self.command.files.clone(),
             init,

@@ -108,6 +108,10 @@ pub struct Question {
     /// The rule that asks; none: the policy asks for what no rule speaks of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<RuleId>,
+    /// Set: the question is whether this budget may be raised, and the answer speaks of nothing else;
+    /// `rule` then says by how much. The destination is the one that used it up.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub budget: Option<BudgetKind>,
     /// How long the gate waits, in seconds.
     pub wait_seconds: u64,
 }

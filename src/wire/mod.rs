@@ -1,7 +1,8 @@
 //! What crosses process borders: length-capped frames on Unix sockets, with passed descriptors.
 //!
 //! Owns: the framing ([`frame`], [`inbox`]) and the messages of each border, one file a border: [`audit`]
-//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init),
+//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init), [`session`]
+//! (another terminal ↔ session),
 //! [`sweep`] (session ↔ sweeper of placeholders).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
 //! Never: decides anything.
@@ -12,6 +13,7 @@ pub mod frame;
 pub mod gate;
 pub mod inbox;
 pub mod init;
+pub mod session;
 pub mod sweep;
 
 pub use frame::{Channel, MAX_FRAME, WireError};

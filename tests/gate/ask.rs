@@ -87,6 +87,7 @@ fn nothing_leaves_before_the_answer_is_on_record() {
         path: None,
         exact: false,
         rule: None,
+        budget: None,
         wait_seconds: 60,
     };
     assert_eq!(asked, expected);

@@ -4,6 +4,7 @@
 //! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
 
+mod approvals;
 mod budgets;
 mod builtin;
 mod cases;
@@ -52,6 +53,8 @@ pub struct Profile {
     pub codex: CodexPolicy,
     /// How the log is kept.
     pub audit: AuditPolicy,
+    /// Who answers where the policy asks.
+    pub approvals: ApprovalsPolicy,
 }
 
 /// How much of the file system the command may change. Ordered: the lesser grants less.
@@ -309,6 +312,27 @@ pub enum Durability {
     Batch,
     /// When the disk has it (fdatasync(2) before each answer).
     Each,
+}
+
+/// Who answers where the policy says "ask".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApprovalsPolicy {
+    /// How long a request waits for an answer, in seconds; 0: nobody is asked, and it is refused.
+    pub wait_seconds: u32,
+    /// A program of the operator's that answers, with its arguments; empty: none.
+    pub command: Vec<String>,
+    /// Rules that answer before anybody is bothered; an effect of "ask" leaves it to the next.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for ApprovalsPolicy {
+    fn default() -> Self {
+        Self {
+            wait_seconds: 120,
+            command: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// How the log is kept.

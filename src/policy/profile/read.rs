@@ -12,8 +12,9 @@ use super::file::{
     CodexFile, EnvironmentFile, FilesystemFile, LimitsFile, NetworkFile, ProfileFile,
 };
 use super::{
-    AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, budgets, rules, value,
+    ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
+    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
+    budgets, rules, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -51,6 +52,7 @@ pub(super) fn strictest(name: &str) -> Profile {
         audit: AuditPolicy {
             durability: Durability::Batch,
         },
+        approvals: ApprovalsPolicy::default(),
     }
 }
 
@@ -71,6 +73,7 @@ pub(super) fn overlay(
             value::within(source, "isolation.landlock_abi", abi, 1..=u8::MAX)?;
     }
     replace(&mut profile.audit.durability, file.audit.durability);
+    approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;
     }
