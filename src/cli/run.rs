@@ -159,9 +159,8 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
-        Progress::Note(_) | Progress::Notice(Notice::Limit(_)) if quiet => {}
+        Progress::Note(_) | Progress::Notice(Notice::Limit(_) | Notice::Said(_)) if quiet => {}
         Progress::Note(note) => print::error(print::escape(note)),
-        Progress::Notice(Notice::Said(_)) if quiet => {}
         Progress::Notice(Notice::Said(line) | Notice::Problem(line)) => {
             print::error(print::escape(&line));
         }

@@ -16,8 +16,8 @@ use tokio::time::sleep;
 use crate::audit::AuditEvent;
 use crate::ids::{ConnId, QuestionId};
 use crate::policy::{
-    Answered, BudgetKind, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Verdict,
-    decide,
+    Answered, BudgetKind, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope,
+    Verdict, decide,
 };
 use crate::wire::gate::{Answer, GateReply, Question};
 

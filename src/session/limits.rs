@@ -165,6 +165,20 @@ mod tests {
     }
 
     #[test]
+    fn another_policy_brings_other_times_and_the_same_none_again() {
+        let mut limits = limits(BudgetKind::TotalTime, 1);
+        std::thread::sleep(Duration::from_millis(2));
+        let known = limits.known.clone();
+        assert!(limits.reached().is_some());
+        limits.adopt(&known);
+        assert_eq!(limits.reached(), None, "told already");
+        limits.adopt(&Budgets::default());
+        assert_eq!(limits.next(), None);
+        limits.adopt(&known);
+        assert!(limits.reached().is_some(), "time that is past counts");
+    }
+
+    #[test]
     fn idleness_is_the_gates_to_tell_until_the_gate_is_gone() {
         let mut limits = limits(BudgetKind::IdleTime, 1);
         assert_eq!(limits.next(), None);

@@ -81,7 +81,10 @@ fn a_budget_is_raised_from_another_terminal_and_the_profile_stays() {
     session.begin(one);
     let asked = question(&install);
     let rule = "budget requests: 1 used up; a yes adds 1";
-    assert_eq!((&asked["budget"], &asked["rule"]), (&json!("requests"), &json!(rule)));
+    assert_eq!(
+        (&asked["budget"], &asked["rule"]),
+        (&json!("requests"), &json!(rule))
+    );
     let allow = ["approvals", "allow", "1", "--scope", "profile"];
     let done = format!("allowed {rule} (last by GET {one} /) (once) by root");
     assert_eq!(portcullis(&install, &allow), (Some(0), done));
@@ -90,7 +93,10 @@ fn a_budget_is_raised_from_another_terminal_and_the_profile_stays() {
     assert_eq!(question(&install)["id"], 2, "once is once");
     let deny = portcullis(&install, &["approvals", "deny", "2"]);
     assert_eq!(deny.0, Some(0), "{deny:?}");
-    assert_eq!((session.status(), session.fetch(one)), ("429".into(), "429".into()));
+    assert_eq!(
+        (session.status(), session.fetch(one)),
+        ("429".into(), "429".into())
+    );
     assert_eq!(fs::read_to_string(install.path(OWN)).unwrap(), text);
     session.end();
     assert_eq!(install.events("limit.hit").len(), 2);
@@ -101,10 +107,16 @@ fn an_edited_profile_changes_the_budgets_of_a_running_session() {
     let one = origin();
     let install = install(&limited(one.port(), "requests = 1"));
     let mut session = Session::start(&install, &[]);
-    assert_eq!((session.fetch(one), session.fetch(one)), ("200".into(), "429".into()));
+    assert_eq!(
+        (session.fetch(one), session.fetch(one)),
+        ("200".into(), "429".into())
+    );
     edit(&install, &limited(one.port(), "requests = 2"));
     while !session.said().ends_with(" is in force") {}
-    assert_eq!((session.fetch(one), session.fetch(one)), ("200".into(), "429".into()));
+    assert_eq!(
+        (session.fetch(one), session.fetch(one)),
+        ("200".into(), "429".into())
+    );
     edit(&install, &limited(one.port(), "total_time = '1s'"));
     assert_eq!(session.child.wait().unwrap().code(), Some(137));
     let rest = session.end();
