@@ -141,7 +141,7 @@ fn watch(caller: &Caller, arguments: &List) -> Outcome {
     forever.map_err(|error| Failure::new(Exit::Unavailable, format!("session: {error}")))?;
     channel
         .send(&SessionRequest::Watch)
-        .map_err(sessions::gone)?;
+        .map_err(|error| sessions::gone(&error))?;
     loop {
         match channel.recv() {
             Ok(SessionReply::Questions(questions)) => {
@@ -149,7 +149,7 @@ fn watch(caller: &Caller, arguments: &List) -> Outcome {
             }
             Ok(_) => return Err(sessions::unexpected()),
             Err(crate::wire::WireError::Closed) => return Ok(Exit::Success),
-            Err(error) => return Err(sessions::gone(error)),
+            Err(error) => return Err(sessions::gone(&error)),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::json;
 
 use super::audit::phrase;
 use super::failure::{Failure, Outcome};
@@ -36,7 +37,7 @@ pub struct CountersArguments {
 }
 
 /// Prints them.
-pub fn run(arguments: CountersArguments) -> Outcome {
+pub fn run(arguments: &CountersArguments) -> Outcome {
     let CountersArguments {
         session,
         json,
@@ -45,13 +46,13 @@ pub fn run(arguments: CountersArguments) -> Outcome {
     let caller = Caller::current();
     let (session, channel) = sessions::find(&caller, session.as_deref())?;
     let mut last = ask(&channel)?;
-    if tell(session, &last, json)? && watch {
+    if tell(session, &last, *json) && *watch {
         // The session's end is no failure here.
         while let Ok(next) = {
             std::thread::sleep(PAUSE);
             ask(&channel)
         } {
-            if next != last && !tell(session, &next, json)? {
+            if next != last && !tell(session, &next, *json) {
                 break;
             }
             last = next;
@@ -60,7 +61,7 @@ pub fn run(arguments: CountersArguments) -> Outcome {
     Ok(Exit::Success)
 }
 
-fn ask(channel: &Channel) -> Result<Counters, Failure> {
+fn ask(channel: &Channel) -> Result<Box<Counters>, Failure> {
     match sessions::ask(channel, &SessionRequest::Counters)? {
         SessionReply::Counters(counters) => Ok(counters),
         _ => Err(sessions::unexpected()),
@@ -68,14 +69,13 @@ fn ask(channel: &Channel) -> Result<Counters, Failure> {
 }
 
 /// Prints one look; false when nobody reads any more.
-fn tell(session: SessionId, counters: &Counters, json: bool) -> Result<bool, Failure> {
+fn tell(session: SessionId, counters: &Counters, json: bool) -> bool {
     let text = if json {
-        serde_json::to_string(counters)
-            .map_err(|error| Failure::new(Exit::Internal, format!("counters: {error}")))?
+        json!({ "session": session, "counters": counters }).to_string()
     } else {
         text_of(session, counters).join("\n")
     };
-    Ok(print::line(text).is_ok())
+    print::line(text).is_ok()
 }
 
 /// The counters for a person.

@@ -44,7 +44,7 @@ enum Verb {
     Policy(policy::PolicyCommand),
     /// Answer what running sessions ask
     Approvals(approvals::ApprovalsArguments),
-    /// Show what a running session moves
+    /// Print what a running session has done so far
     Counters(counters::CountersArguments),
     /// Read and verify the audit log
     #[command(subcommand)]
@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
-        Verb::Counters(arguments) => counters::run(arguments),
+        Verb::Counters(arguments) => counters::run(&arguments),
         Verb::Audit(command) => audit::run(command),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
     };

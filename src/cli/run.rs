@@ -49,16 +49,16 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    /// Who is asked where the policy says "ask" (by default: the profile's command if it has one, else
+    /// others)
+    #[arg(long, value_name = "WHO")]
+    ask: Option<AskFlag>,
     /// End the session after this time, as 90s, 30m or 8h
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
     /// Limit what the session may do, as bytes_up=10M, requests=500:warn or rate=20/1s
     #[arg(long, value_name = "KEY=AMOUNT[:ACTION]")]
     budget: Vec<String>,
-    /// Who is asked where the policy says "ask" (by default: the profile's command if it has one, else
-    /// others)
-    #[arg(long, value_name = "WHO")]
-    ask: Option<AskFlag>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,

@@ -48,16 +48,16 @@ pub(super) fn find(caller: &Caller, name: Option<&str>) -> Result<(SessionId, Ch
 
 /// Asks a session and waits for its answer.
 pub(super) fn ask(channel: &Channel, request: &SessionRequest) -> Result<SessionReply, Failure> {
-    channel.send(request).map_err(gone)?;
-    match channel.recv().map_err(gone)? {
+    channel.send(request).map_err(|error| gone(&error))?;
+    match channel.recv().map_err(|error| gone(&error))? {
         SessionReply::Failed(why) => Err(Failure::new(Exit::No, escape(&why))),
         reply => Ok(reply),
     }
 }
 
 /// The session ended, or does not answer.
-pub(super) fn gone(error: WireError) -> Failure {
-    let what = match &error {
+pub(super) fn gone(error: &WireError) -> Failure {
+    let what = match error {
         WireError::Closed => "it ended".to_owned(),
         WireError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
             "it does not answer".to_owned()

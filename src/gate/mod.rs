@@ -27,6 +27,8 @@ mod confine;
 mod control;
 mod counters;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod head_grammar;
 mod hop;

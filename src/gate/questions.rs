@@ -16,8 +16,8 @@ use tokio::time::sleep;
 use crate::audit::AuditEvent;
 use crate::ids::{ConnId, QuestionId};
 use crate::policy::{
-    Answered, BudgetKind, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope,
-    Verdict, decide,
+    Answered, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Verdict,
+    decide,
 };
 use crate::wire::gate::{Answer, GateReply, Question};
 
@@ -43,7 +43,7 @@ struct Subject {
     /// Method and path, if the rule that asks speaks of them: what is approved is what was shown.
     exactly: Option<(Option<Method>, Option<String>)>,
     /// The budget that is used up, if the question is whether it may be raised.
-    budget: Option<(BudgetKind, RuleId)>,
+    budget: Option<RuleId>,
 }
 
 impl Subject {
@@ -215,13 +215,12 @@ pub(super) async fn ask(
     }
 }
 
-/// Asks whether a budget that is used up may be raised; `budget` says by how much, and stands
+/// Asks whether a budget that is used up may be raised; `budget` says which and by how much, and stands
 /// where a rule does. Whatever is not a yes is a no.
 pub(super) async fn ask_for_more(
     gate: &Rc<Gate>,
     conn: ConnId,
     request: &EgressRequest,
-    what: BudgetKind,
     budget: RuleId,
 ) -> bool {
     if gate.questions.wait.is_zero() {
@@ -231,7 +230,7 @@ pub(super) async fn ask_for_more(
         host: request.host.clone(),
         port: request.port,
         exactly: None,
-        budget: Some((what, budget.clone())),
+        budget: Some(budget.clone()),
     };
     let Some(waiting) = gate
         .questions
@@ -300,8 +299,8 @@ fn shown(gate: &Gate, pending: &Pending) -> Question {
         method: request.method.clone(),
         path: request.path.as_ref().map(path),
         exact: pending.subject.exactly.is_some(),
+        budget: pending.subject.budget.is_some(),
         rule: pending.rule.clone(),
-        budget: pending.subject.budget.as_ref().map(|(what, _)| *what),
         wait_seconds: gate.questions.wait.as_secs(),
     }
 }

@@ -122,7 +122,11 @@ impl Desk {
 
     /// When [`Desk::attend`] is to be called although nothing became readable.
     pub fn due(&self) -> Option<Instant> {
-        self.live.due()
+        self.live
+            .due()
+            .into_iter()
+            .chain(self.approvals.due())
+            .min()
     }
 
     /// Takes what the gate says. What does not belong here is an error.
@@ -149,7 +153,7 @@ impl Desk {
             }
             GateReply::Counters(counters) => {
                 if let Some(peer) = self.counting.pop_front() {
-                    self.reply(peer, &SessionReply::Counters(counters));
+                    self.reply(peer, &SessionReply::Counters(Box::new(counters)));
                 }
                 Ok(())
             }
@@ -163,8 +167,8 @@ impl Desk {
                 }
                 Ok(())
             }
-            GateReply::Confined { .. }
-            | GateReply::Limit(_)
+            GateReply::Limit(_)
+            | GateReply::Confined { .. }
             | GateReply::Serving
             | GateReply::Drained(_)
             | GateReply::Failed(_) => Err(CompanionError::Unexpected("gate")),
@@ -335,10 +339,6 @@ impl Desk {
         tell: Tell<'_>,
     ) -> Result<String, CompanionError> {
         let mut kept = String::new();
-        if question.budget.is_some() {
-            // A yes raises the budget once, and speaks of no host.
-            answer.scope = Scope::Once;
-        }
         if answer.scope == Scope::Profile {
             match self.keep(question, answer.verdict) {
                 Ok(file) => kept = format!(", kept in {file}"),
@@ -388,28 +388,25 @@ impl Desk {
 
 /// What a new policy did, one line.
 fn outcome(applied: &Applied, later: &[&str]) -> String {
-    let mut line = if applied.changed {
+    let first = if applied.changed {
         format!("policy {} is in force", applied.generation)
     } else {
         "the network policy is the one in force".to_owned()
     };
-    match applied.closed {
-        0 => {}
-        1 => line.push_str("; closed 1 connection that it does not permit"),
-        more => line.push_str(&format!(
-            "; closed {more} connections that it does not permit"
-        )),
-    }
-    if !applied.unreachable.is_empty() {
-        let ports: Vec<_> = applied
-            .unreachable
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        line.push_str(&format!("; port {} needs a new session", ports.join(", ")));
-    }
-    if !later.is_empty() {
-        line.push_str(&format!("; {} count for new sessions", later.join(", ")));
-    }
-    line
+    let closed = match applied.closed {
+        0 => None,
+        1 => Some("closed 1 connection that it does not permit".to_owned()),
+        more => Some(format!("closed {more} connections that it does not permit")),
+    };
+    let ports: Vec<_> = applied
+        .unreachable
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let ports =
+        (!ports.is_empty()).then(|| format!("port {} needs a new session", ports.join(", ")));
+    let later =
+        (!later.is_empty()).then(|| format!("{} counts for new sessions", later.join(", ")));
+    let said = [Some(first), closed, ports, later].into_iter().flatten();
+    said.collect::<Vec<_>>().join("; ")
 }

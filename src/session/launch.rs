@@ -63,7 +63,7 @@ pub fn run(
     let mut companions = Companions::start(&plan, &desk)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
-        .and_then(|live| live.watch(&mut companions, &mut desk, &mut signals, tell));
+        .and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
     // Nobody can be asked any more.
     drop(desk);
     companions.end(&plan, outcome, tell)
@@ -302,12 +302,13 @@ impl Live {
     /// Step 7, and the first of step 8: the placeholders may go.
     fn watch(
         mut self,
+        plan: &Plan,
         companions: &mut Companions,
         desk: &mut Desk,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
-        let mut limits = Limits::new(desk.budgets(), companions.since);
+        let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let watch = Watch {
             signals,
             jail: self.running.child(),

@@ -133,7 +133,7 @@ impl Plan {
             hostname: "portcullis".to_owned(),
             hidden: [self.caller.state_folder(), self.caller.config_folder()]
                 .into_iter()
-                .chain(socket::folders(&self.caller))
+                .chain(socket::hidden(&self.caller))
                 .collect(),
             shown: self.command.shown.clone(),
             files: self.command.files.clone(),

@@ -47,6 +47,17 @@ pub fn folders(caller: &Caller) -> Vec<PathBuf> {
     runtime.into_iter().chain([state]).collect()
 }
 
+/// What jails must not show: where this session's socket is, and where those of the caller's other
+/// sessions may be, whatever this one's environment says.
+pub fn hidden(caller: &Caller) -> Vec<PathBuf> {
+    let usual = PathBuf::from(format!("/run/user/{}/portcullis", caller.uid));
+    let mut hidden = folders(caller);
+    if !hidden.contains(&usual) {
+        hidden.push(usual);
+    }
+    hidden
+}
+
 /// Whether a folder is the user's own and nobody else can put something into it.
 fn is_private(folder: &Path, uid: Uid) -> bool {
     std::fs::symlink_metadata(folder).is_ok_and(|metadata| {
@@ -153,7 +164,9 @@ impl Socket {
         };
         let uid = Uid::from_raw(peer.uid.as_raw());
         let known = uid == self.owner || uid.is_root();
-        if !known || self.peers.len() >= MAX_PEERS {
+        // A jail does not see the socket. Should it ever, it still has a network of its own.
+        let inside = uid == self.owner && !shares_our_network(peer.pid);
+        if !known || inside || self.peers.len() >= MAX_PEERS {
             return;
         }
         self.last += 1;
@@ -202,6 +215,15 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         remove(&self.folder, &self.name);
+    }
+}
+
+/// Whether a process is in our network namespace; one that cannot be looked at is not.
+fn shares_our_network(process: rustix::process::Pid) -> bool {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
+    match (network(&process.to_string()), network("self")) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        _ => false,
     }
 }
 

@@ -34,10 +34,10 @@ pub struct Watch<'a> {
     pub gate: Option<&'a Gate>,
     /// The audit writer; `None` once its death has been told.
     pub audit: Option<&'a mut AuditWriter>,
-    /// What may end the session before its command does.
-    pub limits: &'a mut Limits,
     /// What else is to be done meanwhile.
     pub desk: &'a mut Desk,
+    /// What may end the session before its command does.
+    pub limits: &'a mut Limits,
 }
 
 /// What a person should hear while the session goes on.
@@ -49,13 +49,13 @@ pub enum Notice {
     AuditLost,
     /// The command did not end in time: the jail is killed.
     Killing,
-    /// A budget is used up, and the session goes on.
-    Limit(LimitNotice),
     /// Something to know: a question that waits, a policy that is in force. May hold text of the jail's:
     /// escape it.
     Said(String),
     /// Something that went wrong and does not end the session.
     Problem(String),
+    /// A budget is used up, and the session goes on.
+    Limit(LimitNotice),
 }
 
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
@@ -107,8 +107,8 @@ impl Watch<'_> {
     /// Sleeps until a signal arrives (a child's end is one), a companion speaks or dies, there is
     /// something to do at the desk, a limit is reached, or `until`.
     fn wait(&mut self, until: Option<Instant>, tell: Tell<'_>) -> io::Result<()> {
-        let until = [until, self.desk.due(), self.limits.next()];
-        let until = until.into_iter().flatten().min();
+        let due = self.desk.due().into_iter().chain(self.limits.next());
+        let until = until.into_iter().chain(due).min();
         let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
         let signals = self.signals.as_fd();
         // A companion whose death was told is replaced by the signal queue, which may be polled twice.
@@ -143,21 +143,6 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Records and tells that a limit is reached; answers whether the session ends here. A record that
-    /// cannot be kept does not put that off.
-    fn exceeded(&mut self, notice: LimitNotice, tell: Tell<'_>) -> bool {
-        if let (Some(audit), Some(event)) = (self.audit.as_mut(), limits::record(&notice)) {
-            audit.append(event).ok();
-        }
-        let ends = limits::ends(&notice);
-        if ends {
-            self.limits.kill(notice);
-        } else {
-            tell(Notice::Limit(notice));
-        }
-        ends
-    }
-
     /// SIGHUP: the profile is read again at once.
     fn reload(&mut self, tell: Tell<'_>) {
         self.with_gate(tell, |gate, watch, tell| {
@@ -184,6 +169,21 @@ impl Watch<'_> {
             self.limits.gate_lost();
             tell(Notice::GateLost);
         }
+    }
+
+    /// Records and tells that a limit is reached; answers whether the session ends here. A record that
+    /// cannot be kept does not put that off.
+    fn exceeded(&mut self, notice: LimitNotice, tell: Tell<'_>) -> bool {
+        if let (Some(audit), Some(event)) = (self.audit.as_mut(), limits::record(&notice)) {
+            audit.append(event).ok();
+        }
+        let ends = limits::ends(&notice);
+        if ends {
+            self.limits.kill(notice);
+        } else {
+            tell(Notice::Limit(notice));
+        }
+        ends
     }
 }
 

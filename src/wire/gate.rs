@@ -105,13 +105,12 @@ pub struct Question {
     /// Whether the answer is for this method and path alone, because the rule speaks of them; else it is
     /// for the host and port.
     pub exact: bool,
+    /// Whether it is about a budget that is used up: may it be raised? Then `rule` says which and by how
+    /// much, and host and port are those of the request that came up against it.
+    pub budget: bool,
     /// The rule that asks; none: the policy asks for what no rule speaks of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<RuleId>,
-    /// Set: the question is whether this budget may be raised, and the answer speaks of nothing else;
-    /// `rule` then says by how much. The destination is the one that used it up.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub budget: Option<BudgetKind>,
     /// How long the gate waits, in seconds.
     pub wait_seconds: u64,
 }

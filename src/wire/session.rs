@@ -48,7 +48,7 @@ pub enum SessionReply {
     /// It is done; what exactly, one line.
     Done(String),
     /// What was reached and refused so far.
-    Counters(Counters),
+    Counters(Box<Counters>),
     /// It could not be done; cause and cure, one line.
     Failed(String),
 }

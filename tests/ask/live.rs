@@ -69,7 +69,7 @@ fn what_cannot_change_in_a_running_session_is_told() {
     );
     let said = session.said();
     assert!(
-        said.ends_with("; port 2222 needs a new session; filesystem count for new sessions"),
+        said.ends_with("; port 2222 needs a new session; filesystem counts for new sessions"),
         "{said}"
     );
     session.end();

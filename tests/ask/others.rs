@@ -1,7 +1,9 @@
 //! Answers from another terminal, from rules, and from nobody.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use serde_json::json;
 
@@ -21,7 +23,7 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
         asked,
         json!({
             "id": 1, "host": "127.0.0.2", "port": first.port(), "transport": "forward",
-            "method": "GET", "path": "/", "exact": false, "wait_seconds": 120,
+            "method": "GET", "path": "/", "exact": false, "budget": false, "wait_seconds": 120,
         })
     );
     let line = session.said();
@@ -49,12 +51,23 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     session.begin(second);
     assert_eq!(question(&install)["id"], 2);
     let id = line.split_whitespace().rev().nth(1).unwrap();
-    let deny = portcullis(&install, &["approvals", "deny", &id[..20], "2"]);
+    let prefix = id.get(..20).unwrap();
+    let deny = portcullis(&install, &["approvals", "deny", prefix, "2"]);
     assert_eq!(
         deny,
         (Some(0), format!("denied GET {second} / (once) by root"))
     );
     assert_eq!(session.status(), "403");
+    let (status, counters) = portcullis(&install, &["counters", "--json"]);
+    let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
+    assert_eq!(
+        (
+            status,
+            &counters["counters"]["requests"],
+            &counters["counters"]["denied"]
+        ),
+        (Some(0), &json!(2), &json!(1))
+    );
     session.end();
     let answered = install.events("approval.answered");
     assert_eq!(
@@ -73,6 +86,61 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     assert_eq!(none.0, Some(69), "the session is over: {none:?}");
     let sockets = fs::read_dir(install.path("home/.local/state/portcullis/run")).unwrap();
     assert_eq!(sockets.count(), 0, "nothing is left");
+}
+
+#[test]
+fn a_process_in_another_network_is_taken_for_a_jail() {
+    let install = install(&profile(""));
+    let session = Session::start(&install, &[]);
+    let template = install.command(["approvals", "list", "--json"]);
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--"]).arg(template.get_program());
+    command.args(template.get_args()).env_clear();
+    for (name, value) in template.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let refused = command.output().unwrap();
+    assert_eq!(
+        (refused.status.code(), refused.stdout),
+        (Some(69), Vec::new())
+    );
+    let (status, _) = portcullis(&install, &["approvals", "list", "--json"]);
+    assert_eq!(status, Some(0), "the twin");
+    session.end();
+}
+
+#[test]
+fn a_user_without_an_account_answers_as_well() {
+    let install = Install::new(Who::User);
+    install.write(OWN, &asking("[approvals]\nwait_seconds = 60\n"));
+    for folder in [
+        "home/.config",
+        "home/.config/portcullis",
+        "home/.config/portcullis/profiles",
+    ] {
+        install.own(folder);
+    }
+    let origin = origin();
+    let script = format!(
+        "exec curl -s -o /dev/null -w '%{{http_code}}' -x http://127.0.0.1:3128 http://{origin}/"
+    );
+    let session = install
+        .command(["run", "-p", "p", "--", "sh", "-c", script.as_str()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    question(&install);
+    let allowed = portcullis(&install, &["approvals", "allow", "1"]);
+    assert_eq!(
+        allowed,
+        (
+            Some(0),
+            format!("allowed GET {origin} / (once) by uid 4001")
+        )
+    );
+    let output = session.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "200");
 }
 
 #[test]
@@ -194,6 +262,55 @@ fn no_jail_sees_the_socket_whatever_its_mode_and_wherever_it_is() {
             assert_eq!(text, "end\n", "{mode} {runtime:?}");
         }
         assert!(folder.is_dir(), "the twin: it was there for us");
+    }
+}
+
+#[test]
+fn the_terminal_answers_with_the_code_that_it_was_shown() {
+    let origin = origin();
+    let install = install(&asking(""));
+    let fetch = format!(
+        "curl -s -o /dev/null -w 'got %{{http_code}}' -x http://127.0.0.1:3128 http://{origin}/ </dev/null"
+    );
+    for (answer, expected) in [("y", "got 200"), ("n", "got 403")] {
+        let program = install.path("bin/portcullis");
+        let line = format!(
+            "{} run -p p --ask terminal -- sh -c \"{}\"",
+            program.display(),
+            fetch.replace('"', "\\\"")
+        );
+        // script(1) is a terminal with somebody at it.
+        let template = install.command(["x"]);
+        let mut command = Command::new("script");
+        command.args(["-qefc", &line, "/dev/null"]);
+        command.current_dir(install.work()).env_clear();
+        for (name, value) in template.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        let mut terminal = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut keys = terminal.stdin.take().unwrap();
+        let mut screen = terminal.stdout.take().unwrap();
+        let mut seen = String::new();
+        let mut until = |what: &str| {
+            let mut byte = [0];
+            while !seen.contains(what) {
+                assert_eq!(screen.read(&mut byte).unwrap(), 1, "no {what} in {seen}");
+                seen.push(char::from(byte[0]));
+            }
+            seen.clone()
+        };
+        let asked = until(", then Enter");
+        let code = asked.split("Type ").nth(1).unwrap().get(..4).unwrap();
+        // What was typed for somebody else is no answer.
+        writeln!(keys, "y").unwrap();
+        writeln!(keys, "{code} {answer}").unwrap();
+        until(expected);
+        drop(keys);
+        terminal.wait().unwrap();
     }
 }
 

@@ -45,7 +45,7 @@ fn a_program_outside_the_jail_gets_the_question_and_answers_it() {
         asked,
         json!({
             "session": null, "profile": "p", "id": 1, "host": "127.0.0.2", "port": origin.port(),
-            "transport": "forward", "method": "GET", "path": "/", "exact": false,
+            "transport": "forward", "method": "GET", "path": "/", "exact": false, "budget": false,
             "wait_seconds": 120,
         })
     );

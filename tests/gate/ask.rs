@@ -86,8 +86,8 @@ fn nothing_leaves_before_the_answer_is_on_record() {
         method: None,
         path: None,
         exact: false,
+        budget: false,
         rule: None,
-        budget: None,
         wait_seconds: 60,
     };
     assert_eq!(asked, expected);

@@ -250,6 +250,6 @@ async fn raise(gate: &Rc<Gate>, question: &ToAsk) {
         request,
     } = question;
     let more = RuleId::new(meter.question());
-    let yes = questions::ask_for_more(gate, *conn, request, meter.what(), more).await;
+    let yes = questions::ask_for_more(gate, *conn, request, more).await;
     meter.answer(yes);
 }

@@ -27,6 +27,9 @@ const PROGRAMS: usize = 4;
 /// The least time between two lines about questions: the jail decides how many there are.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the terminal is ours again.
+const FOREGROUND: Duration = Duration::from_secs(1);
+
 /// Whom the caller wants to be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
@@ -141,6 +144,16 @@ impl Approvals {
         programs.chain(terminal).collect()
     }
 
+    /// When to attend although nothing became readable: nobody tells us that we came to the foreground.
+    pub fn due(&self) -> Option<Instant> {
+        match &self.answerer {
+            Answerer::Terminal(prompt) if !self.waiting.is_empty() && !prompt.is_usable() => {
+                Some(Instant::now() + FOREGROUND)
+            }
+            _ => None,
+        }
+    }
+
     /// Asks whom there is to ask, and takes what was answered; never waits.
     pub fn attend(&mut self, tell: &mut dyn FnMut(String)) -> Vec<(Question, Answer)> {
         let answers = match &mut self.answerer {
@@ -164,8 +177,8 @@ impl Approvals {
 
     /// Deny wins, ask leaves it to the next, as in the policy itself.
     fn by_rule(&self, question: &Question) -> Option<Answer> {
-        if question.budget.is_some() {
-            // Rules speak of destinations, not of how much goes there.
+        // Rules speak of hosts: whoever may be reached may not be reached without end.
+        if question.budget {
             return None;
         }
         let request = EgressRequest {
@@ -295,8 +308,8 @@ pub fn described(question: &Question) -> String {
         text.push(' ');
         text.push_str(path);
     }
-    match (&question.budget, &question.rule) {
-        (Some(_), Some(rule)) => format!("{rule} (last by {text})"),
+    match &question.rule {
+        Some(budget) if question.budget => format!("{budget} (asked for {text})"),
         _ => text,
     }
 }

@@ -26,6 +26,8 @@ pub struct Prompt {
     /// The question that was put, with its code.
     put: Option<(QuestionId, String)>,
     typed: Vec<u8>,
+    /// True once the terminal is gone.
+    lost: bool,
 }
 
 impl Prompt {
@@ -42,12 +44,18 @@ impl Prompt {
             terminal,
             put: None,
             typed: Vec::new(),
+            lost: false,
         })
     }
 
     /// What may become readable: only while a question stands and the keys are ours to read.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        (self.put.is_some() && self.is_foreground()).then(|| self.terminal.as_fd())
+        (self.put.is_some() && self.is_usable()).then(|| self.terminal.as_fd())
+    }
+
+    /// Whether keys may be read, and the terminal is there.
+    pub fn is_usable(&self) -> bool {
+        !self.lost && self.is_foreground()
     }
 
     /// Forgets a question that nobody waits for.
@@ -60,7 +68,7 @@ impl Prompt {
 
     /// Puts the next question if none stands, and reads what was typed; never waits.
     pub fn attend(&mut self, next: Option<&Question>) -> Option<Answer> {
-        if !self.is_foreground() {
+        if !self.is_usable() {
             return None;
         }
         if let (None, Some(question)) = (&self.put, next) {
@@ -91,13 +99,22 @@ impl Prompt {
 
     fn read_keys(&mut self) {
         let mut chunk = [0; 256];
-        while let Ok(got) = self.terminal.read(&mut chunk) {
-            if got == 0 {
-                return;
+        loop {
+            match self.terminal.read(&mut chunk) {
+                Ok(got) if got > 0 => {
+                    self.typed.extend(chunk.iter().take(got));
+                    let beyond = self.typed.len().saturating_sub(MAX_LINE);
+                    self.typed.drain(..beyond);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Ctrl-D is the command's to understand.
+                Ok(_) => return,
+                Err(_) => {
+                    self.lost = true;
+                    return;
+                }
             }
-            self.typed.extend(chunk.iter().take(got));
-            let beyond = self.typed.len().saturating_sub(MAX_LINE);
-            self.typed.drain(..beyond);
         }
     }
 

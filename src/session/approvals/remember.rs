@@ -47,6 +47,11 @@ pub fn remember(
 
 /// The rule, where a person would have put it.
 fn add(document: &mut DocumentMut, question: &Question, verdict: Answered) -> Result<(), String> {
+    if question.budget {
+        return Err(
+            "a budget is raised for this session alone; change it there yourself".to_owned(),
+        );
+    }
     if question.exact {
         let what = described(question);
         return Err(format!(
@@ -157,8 +162,8 @@ mod tests {
             method: None,
             path: None,
             exact: false,
+            budget: false,
             rule: None,
-            budget: None,
             wait_seconds: 1,
         }
     }
