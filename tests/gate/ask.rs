@@ -368,9 +368,6 @@ fn a_policy_that_comes_to_allow_it_answers_the_question() {
     );
     assert_eq!(
         approvals(&gate)[2..],
-        [
-            "answered 1 superseded None None",
-            &format!("Allow Allow a.test")
-        ]
+        ["answered 1 superseded None None", "Allow Allow a.test"]
     );
 }
