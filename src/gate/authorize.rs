@@ -11,13 +11,14 @@ use crate::audit::AuditEvent;
 use crate::ids::ConnId;
 use crate::policy::{
     Answered, Decision, DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport,
-    Verdict, decide,
+    Verdict, WebsocketPolicy, decide,
 };
 
 use super::budget::{self, Seen};
 use super::open::Lease;
 use super::questions::{self, Outcome};
 use super::report::AuditLost;
+use super::respond::UPGRADE_REQUIRED;
 use super::state::Gate;
 
 /// The longest path that goes into a record.
@@ -82,6 +83,7 @@ impl Destination {
             host: Some(self.host.clone()),
             port: Some(self.port),
             rule: self.rule.clone(),
+            detail: None,
         }
     }
 }
@@ -97,6 +99,8 @@ pub(super) struct Refusal {
     pub(super) port: Option<Port>,
     /// The rule that decided.
     pub(super) rule: Option<RuleId>,
+    /// One word more, from a list of ours: never what a peer said.
+    pub(super) detail: Option<&'static str>,
 }
 
 impl Refusal {
@@ -124,6 +128,7 @@ impl Refusal {
             host: None,
             port: None,
             rule: None,
+            detail: None,
         }
     }
 }
@@ -142,7 +147,8 @@ pub(super) async fn authorize(
     // Whether the budgets have counted it: once, however often it is decided.
     let mut admitted = false;
     loop {
-        let mut decision = decide(&gate.rules(), &request);
+        let rules = gate.rules();
+        let mut decision = decide(&rules, &request);
         let asks = decision.verdict == Verdict::Ask;
         let known = match answer.take() {
             _ if !asks => None,
@@ -179,7 +185,12 @@ pub(super) async fn authorize(
                 let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
                 gate.summary
                     .count_denied(&request.host, request.port, reason);
-                return Err(refused(request, reason, decision.rule));
+                let upgrade_required = reason == DenyReason::WebsocketNotAllowed
+                    && rules.websocket() == WebsocketPolicy::UpgradeRequired;
+                return Err(Refusal {
+                    detail: upgrade_required.then_some(UPGRADE_REQUIRED),
+                    ..refused(request, reason, decision.rule)
+                });
             }
         }
     }
@@ -265,6 +276,7 @@ fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> 
         port: Some(request.port),
         host: Some(request.host),
         rule,
+        detail: None,
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) struct Watch {
 enum Expect {
     Head,
     Body(u64),
-    /// A chunked body, after which the connection closes, or a tunnel.
+    /// A chunked body or a request for a WebSocket, after which the connection closes, or a tunnel.
     Rest,
 }
 

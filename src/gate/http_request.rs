@@ -7,6 +7,7 @@ use hyper::{Method as HttpMethod, Request, Uri};
 use crate::policy::{EgressRequest, Host, Method, NetworkMode, Port, Transport};
 
 use super::authority::parse_authority;
+use super::websocket;
 
 /// Methods that are forwarded: those of RFC 9110 but TRACE (it reflects headers), PATCH (RFC 5789),
 /// QUERY, and WebDAV's, which svn and git's dumb transport use. Anything else, `get` included, is
@@ -96,7 +97,7 @@ fn read_connect(uri: &Uri, headers: &HeaderMap) -> Result<EgressRequest, Malform
 }
 
 /// Absolute-form (RFC 9112 section 3.2.2).
-fn read_forward<B>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
+fn read_forward<B: hyper::body::Body>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
     let method = request.method().as_str();
     let method = Method::parse(method)
         .filter(|method| FORWARDED.contains(&method.as_str()))
@@ -130,7 +131,7 @@ fn read_forward<B>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
         port,
         method: Some(method),
         path: Some(path.to_owned()),
-        websocket: false,
+        websocket: websocket::is_asked_for(request)?,
     })
 }
 

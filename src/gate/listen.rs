@@ -199,6 +199,7 @@ async fn turn_away(stream: &TcpStream, door: Door) {
                 host: None,
                 port: None,
                 rule: None,
+                detail: None,
             };
             let status = respond::status(reason);
             close_after(stream, &respond::refuse_raw(&refusal, status)).await;

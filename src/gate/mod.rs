@@ -7,7 +7,8 @@
 //!
 //! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
+//! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
+//! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
@@ -37,6 +38,7 @@ mod http_request;
 mod listen;
 mod live;
 mod open;
+mod origin_tls;
 mod questions;
 mod relay;
 mod report;
@@ -51,6 +53,8 @@ mod state;
 mod summary;
 mod tally;
 mod tunnel;
+mod upgrade;
 mod upstream;
+mod websocket;
 
 pub use start::main;

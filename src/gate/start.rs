@@ -26,6 +26,7 @@ use super::control::{self, Control};
 use super::counters::Counters;
 use super::listen::{Door, Places, accept};
 use super::open::Leases;
+use super::origin_tls::{OriginTls, OriginTlsError};
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -44,7 +45,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 /// Why the gate did not serve.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error("descriptor {number}: {source}; the gate is started by portcullis, not by hand")]
     Inherit {
         number: i32,
@@ -61,6 +62,8 @@ enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error(transparent)]
+    OriginTls(#[from] OriginTlsError),
     #[error("confine: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -113,14 +116,24 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
+/// The compiled policy and all that works by it.
+pub(super) fn build(
+    runtime: &Runtime,
+    boot: &GateBoot,
+    audit: StdUnixStream,
+) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    let origin_tls = policy
+        .inspects()
+        .then(|| OriginTls::new(&boot.roots))
+        .transpose()?;
+    let limits = Limits::from(&policy.limits);
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
-        limits: Limits::from(&policy.limits),
+        limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         control: Control::default(),
         questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
@@ -129,9 +142,10 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        pool: Pool::new(limits.connections),
+        origin_tls,
         ledger: Ledger::new(policy),
         counters: Counters::default(),
-        pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
     }))
@@ -186,7 +200,7 @@ async fn serve(
     let wind_up = async {
         gate.stopping.send_replace(true);
         while accepting.join_next().await.is_some() {}
-        gate.pool.clear();
+        gate.pool.close().await;
         // A writer that is gone or stuck does not keep the session from ending.
         drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
         GateReply::Drained(gate.summary.report(gate.ledger.crossed()))

@@ -13,6 +13,7 @@ use super::control::Control;
 use super::counters::Counters;
 use super::live::Reachable;
 use super::open::Leases;
+use super::origin_tls::OriginTls;
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -49,8 +50,10 @@ pub(super) struct Gate {
     pub(super) ledger: Ledger,
     /// Live counters.
     pub(super) counters: Counters,
-    /// Idle connections to plain HTTP origins.
+    /// Connections to origins that requests can be sent over.
     pub(super) pool: Pool,
+    /// TLS towards origins, where the policy has any looked into.
+    pub(super) origin_tls: Option<OriginTls>,
     /// One read buffer for all relays: an idle tunnel holds none.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// True once the gate drains.

@@ -155,10 +155,15 @@ impl Tally {
         }
     }
 
+    /// When no byte will have moved for this long.
+    pub(super) fn idle_at(&self, limit: Duration) -> Instant {
+        self.active.get() + limit
+    }
+
     /// Resolves when no byte has moved for this long.
     pub(super) async fn idle_for(&self, limit: Duration) {
         loop {
-            let deadline = self.active.get() + limit;
+            let deadline = self.idle_at(limit);
             if deadline <= Instant::now() {
                 return;
             }
@@ -172,6 +177,11 @@ impl Tally {
     /// policy, nor after too many.
     pub(super) fn may_go_on(&self) -> bool {
         !self.gate.reporter.is_lost() && !self.lease.is_revoked() && !self.overrun.get()
+    }
+
+    /// Whether a new policy does not permit it any more.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.lease.is_revoked()
     }
 
     /// Resolves once a new policy does not permit it any more; says so in the account.
