@@ -14,7 +14,7 @@ use super::plan::{LaunchRequest, Plan};
 use super::socket::{PeerId, Socket};
 use super::watch::Notice;
 use crate::audit::AuditEvent;
-use crate::policy::{Answered, Profile, Scope};
+use crate::policy::{Answered, Budgets, Profile, Scope};
 use crate::wire::gate::{Answer, Applied, GateCommand, GateReply, Question};
 use crate::wire::session::{SessionReply, SessionRequest};
 
@@ -105,6 +105,11 @@ impl Desk {
     /// How long the gate is to wait for an answer; 0: there is nobody to ask.
     pub fn approval_seconds(&self) -> u32 {
         self.seconds
+    }
+
+    /// The budgets of the policy in force.
+    pub fn budgets(&self) -> &Budgets {
+        self.live.budgets()
     }
 
     /// What may become readable.

@@ -18,7 +18,7 @@ use super::plan::LaunchRequest;
 use super::registries::{self, Found};
 use super::trust::is_outside;
 use super::{approvals::remember, profiles};
-use crate::policy::{BudgetKind, FilesystemMode, Overrides, Profile};
+use crate::policy::{Budgets, FilesystemMode, Overrides, Profile};
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -155,11 +155,6 @@ impl Live {
                     != (new_net.enable_socks5, new_net.http_port, new_net.socks_port),
             ),
             (
-                "network.budgets.total_time",
-                old_net.budgets.get(BudgetKind::TotalTime)
-                    != new_net.budgets.get(BudgetKind::TotalTime),
-            ),
-            (
                 "approvals.wait_seconds",
                 old.approvals.wait_seconds != new.approvals.wait_seconds,
             ),
@@ -196,6 +191,11 @@ impl Live {
     /// The profile, as asked for.
     pub fn profile(&self) -> &str {
         &self.profile
+    }
+
+    /// The budgets of the profile in force.
+    pub fn budgets(&self) -> &Budgets {
+        &self.current.network.budgets
     }
 
     /// Whether this session cannot have written a file. With full access to the host only what is hidden

@@ -138,6 +138,8 @@ impl Watch<'_> {
                         reply => watch.desk.hear(reply, gate, tell)?,
                     }
                 }
+                // A new policy may have brought others.
+                watch.limits.adopt(watch.desk.budgets());
                 Ok(())
             });
         }

@@ -190,7 +190,7 @@ fn named(known: &Destinations, conn: ConnId) -> String {
 }
 
 /// `host:port`, brackets round an IPv6 address (RFC 3986 section 3.2.2).
-pub(super) fn destination(host: &Host, port: Port) -> String {
+pub(in crate::cli) fn destination(host: &Host, port: Port) -> String {
     match host {
         Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
         Host::Addr(std::net::IpAddr::V4(address)) => format!("{address}:{port}"),
@@ -242,7 +242,7 @@ fn list(addresses: &[std::net::IpAddr]) -> String {
 }
 
 /// Bytes, in powers of 1000.
-pub(super) fn bytes(count: u64) -> String {
+pub(in crate::cli) fn bytes(count: u64) -> String {
     if count < 1000 {
         return format!("{count} B");
     }

@@ -5,6 +5,7 @@
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
 
 mod approvals;
+mod budget_kind;
 mod budgets;
 mod builtin;
 mod cases;
@@ -17,7 +18,8 @@ mod rules;
 mod show;
 mod value;
 
-pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
+pub use budget_kind::BudgetKind;
+pub use budgets::{Budget, BudgetAction, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
