@@ -76,6 +76,10 @@ impl AuditEvent {
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
+            Self::DnsAsked { name, kind, .. } => {
+                cut(name, TEXT);
+                cut(kind, WORD);
+            }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
@@ -83,6 +87,7 @@ impl AuditEvent {
             } => cut(why, TEXT),
             Self::SessionEnded { .. }
             | Self::GateLost { .. }
+            | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }

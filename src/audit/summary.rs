@@ -150,7 +150,9 @@ impl SessionSummary {
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
-            AuditEvent::EgressDialed { .. } => {}
+            AuditEvent::EgressDialed { .. }
+            | AuditEvent::DnsAsked { .. }
+            | AuditEvent::DnsDropped { .. } => {}
             AuditEvent::EgressRefused {
                 conn,
                 reason,

@@ -121,6 +121,11 @@ pub(super) async fn authorize(
     conn: ConnId,
     request: EgressRequest,
 ) -> Result<Permit, Refusal> {
+    // A program that resolves first and then asks a proxy for the address means the name.
+    let request = EgressRequest {
+        host: gate.names.host(request.host),
+        ..request
+    };
     let decision = decide(&gate.rules(), &request);
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,

@@ -1,5 +1,6 @@
 //! The HTTP proxy door: plain requests in absolute-form and CONNECT, over HTTP/1.1 with keep-alive.
-//! Each request on a connection is judged by itself.
+//! Each request on a connection is judged by itself. A client that knows no proxy is served as well: it sends
+//! requests in origin-form, to the server that it connected to.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
 use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
+pub(super) use super::http_request::Authority;
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
 use super::respond::{self, After};
@@ -41,6 +43,8 @@ struct Connection {
     gate: Rc<Gate>,
     id: ConnId,
     watch: Rc<Watch>,
+    /// The server that the client takes us for; `None`: it knows that we are a proxy.
+    server: Option<Authority>,
     /// Set once a CONNECT was answered with 200: the connection is a tunnel from then on.
     tunnel: RefCell<Option<(Outbound, Tally)>>,
 }
@@ -64,12 +68,18 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
+pub(super) async fn serve(
+    gate: Rc<Gate>,
+    stream: TcpStream,
+    id: ConnId,
+    server: Option<Authority>,
+) {
     let watch = Rc::new(Watch::new(gate.limits));
     let connection = Rc::new(Connection {
         gate: Rc::clone(&gate),
         id,
         watch: Rc::clone(&watch),
+        server,
         tunnel: RefCell::new(None),
     });
     let service = {
@@ -79,7 +89,7 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
         })
     };
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
-    let mut served = server(&gate).serve_connection(io, service);
+    let mut served = hyper_server(&gate).serve_connection(io, service);
     let end = tokio::select! {
         served = poll_fn(|context| served.poll_without_shutdown(context)) => match served {
             Ok(()) => End::Done,
@@ -99,7 +109,7 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     }
 }
 
-fn server(gate: &Gate) -> http1::Builder {
+fn hyper_server(gate: &Gate) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Times are kept by Watch, for heads and for idle connections alike.
@@ -146,7 +156,15 @@ impl Connection {
         request: &Request<Incoming>,
         transport: Transport,
     ) -> Result<EgressRequest, Refusal> {
-        let asked = http_request::read(request, self.gate.rules().mode()).and_then(|asked| {
+        let mode = self.gate.rules().mode();
+        let asked = match &self.server {
+            None => http_request::read(request, mode),
+            Some(server) => {
+                let resolved = |host| self.gate.names.host(host);
+                http_request::read_for(request, mode, server, resolved)
+            }
+        };
+        let asked = asked.and_then(|asked| {
             hop::check_request(request.headers())
                 .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
             Ok(asked)

@@ -5,10 +5,11 @@
 //! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
 //! executes a program, opens a file, asks DNS or dials before a decision is recorded.
 //!
-//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], [`socks5`] or [`transparent`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! [`dns`] answers the jail's questions for names, without asking anybody.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -21,6 +22,7 @@ mod body;
 mod client_hello;
 mod confine;
 mod dial;
+mod dns;
 mod head;
 mod head_grammar;
 mod hop;
@@ -32,6 +34,7 @@ mod report;
 mod resolve;
 mod respond;
 mod screen;
+mod sockets;
 mod socks5;
 mod socks5_wire;
 mod splice;
@@ -39,6 +42,7 @@ mod start;
 mod state;
 mod summary;
 mod tally;
+mod transparent;
 mod tunnel;
 mod upstream;
 

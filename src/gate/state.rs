@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::dns::Names;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
@@ -25,6 +26,8 @@ pub(super) struct Gate {
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
     pub(super) resolver: Resolver,
+    /// Addresses that stand for names in the jail.
+    pub(super) names: Names,
     /// The audit channel.
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.

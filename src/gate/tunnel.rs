@@ -16,7 +16,7 @@ use super::state::Gate;
 use super::tally::Tally;
 
 /// A fatal `access_denied` alert (RFC 8446 section 6.2): a TLS client can say why it failed.
-const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+pub(super) const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// Runs a tunnel to its end. `early` came from the client already.
 pub(super) async fn run(

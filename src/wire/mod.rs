@@ -2,7 +2,7 @@
 //!
 //! Owns: the framing ([`frame`]) and the messages of each border, one file a border: [`audit`]
 //! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init),
-//! [`sweep`] (session ↔ sweeper of placeholders).
+//! [`sweep`] (session ↔ sweeper of placeholders), [`transparent`] (session ↔ helper in the jail's network).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
 //! Never: decides anything.
 #![forbid(unsafe_code)]
@@ -12,5 +12,6 @@ pub mod frame;
 pub mod gate;
 pub mod init;
 pub mod sweep;
+pub mod transparent;
 
 pub use frame::{Channel, MAX_FRAME, WireError};

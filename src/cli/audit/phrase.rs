@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::audit::{AuditEvent, EndedBy, Status};
+use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
 use crate::policy::{Host, Method, Port, Verdict};
@@ -49,6 +49,17 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 refused => format!("{} (refused: {})", list(addresses), list(refused)),
             };
             row("", &escape(name), &answer)
+        }
+        AuditEvent::DnsAsked { name, kind, answer } => {
+            let verb = match answer {
+                DnsAnswer::Address | DnsAnswer::NoAddress => "",
+                _ => "DENY",
+            };
+            let about = format!("{} {}", escape(name), escape(kind));
+            row(verb, &about, &format!("name asked for, {answer}"))
+        }
+        AuditEvent::DnsDropped { count } => {
+            row("DENY", "", &format!("{count} questions for names dropped"))
         }
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())

@@ -1,0 +1,113 @@
+//! The door for programs that know no proxy: every TCP connection of the jail that is not to itself comes
+//! here (`jail::intercept`), and still has the address that it was made to.
+//!
+//! That address is one that stands for a name ([`super::dns`]), or it is judged as the literal that it is.
+//! Port 80 is read as HTTP, so that method and path can be judged; anything else is a tunnel, screened like
+//! one that was asked for with CONNECT. The kernel has accepted the connection by then: what is refused is
+//! told in the port's own protocol, or reset.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+
+use crate::ids::ConnId;
+use crate::policy::{
+    DenyReason, EgressRequest, Handling, Host, Port, Transport, Verdict, decide,
+};
+
+use super::authorize::{Refusal, authorize};
+use super::dial::{Outbound, dial};
+use super::http::{self, Authority};
+use super::listen::close_after;
+use super::state::Gate;
+use super::tally::Tally;
+use super::tunnel::{self, ACCESS_DENIED};
+
+/// Serves one connection to its end.
+pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
+    let (host, port) = match original(&stream) {
+        Ok((host, port)) => (gate.names.host(host), port),
+        Err(error) => {
+            let (transport, reason) = (Transport::Transparent, DenyReason::Malformed);
+            let detail = error.to_string();
+            drop(Refusal::unreadable(&gate, id, transport, reason, detail).await);
+            return reset(&stream);
+        }
+    };
+    let asked = EgressRequest {
+        transport: Transport::Transparent,
+        host,
+        port,
+        method: None,
+        path: None,
+        websocket: false,
+    };
+    if port == Port::HTTP && !is_for_bare_tcp(&gate, &asked) {
+        let host = asked.host;
+        return http::serve(gate, stream, id, Some(Authority { host, port })).await;
+    }
+    let opened = tokio::select! {
+        opened = open(&gate, id, asked) => opened,
+        () = gate.until_stopping() => return,
+    };
+    match opened {
+        Ok((outbound, tally)) => tunnel::run(&gate, stream, &[], outbound, tally).await,
+        Err(_) => refuse(&stream, port).await,
+    }
+}
+
+/// The destination that the program in the jail connected to. Somebody who connects to the listener itself
+/// has none.
+fn original(stream: &TcpStream) -> io::Result<(Host, Port)> {
+    let address: SocketAddr = stream.local_addr()?;
+    let ip = address.ip().to_canonical();
+    match Port::new(address.port()) {
+        Some(port) if !ip.is_loopback() && !ip.is_unspecified() => Ok((Host::from(ip), port)),
+        _ => Err(io::Error::other("a connection to the gate's own listener")),
+    }
+}
+
+/// Whether a rule says that this is not HTTP, whatever the port. Nothing is let through by this: the
+/// connection is judged, and that on record, in either case.
+fn is_for_bare_tcp(gate: &Gate, asked: &EgressRequest) -> bool {
+    let decision = decide(&gate.rules(), asked);
+    decision.verdict != Verdict::Deny && decision.handling == Handling::Tcp
+}
+
+async fn open(
+    gate: &Rc<Gate>,
+    id: ConnId,
+    asked: EgressRequest,
+) -> Result<(Outbound, Tally), Refusal> {
+    let permit = authorize(gate, id, asked).await?;
+    match permit.destination().handling {
+        Handling::Tunnel | Handling::Tcp => {
+            let tally = Tally::open(gate, &permit);
+            let outbound = dial(gate, permit, &tally).await?;
+            Ok((outbound, tally))
+        }
+        // Nobody opens it yet.
+        Handling::Inspect => {
+            let detail = "it would have to be inspected".to_owned();
+            let reason = DenyReason::TunnelNotAllowed;
+            Err(permit.destination().fail(gate, reason, detail))
+        }
+    }
+}
+
+/// Tells a TLS client why, and anybody else that nobody is there.
+async fn refuse(stream: &TcpStream, port: Port) {
+    if port == Port::HTTPS {
+        close_after(stream, &ACCESS_DENIED).await;
+    } else {
+        reset(stream);
+    }
+}
+
+/// Has the kernel reset the connection when it is closed.
+pub(super) fn reset(stream: &TcpStream) {
+    // A socket that fails here is gone already.
+    drop(stream.set_zero_linger());
+}
