@@ -113,7 +113,7 @@ impl Origin {
             )
             .unwrap();
         let config = Arc::new(config);
-        let origin = Self::listen(bind_443(), move |stream| {
+        let origin = Self::listen(bind_at(443), move |stream| {
             let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
             serve_http(StreamOwned::new(tls, stream), &|head, _| {
                 ok(head.lines().next().unwrap_or_default())
@@ -129,18 +129,35 @@ impl Origin {
     pub(crate) fn raw_443(
         serve: impl Fn(Logged) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        Self::listen(bind_443(), serve)
+        Self::raw_at(443, serve)
+    }
+
+    /// Any bytes on this port of a loopback address of its own.
+    pub(crate) fn raw_at(
+        port: u16,
+        serve: impl Fn(Logged) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(bind_at(port), serve)
+    }
+
+    /// As [`Origin::echo`], on port 80 of a loopback address of its own.
+    pub(crate) fn echo_80() -> Self {
+        Self::raw_at(80, |stream| {
+            serve_http(stream, &|head, _| {
+                ok(head.lines().next().unwrap_or_default())
+            })
+        })
     }
 }
 
-/// Tests run side by side, and all of them want 443: each takes a loopback address nobody else has.
-fn bind_443() -> TcpListener {
+/// Tests run side by side, and all of them want the same ports: each takes a loopback address nobody else has.
+fn bind_at(port: u16) -> TcpListener {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id().to_be_bytes();
     loop {
         let last = NEXT.fetch_add(1, Ordering::SeqCst);
         let address = Ipv4Addr::new(127, 0x40 ^ process[2], process[3], last);
-        if let Ok(listener) = TcpListener::bind((address, 443)) {
+        if let Ok(listener) = TcpListener::bind((address, port)) {
             return listener;
         }
     }
