@@ -7,8 +7,8 @@ use std::path::Path;
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
     Decision, DenyReason, Effect, EgressRequest, Host, HostPattern, Method, NetworkPolicy,
-    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Verdict, decide,
-    remedy,
+    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Unlisted, Verdict,
+    decide, remedy,
 };
 use proptest::prelude::*;
 use serde::Deserialize;

@@ -44,7 +44,7 @@ struct Connection {
     id: ConnId,
     watch: Rc<Watch>,
     /// The server that the client takes us for; `None`: it knows that we are a proxy.
-    server: Option<Authority>,
+    taken_for: Option<Authority>,
     /// Set once a CONNECT was answered with 200: the connection is a tunnel from then on.
     tunnel: RefCell<Option<(Outbound, Tally)>>,
 }
@@ -72,14 +72,14 @@ pub(super) async fn serve(
     gate: Rc<Gate>,
     stream: TcpStream,
     id: ConnId,
-    server: Option<Authority>,
+    taken_for: Option<Authority>,
 ) {
     let watch = Rc::new(Watch::new(gate.limits));
     let connection = Rc::new(Connection {
         gate: Rc::clone(&gate),
         id,
         watch: Rc::clone(&watch),
-        server,
+        taken_for,
         tunnel: RefCell::new(None),
     });
     let service = {
@@ -89,7 +89,7 @@ pub(super) async fn serve(
         })
     };
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
-    let mut served = hyper_server(&gate).serve_connection(io, service);
+    let mut served = server(&gate).serve_connection(io, service);
     let end = tokio::select! {
         served = poll_fn(|context| served.poll_without_shutdown(context)) => match served {
             Ok(()) => End::Done,
@@ -109,7 +109,7 @@ pub(super) async fn serve(
     }
 }
 
-fn hyper_server(gate: &Gate) -> http1::Builder {
+fn server(gate: &Gate) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Times are kept by Watch, for heads and for idle connections alike.
@@ -157,7 +157,7 @@ impl Connection {
         transport: Transport,
     ) -> Result<EgressRequest, Refusal> {
         let mode = self.gate.rules().mode();
-        let asked = match &self.server {
+        let asked = match &self.taken_for {
             None => http_request::read(request, mode),
             Some(server) => {
                 let resolved = |host| self.gate.names.host(host);

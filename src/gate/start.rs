@@ -137,11 +137,7 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
 }
 
 /// Accepts until the session says `drain` (answered with the summary) or is gone (the end, at once).
-async fn serve(
-    gate: Rc<Gate>,
-    sockets: Sockets,
-    control: &Channel,
-) -> Result<(), StartError> {
+async fn serve(gate: Rc<Gate>, sockets: Sockets, control: &Channel) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
     let places = Rc::new(Places::new(gate.limits.connections));

@@ -13,9 +13,7 @@ use std::rc::Rc;
 use tokio::net::TcpStream;
 
 use crate::ids::ConnId;
-use crate::policy::{
-    DenyReason, EgressRequest, Handling, Host, Port, Transport, Verdict, decide,
-};
+use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport, Verdict, decide};
 
 use super::authorize::{Refusal, authorize};
 use super::dial::{Outbound, dial};

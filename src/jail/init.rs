@@ -61,7 +61,8 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     let mut listeners = bind_listeners(&plan.listen)?;
     // The namespace itself, for the helper outside that makes everything in it lead to the gate.
     if plan.transparent {
-        let network = namespace::own_network().map_err(not_started("open the network namespace"))?;
+        let network =
+            namespace::own_network().map_err(not_started("open the network namespace"))?;
         listeners.push(network);
     }
     // 4. Let no descriptor but the standard streams outlive step 14: bubblewrap leaves us all of its

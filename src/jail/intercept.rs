@@ -119,9 +119,13 @@ fn serve() -> Result<(), Box<dyn std::error::Error>> {
 /// The list.
 fn run(network: &OwnedFd) -> Result<Vec<OwnedFd>, String> {
     // 1. Enter the jail's network namespace, and no other one.
-    at("enter the jail's network", namespace::enter_network(network))?;
+    at(
+        "enter the jail's network",
+        namespace::enter_network(network),
+    )?;
     // 2. The listeners: without them a route would lead to nobody.
-    let [v4, v6] = tproxy::LISTEN.map(|address| bound(SocketAddr::new(address, 0), SockType::Stream, true));
+    let [v4, v6] =
+        tproxy::LISTEN.map(|address| bound(SocketAddr::new(address, 0), SockType::Stream, true));
     let v4 = at("listen on 127.0.0.1", v4)?;
     let v6 = match v6 {
         // This host has no IPv6, or has it switched off.

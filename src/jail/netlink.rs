@@ -182,14 +182,14 @@ fn answers(mut bytes: &[u8]) -> Vec<(u32, i32)> {
         }
         let [low, high, _, _] = kind;
         if u16::from_ne_bytes([low, high]) == ERROR
-            && let Some(errno) = bytes.get(..length).and_then(|message| word(message, HEADER))
+            && let Some(errno) = bytes
+                .get(..length)
+                .and_then(|message| word(message, HEADER))
         {
             let errno = i32::from_ne_bytes(errno).saturating_neg();
             found.push((u32::from_ne_bytes(number), errno));
         }
-        bytes = bytes
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     found
 }

@@ -64,21 +64,35 @@ pub(super) fn install(loopback: u32, with_ipv6: bool) -> Result<(), Refused> {
 }
 
 fn requests(loopback: u32, with_ipv6: bool) -> Vec<Request> {
-    let v4 = (IpAddr::V4(OWN_V4), IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4);
+    let v4 = (
+        IpAddr::V4(OWN_V4),
+        IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
+        4,
+    );
     let multicast_v6 = Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0);
     let v6 = (IpAddr::V6(OWN_V6), IpAddr::V6(multicast_v6), 8);
     let mut requests = vec![up(loopback)];
     for (own, multicast, length) in [v4, v6].into_iter().take(1 + usize::from(with_ipv6)) {
         requests.push(address(loopback, own));
         requests.push(route(loopback, own, None, Kind::Local));
-        requests.push(route(loopback, own, Some((multicast, length)), Kind::Unreachable));
+        requests.push(route(
+            loopback,
+            own,
+            Some((multicast, length)),
+            Kind::Unreachable,
+        ));
     }
     requests
 }
 
 /// struct ifinfomsg.
 fn up(loopback: u32) -> Request {
-    let header = [[0; 4], loopback.to_ne_bytes(), UP.to_ne_bytes(), UP.to_ne_bytes()];
+    let header = [
+        [0; 4],
+        loopback.to_ne_bytes(),
+        UP.to_ne_bytes(),
+        UP.to_ne_bytes(),
+    ];
     Request {
         step: "bring lo up",
         kind: NEW_LINK,
@@ -91,7 +105,10 @@ fn up(loopback: u32) -> Request {
 /// struct ifaddrmsg. An address beside 127.0.0.1, because getaddrinfo(3) with `AI_ADDRCONFIG` takes a
 /// machine that has nothing else for one without network.
 fn address(loopback: u32, own: IpAddr) -> Request {
-    let header = [[family(own), bits(own), NO_DETECTION, 0], loopback.to_ne_bytes()];
+    let header = [
+        [family(own), bits(own), NO_DETECTION, 0],
+        loopback.to_ne_bytes(),
+    ];
     Request {
         step: "add an address to lo",
         kind: NEW_ADDRESS,
@@ -105,9 +122,26 @@ fn address(loopback: u32, own: IpAddr) -> Request {
 
 /// struct rtmsg. Without a destination: everything that no other route of the table takes.
 fn route(loopback: u32, own: IpAddr, to: Option<(IpAddr, u8)>, kind: Kind) -> Request {
-    let scope = if own.is_ipv4() && kind == Kind::Local { SCOPE_HOST } else { 0 };
+    let scope = if own.is_ipv4() && kind == Kind::Local {
+        SCOPE_HOST
+    } else {
+        0
+    };
     let length = to.map_or(0, |(_, length)| length);
-    let header = [family(own), length, 0, 0, TABLE_LOCAL, STATIC, scope, kind as u8, 0, 0, 0, 0];
+    let header = [
+        family(own),
+        length,
+        0,
+        0,
+        TABLE_LOCAL,
+        STATIC,
+        scope,
+        kind as u8,
+        0,
+        0,
+        0,
+        0,
+    ];
     let mut attributes = Attributes::default();
     if let Some((network, _)) = to {
         attributes = attributes.add(DESTINATION, &octets(network));
@@ -158,7 +192,9 @@ mod tests {
     fn without_ipv6_there_is_no_request_for_it_and_lo_comes_first() {
         let steps = |with_ipv6| {
             let all = requests(1, with_ipv6);
-            all.into_iter().map(|request| request.step).collect::<Vec<_>>()
+            all.into_iter()
+                .map(|request| request.step)
+                .collect::<Vec<_>>()
         };
         let v4 = [
             "bring lo up",

@@ -40,7 +40,10 @@ pub fn enter_network(network: &impl AsFd) -> io::Result<()> {
 
 fn ask(namespace: &impl AsFd, question: nix::libc::Ioctl) -> io::Result<i32> {
     let number = namespace.as_fd().as_raw_fd();
-    #[expect(unsafe_code, reason = "ioctl(2) has no safe wrapper for these requests")]
+    #[expect(
+        unsafe_code,
+        reason = "ioctl(2) has no safe wrapper for these requests"
+    )]
     // SAFETY: both requests take no argument and touch no memory of ours; what they answer is a number.
     let answer = unsafe { nix::libc::ioctl(number, question) };
     if answer == -1 {

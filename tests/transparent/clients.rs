@@ -24,7 +24,12 @@ fn a_plain_socket_reaches_an_allowed_name_and_no_other_name_port_or_address() {
             ["tcp", "denied.test", port, "hello"],
             ["tcp", "192.0.2.7", port, "hello"],
             ["tcp", "2001:db8::7", port, "hello"],
-            ["http", "169.254.169.254", 80, "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"],
+            [
+                "http",
+                "169.254.169.254",
+                80,
+                "GET / HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"
+            ],
         ]));
         assert_eq!(answers[0]["said"], "hello", "{who:?}");
         assert_failed(&answers[1], "ECONNRESET");
@@ -32,7 +37,10 @@ fn a_plain_socket_reaches_an_allowed_name_and_no_other_name_port_or_address() {
         assert_failed(&answers[3], "ECONNRESET");
         assert_failed(&answers[4], "ECONNRESET");
         let metadata = answers[5]["said"].as_str().unwrap();
-        assert!(metadata.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{metadata}");
+        assert!(
+            metadata.starts_with("HTTP/1.1 403 Forbidden\r\n"),
+            "{metadata}"
+        );
         assert_eq!(
             scene.decisions(),
             [
@@ -59,13 +67,26 @@ fn curl_speaks_https_to_an_allowed_name_and_hears_of_a_refusal() {
         let scene = Scene::new(who, &hosts, &[("secure.test", 443, "")]);
         scene.install.write("work/ca.pem", &origin.ca);
         let curl = |arguments: &[&str]| {
-            let common = ["curl", "-sS", "-m", "30", "--noproxy", "*", "--cacert", "ca.pem"];
+            let common = [
+                "curl",
+                "-sS",
+                "-m",
+                "30",
+                "--noproxy",
+                "*",
+                "--cacert",
+                "ca.pem",
+            ];
             scene.run(&[common.as_slice(), arguments].concat())
         };
         let run = curl(&["https://secure.test/x"]);
         assert_eq!(run.stdout, "GET /x HTTP/1.1", "{who:?} {run:?}");
         // Another server name than that of the destination: fronting.
-        let run = curl(&["--connect-to", "front.test:443:secure.test:443", "https://front.test/"]);
+        let run = curl(&[
+            "--connect-to",
+            "front.test:443:secure.test:443",
+            "https://front.test/",
+        ]);
         assert_eq!(run.status, Some(35), "{run:?}");
         assert!(run.stderr.contains("alert access denied"), "{run:?}");
         let run = curl(&["https://192.0.2.1/"]);
@@ -113,8 +134,14 @@ fn plain_http_is_judged_request_by_request_with_method_and_path() {
         assert!(run.stdout.starts_with("GET /open/a HTTP/1.1{"), "{run:?}");
         assert!(run.stdout.contains("}GET /open/b HTTP/1.1{"), "{run:?}");
         let seen = origin.log.text();
-        assert!(seen.contains("/open/a") && !seen.contains("closed"), "{seen}");
-        assert!(!seen.contains("/open/c") && !seen.contains("/open/d"), "{seen}");
+        assert!(
+            seen.contains("/open/a") && !seen.contains("closed"),
+            "{seen}"
+        );
+        assert!(
+            !seen.contains("/open/c") && !seen.contains("/open/d"),
+            "{seen}"
+        );
     }
 }
 
@@ -151,9 +178,16 @@ fn node_and_java_need_no_proxy_settings() {
         let port = origin.port();
         let scene = Scene::new(who, &[("app.test", LOOPBACK)], &[("app.test", port, "")]);
         write_java(&scene.install, JAVA);
-        let (good, bad) = (format!("http://app.test:{port}/n"), format!("http://no.test:{port}/n"));
+        let (good, bad) = (
+            format!("http://app.test:{port}/n"),
+            format!("http://no.test:{port}/n"),
+        );
         let literal = format!("http://192.0.2.9:{port}/n");
-        for (url, expected) in [(&good, "GET /n HTTP/1.1"), (&bad, "EAI_AGAIN"), (&literal, "ECONNRESET")] {
+        for (url, expected) in [
+            (&good, "GET /n HTTP/1.1"),
+            (&bad, "EAI_AGAIN"),
+            (&literal, "ECONNRESET"),
+        ] {
             let run = scene.run(&["/usr/bin/node", "-e", FETCH, url]);
             let told = run.stdout.trim();
             // undici has a word of its own for a connection that is closed under it.
@@ -186,7 +220,15 @@ fn a_client_that_resolves_first_and_asks_a_proxy_for_the_address_means_the_name(
         let port = origin.port();
         let scene = Scene::new(who, &[("app.test", LOOPBACK)], &[("app.test", port, "")]);
         let url = format!("http://app.test:{port}/s");
-        let run = scene.run(&["curl", "-sS", "-m", "30", "--socks5", "127.0.0.1:8081", &url]);
+        let run = scene.run(&[
+            "curl",
+            "-sS",
+            "-m",
+            "30",
+            "--socks5",
+            "127.0.0.1:8081",
+            &url,
+        ]);
         assert_eq!(run.stdout, "GET /s HTTP/1.1", "{who:?} {run:?}");
         assert_eq!(scene.decisions(), [format!("allow socks5 app.test:{port}")]);
         // An address that was given to no name is an address, whatever its block.

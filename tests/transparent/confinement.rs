@@ -48,7 +48,10 @@ fn the_command_has_no_capability_and_cannot_change_routes_rules_or_addresses() {
         );
         let words = ["Operation not permitted", "not permitted"];
         let change = scene.run(&["ip", "route", "add", "192.0.2.0/24", "dev", "lo"]);
-        assert!(words.iter().any(|word| change.stderr.contains(word)), "{change:?}");
+        assert!(
+            words.iter().any(|word| change.stderr.contains(word)),
+            "{change:?}"
+        );
     }
 }
 
@@ -110,10 +113,16 @@ fn loopback_stays_the_jails_own_and_the_listener_itself_leads_nowhere() {
     for who in EVERYONE {
         let scene = Scene::new(who, &[], &[]);
         let run = scene.run(&["/usr/bin/python3", "-c", SERVE]);
-        assert_eq!(run.stdout, "own\nConnection reset by peer\n", "{who:?} {run:?}");
+        assert_eq!(
+            run.stdout, "own\nConnection reset by peer\n",
+            "{who:?} {run:?}"
+        );
         assert_eq!(scene.decisions(), Vec::<String>::new());
         let refused = scene.install.events("egress.refused");
-        assert_eq!(refused[0]["detail"], "a connection to the gate's own listener");
+        assert_eq!(
+            refused[0]["detail"],
+            "a connection to the gate's own listener"
+        );
     }
 }
 
@@ -144,7 +153,7 @@ fn an_address_that_stands_for_a_name_in_one_session_stands_for_nothing_in_anothe
 }
 
 fn until_there(path: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !path.exists() {
         assert!(Instant::now() < deadline, "{}", path.display());
         std::thread::sleep(Duration::from_millis(10));
@@ -155,13 +164,9 @@ fn until_there(path: &Path) {
 fn a_kernel_without_nftables_does_not_start_the_session_and_says_what_to_do() {
     for who in EVERYONE {
         let scene = Scene::new(who, &[], &[]);
-        // On a thread of its own: the filter is for it and its children.
-        let run = std::thread::scope(|scope| {
-            let without = scope.spawn(|| {
-                seccompiler::apply_filter(&no_nftables()).unwrap();
-                scene.run(&["touch", "ran"])
-            });
-            without.join().unwrap()
+        let no_nftables = [(0, libc::AF_NETLINK), (2, libc::NETLINK_NETFILTER)];
+        let run = without(&no_nftables, libc::EPROTONOSUPPORT, || {
+            scene.run(&["touch", "ran"])
         });
         assert_eq!(
             run.complaint(),
@@ -181,18 +186,53 @@ fn a_kernel_without_nftables_does_not_start_the_session_and_says_what_to_do() {
     }
 }
 
-/// socket(2) with `AF_NETLINK` and `NETLINK_NETFILTER` fails as on a kernel that does not have it.
-fn no_nftables() -> BpfProgram {
+#[test]
+fn a_host_without_ipv6_has_the_rest() {
+    for who in EVERYONE {
+        let origin = Origin::echo_bytes();
+        let port = origin.port();
+        let scene = Scene::new(who, &[("good.test", LOOPBACK)], &[("good.test", port, "")]);
+        let acts = json!([
+            ["resolve", "good.test"],
+            ["tcp", "good.test", port, "hello"],
+            ["tcp", "192.0.2.1", port, "hello"],
+        ]);
+        let no_ipv6 = [(0, libc::AF_INET6)];
+        let answers = without(&no_ipv6, libc::EAFNOSUPPORT, || scene.act(&acts));
+        assert_eq!(answers[0]["said"], "198.18.1.0", "{who:?}");
+        assert_eq!(answers[1]["said"], "hello", "{who:?}");
+        assert_failed(&answers[2], "ECONNRESET");
+        let asked = scene.asked();
+        assert_eq!(asked, ["good.test A address", "good.test AAAA no_address"]);
+    }
+}
+
+/// Runs something as on a kernel where socket(2) with these arguments fails. On a thread of its own,
+/// because the filter is for it and its children.
+fn without<T: Send>(arguments: &[(u8, i32)], errno: i32, run: impl FnOnce() -> T + Send) -> T {
+    let filter = no_socket(arguments, errno);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            seccompiler::apply_filter(&filter).unwrap();
+            run()
+        });
+        thread.join().unwrap()
+    })
+}
+
+fn no_socket(arguments: &[(u8, i32)], errno: i32) -> BpfProgram {
     let is = |argument, value: i32| {
         let value = u64::from(value.cast_unsigned());
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value).unwrap()
     };
-    let rule = SeccompRule::new(vec![
-        is(0, libc::AF_NETLINK),
-        is(2, libc::NETLINK_NETFILTER),
-    ]);
-    let table = [(libc::SYS_socket, vec![rule.unwrap()])].into_iter().collect();
-    let errno = SeccompAction::Errno(libc::EPROTONOSUPPORT.cast_unsigned());
+    let conditions = arguments
+        .iter()
+        .map(|(argument, value)| is(*argument, *value));
+    let rule = SeccompRule::new(conditions.collect());
+    let table = [(libc::SYS_socket, vec![rule.unwrap()])]
+        .into_iter()
+        .collect();
+    let errno = SeccompAction::Errno(errno.cast_unsigned());
     let arch = std::env::consts::ARCH.try_into().unwrap();
     SeccompFilter::new(table, SeccompAction::Allow, errno, arch)
         .unwrap()

@@ -28,8 +28,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn bytes(hex: &str) -> Vec<u8> {
-    (0..hex.len() / 2)
-        .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect()
 }
 
@@ -42,7 +43,9 @@ fn over_tcp(message: &Message) -> Value {
 }
 
 fn told(answer: &Value) -> (ResponseCode, Vec<RData>) {
-    let said = answer["said"].as_str().unwrap_or_else(|| unreachable!("{answer}"));
+    let said = answer["said"]
+        .as_str()
+        .unwrap_or_else(|| unreachable!("{answer}"));
     let message = Message::from_vec(&bytes(said)).unwrap();
     assert_eq!(message.message_type, MessageType::Response);
     let data = message.answers.iter().map(|record| {
@@ -61,7 +64,10 @@ fn only_addresses_of_names_that_a_rule_may_allow_are_answered_and_nobody_is_aske
             &[("good.test", 443, ""), ("**.wild.test", 22, "tcp")],
         );
         let mut two = query("good.test.", RecordType::A);
-        two.add_query(Query::query(Name::from_ascii("bad.test.").unwrap(), RecordType::A));
+        two.add_query(Query::query(
+            Name::from_ascii("bad.test.").unwrap(),
+            RecordType::A,
+        ));
         let mut chaos = query("good.test.", RecordType::A);
         chaos.queries[0].set_query_class(DNSClass::CH);
         let mut notify = query("good.test.", RecordType::A);
@@ -156,13 +162,20 @@ fn garbage_is_called_malformed_and_what_is_no_query_is_not_answered() {
             ["tcp", "good.test", origin.port(), "hello"],
         ]);
         let answers = scene.act(&acts);
-        assert_eq!(told(&answers[0]), (ResponseCode::FormErr, vec![]), "{who:?}");
+        assert_eq!(
+            told(&answers[0]),
+            (ResponseCode::FormErr, vec![]),
+            "{who:?}"
+        );
         assert_eq!(answers[1]["said"], "");
         assert_eq!(answers[2]["said"], "");
         assert_eq!(told(&answers[3]), (ResponseCode::Refused, vec![]));
         assert_eq!(answers[4]["said"], "hello");
         let asked = scene.asked();
-        assert_eq!(asked[..3], ["  malformed", "  nothing", "esc\\007aped.test A refused"]);
+        assert_eq!(
+            asked[..3],
+            ["  malformed", "  nothing", "esc\\007aped.test A refused"]
+        );
     }
 }
 
@@ -186,6 +199,20 @@ fn libraries_resolve_what_is_allowed_and_fail_at_once_otherwise() {
 }
 
 #[test]
+fn where_the_hosts_files_show_the_jail_still_asks_the_gate() {
+    for who in EVERYONE {
+        let mode = "[filesystem]\nmode = 'danger-full-access'\n";
+        let scene = Scene::with(who, &[], &[("good.test", 443, "")], mode);
+        let answers = scene.act(&json!([
+            ["resolve_v4", "good.test"],
+            ["resolve", "bad.test"]
+        ]));
+        assert_eq!(answers[0]["said"], "198.18.1.0", "{who:?}");
+        assert_failed(&answers[1], "no such name");
+    }
+}
+
+#[test]
 fn a_flood_of_questions_is_bounded_on_record_and_ends() {
     const SENT: u64 = 20_000;
     for who in EVERYONE {
@@ -204,7 +231,10 @@ fn a_flood_of_questions_is_bounded_on_record_and_ends() {
         let counted: u64 = dropped.iter().map(|e| e["count"].as_u64().unwrap()).sum();
         // 1024 at once and 200 a second; the flood takes seconds at most.
         assert!((1024..8000).contains(&asked), "{asked}");
-        assert!(counted > 0 && asked + counted <= 2 * SENT + 8, "{asked} {counted}");
+        assert!(
+            counted > 0 && asked + counted <= 2 * SENT + 8,
+            "{asked} {counted}"
+        );
         assert!(dropped.len() < 60, "{}", dropped.len());
     }
 }

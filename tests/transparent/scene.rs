@@ -37,9 +37,12 @@ impl Scene {
             .collect();
         let names = DnsStub::start(move |name, _| {
             let found = hosts.get(name);
-            found.map(|address| Answer::Address(*address)).into_iter().collect()
+            found
+                .map(|address| Answer::Address(*address))
+                .into_iter()
+                .collect()
         });
-        let rules: String = allowed
+        let rules: Vec<String> = allowed
             .iter()
             .map(|(host, port, protocol)| {
                 let protocol = match *protocol {
@@ -51,6 +54,7 @@ impl Scene {
                 )
             })
             .collect();
+        let rules = rules.concat();
         let text = format!(
             "extends = 'base'\n[network]\ntransparent = true\n{network}\n{rules}\
              [network.addresses]\nallow = ['127.0.0.0/8', '203.0.113.0/24']\n\
@@ -69,7 +73,11 @@ impl Scene {
 
     /// Runs a command in a jail, without the variables that name the proxy.
     pub(crate) fn run(&self, command: &[&str]) -> Run {
-        let bare = ["env", "-i", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"];
+        let bare = [
+            "env",
+            "-i",
+            "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+        ];
         let command = [bare.as_slice(), command].concat();
         self.install.run(&["-p", &self.profile], &command)
     }
@@ -101,7 +109,8 @@ impl Scene {
         let events = self.install.events("dns.asked");
         let mut asked: Vec<String> = Vec::new();
         for event in events {
-            let line = ["name", "kind", "answer"].map(|key| event[key].as_str().unwrap().to_owned());
+            let line =
+                ["name", "kind", "answer"].map(|key| event[key].as_str().unwrap().to_owned());
             let line = line.join(" ");
             if !asked.contains(&line) {
                 asked.push(line);

@@ -62,9 +62,11 @@ impl Question {
     /// The type, and the class if it is not the Internet's.
     pub(super) fn kind(&self) -> String {
         let kind = self.query.query_type();
-        match self.query.query_class() {
-            DNSClass::IN => kind.to_string(),
-            class => format!("{class} {kind}"),
+        let class = self.query.query_class();
+        if class == DNSClass::IN {
+            kind.to_string()
+        } else {
+            format!("{class} {kind}")
         }
     }
 }
@@ -89,11 +91,10 @@ pub(super) fn read(bytes: &[u8]) -> Asked {
     let Ok(query) = Query::read(&mut decoder) else {
         return Asked::Malformed(sent);
     };
-    let family = match query.query_type() {
-        RecordType::A => Some(Family::V4),
-        RecordType::AAAA => Some(Family::V6),
-        _ => None,
-    };
+    let families = [(RecordType::A, Family::V4), (RecordType::AAAA, Family::V6)];
+    let family = families
+        .into_iter()
+        .find_map(|(kind, family)| (kind == query.query_type()).then_some(family));
     // RFC 9619: one question, no more. A second one would be a way to ask what is not on record.
     let one = header.counts.queries == 1 && header.op_code == OpCode::Query;
     let internet = query.query_class() == DNSClass::IN;
@@ -166,7 +167,7 @@ mod tests {
     fn one_question_for_an_address_is_one_and_all_else_is_not() {
         let family = |message: &Message| match asked(message) {
             Asked::Address(question, family) => Some((question.name(), family)),
-            _ => None,
+            Asked::Other(_) | Asked::Malformed(_) | Asked::Nothing => None,
         };
         let expected = Some(("API.test".to_owned(), Family::V4));
         assert_eq!(family(&query("API.test.", RecordType::A)), expected);
@@ -181,10 +182,16 @@ mod tests {
             RecordType::PTR,
             RecordType::Unknown(65_400),
         ] {
-            assert!(matches!(asked(&query("a.test.", other)), Asked::Other(_)), "{other}");
+            assert!(
+                matches!(asked(&query("a.test.", other)), Asked::Other(_)),
+                "{other}"
+            );
         }
         let mut two = query("a.test.", RecordType::A);
-        two.add_query(Query::query(Name::from_ascii("b.test.").unwrap(), RecordType::A));
+        two.add_query(Query::query(
+            Name::from_ascii("b.test.").unwrap(),
+            RecordType::A,
+        ));
         assert!(matches!(asked(&two), Asked::Other(_)));
         let mut chaos = query("version.bind.", RecordType::A);
         chaos.queries[0].set_query_class(DNSClass::CH);

@@ -44,7 +44,12 @@ async fn answer(gate: &Gate, bytes: &[u8]) -> Option<Vec<u8>> {
         }
         Asked::Other(question) => {
             let reply = Reply::Refused;
-            (question.name(), question.kind(), DnsAnswer::Refused, Some(reply))
+            (
+                question.name(),
+                question.kind(),
+                DnsAnswer::Refused,
+                Some(reply),
+            )
         }
         Asked::Malformed(_) => {
             let answer = DnsAnswer::Malformed;

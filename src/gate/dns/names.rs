@@ -112,7 +112,14 @@ mod tests {
         assert_eq!(names.host(Host::from(a4)), at("a.test"));
         assert_eq!(names.host(at("2001:2:0:1::")), at("a.test"));
         assert_eq!(names.host(at("::ffff:198.18.1.1")), at("b.test"));
-        for never in ["198.18.0.1", "198.18.1.2", "2001:2:0:1::2", "2001:2::1", "192.0.2.1", "c.test"] {
+        for never in [
+            "198.18.0.1",
+            "198.18.1.2",
+            "2001:2:0:1::2",
+            "2001:2::1",
+            "192.0.2.1",
+            "c.test",
+        ] {
             assert_eq!(names.host(at(never)), at(never));
         }
     }
@@ -121,14 +128,24 @@ mod tests {
     fn a_session_that_has_named_too_many_hosts_gets_no_new_address_and_keeps_the_old() {
         let names = Names::default();
         for number in 0..MAX_NAMES {
-            assert!(names.address_of(&name(&format!("n{number}.test")), false).is_some());
+            assert!(
+                names
+                    .address_of(&name(&format!("n{number}.test")), false)
+                    .is_some()
+            );
         }
         assert_eq!(names.address_of(&name("one-more.test"), false), None);
-        let last = names.address_of(&name(&format!("n{}.test", MAX_NAMES - 1)), false).unwrap();
+        let last = names
+            .address_of(&name(&format!("n{}.test", MAX_NAMES - 1)), false)
+            .unwrap();
         assert_eq!(last.to_string(), "198.19.0.255");
         let refused = crate::policy::AddressPolicy::default().check(last);
         assert_eq!(refused, Err(crate::policy::AddressClass::Reserved));
-        assert!(crate::policy::AddressPolicy::default().check("2001:2:0:1::1".parse().unwrap()).is_err());
+        assert!(
+            crate::policy::AddressPolicy::default()
+                .check("2001:2:0:1::1".parse().unwrap())
+                .is_err()
+        );
     }
 
     proptest! {

@@ -32,7 +32,8 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, budget
             Ok((stream, _)) if connections.len() < CONNECTIONS => {
                 let (gate, budget) = (Rc::clone(&gate), Rc::clone(&budget));
                 // However it ends, what was asked and answered is on record.
-                connections.spawn_local(async move { drop(converse(&gate, stream, &budget).await) });
+                connections
+                    .spawn_local(async move { drop(converse(&gate, stream, &budget).await) });
             }
             Ok(_) => budget.drop_one(&gate),
             Err(_) => sleep(BACK_OFF).await,
