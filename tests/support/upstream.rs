@@ -139,15 +139,6 @@ impl Origin {
     ) -> Self {
         Self::listen(bind_at(port), serve)
     }
-
-    /// As [`Origin::echo`], on port 80 of a loopback address of its own.
-    pub(crate) fn echo_80() -> Self {
-        Self::raw_at(80, |stream| {
-            serve_http(stream, &|head, _| {
-                ok(head.lines().next().unwrap_or_default())
-            })
-        })
-    }
 }
 
 /// Tests run side by side, and all of them want the same ports: each takes a loopback address nobody else has.
@@ -172,7 +163,8 @@ pub(crate) fn ok(text: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn serve_http(
+/// Answers the requests of one connection with `answer(head, body)`.
+pub(crate) fn serve_http(
     mut stream: impl Read + Write,
     answer: &impl Fn(&str, &[u8]) -> Vec<u8>,
 ) -> io::Result<()> {

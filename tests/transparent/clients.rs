@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::cli::{EVERYONE, Install};
 use crate::scene::{Scene, assert_failed};
-use crate::upstream::Origin;
+use crate::upstream::{Origin, ok, serve_http};
 
 const LOOPBACK: std::net::IpAddr = std::net::IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -111,7 +111,11 @@ fn curl_speaks_https_to_an_allowed_name_and_hears_of_a_refusal() {
 #[test]
 fn plain_http_is_judged_request_by_request_with_method_and_path() {
     for who in EVERYONE {
-        let origin = Origin::echo_80();
+        let origin = Origin::raw_at(80, |stream| {
+            serve_http(stream, &|head, _| {
+                ok(head.lines().next().unwrap_or_default())
+            })
+        });
         let hosts = [("plain.test", origin.address.ip())];
         let rule = "\n[[network.rules]]\nhost = 'plain.test'\nports = [80]\nmethods = ['GET']\n\
                     paths = ['/open/**']\naction = 'allow'\n";
