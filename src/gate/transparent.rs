@@ -16,9 +16,10 @@ use crate::ids::ConnId;
 use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport, Verdict, decide};
 
 use super::authorize::{Refusal, authorize};
+use super::budget::Seen;
 use super::dial::{Outbound, dial};
 use super::http::{self, Authority};
-use super::listen::close_after;
+use super::listen::{close_after, until_gone};
 use super::state::Gate;
 use super::tally::Tally;
 use super::tunnel::{self, ACCESS_DENIED};
@@ -42,13 +43,19 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
         path: None,
         websocket: false,
     };
-    if port == Port::HTTP && !is_for_bare_tcp(&gate, &asked) {
+    // Judged in advance for what to make of the connection; what counts is judged, and recorded, below.
+    let foreseen = decide(&gate.rules(), &asked);
+    let bare_tcp = foreseen.verdict != Verdict::Deny && foreseen.handling == Handling::Tcp;
+    if port == Port::HTTP && !bare_tcp {
         let host = asked.host;
         return http::serve(gate, stream, id, Some(Authority { host, port })).await;
     }
     let opened = tokio::select! {
         opened = open(&gate, id, asked) => opened,
         () = gate.until_stopping() => return,
+        // An answer may take minutes: nobody is asked for a client that has left. Where nobody is asked, one
+        // that has said all it has to say may still be waiting for the server's word.
+        () = until_gone(&stream), if foreseen.verdict == Verdict::Ask => return,
     };
     match opened {
         Ok((outbound, tally)) => tunnel::run(&gate, stream, &[], outbound, tally).await,
@@ -67,19 +74,12 @@ fn original(stream: &TcpStream) -> io::Result<(Host, Port)> {
     }
 }
 
-/// Whether a rule says that this is not HTTP, whatever the port. Nothing is let through by this: the
-/// connection is judged, and that on record, in either case.
-fn is_for_bare_tcp(gate: &Gate, asked: &EgressRequest) -> bool {
-    let decision = decide(&gate.rules(), asked);
-    decision.verdict != Verdict::Deny && decision.handling == Handling::Tcp
-}
-
 async fn open(
     gate: &Rc<Gate>,
     id: ConnId,
     asked: EgressRequest,
 ) -> Result<(Outbound, Tally), Refusal> {
-    let permit = authorize(gate, id, asked).await?;
+    let permit = authorize(gate, id, asked, Seen::default()).await?;
     match permit.destination().handling {
         Handling::Tunnel | Handling::Tcp => {
             let tally = Tally::open(gate, &permit);

@@ -98,7 +98,6 @@ fn curl_speaks_https_to_an_allowed_name_and_hears_of_a_refusal() {
             scene.decisions(),
             [
                 "allow transparent secure.test:443",
-                "allow transparent secure.test:443",
                 "deny transparent 192.0.2.1:443 host_not_allowed",
             ]
         );
@@ -162,9 +161,12 @@ fn a_server_that_speaks_first_is_reached_by_a_rule_for_bare_tcp() {
         let answers = scene.act(&json!([
             ["tcp", "forge.test", 22, "SSH-2.0-client\r\n"],
             ["tcp", "forge.test", 23, ""],
+            // It has nothing to say, and waits for the server's word.
+            ["tcp", "forge.test", 22, ""],
         ]));
         assert_eq!(answers[0]["said"], "SSH-2.0-stub\r\n", "{who:?}");
         assert_failed(&answers[1], "ECONNRESET");
+        assert_eq!(answers[2]["said"], "SSH-2.0-stub\r\n", "{who:?}");
         assert!(origin.log.text().contains("SSH-2.0-client"));
     }
 }

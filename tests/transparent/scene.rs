@@ -88,11 +88,12 @@ impl Scene {
         read_answers(&run)
     }
 
-    /// The decisions, as `verdict transport host:port [reason]`, in order.
+    /// The decisions, as `verdict transport host:port [reason]`, in order. The same twice is one: a name has
+    /// two addresses, and a client that is reset before its connect is over tries the other.
     pub(crate) fn decisions(&self) -> Vec<String> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let events = self.install.events("egress.decided");
-        events
+        let mut decisions: Vec<String> = events
             .iter()
             .map(|event| {
                 let [verdict, transport, host, reason] =
@@ -101,7 +102,9 @@ impl Scene {
                     .trim_end()
                     .to_owned()
             })
-            .collect()
+            .collect();
+        decisions.dedup();
+        decisions
     }
 
     /// What was asked of the gate, as `name kind answer`, in order, without repetitions.

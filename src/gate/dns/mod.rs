@@ -9,16 +9,16 @@
 //! ([`super::resolve`]). Anything else is REFUSED.
 //!
 //! Reading order: [`names`] → [`message`] (bytes ↔ one question) → [`answer`] here → [`udp`], [`tcp`] within
-//! [`budget`].
+//! [`pace`].
 
-mod budget;
 mod message;
 mod names;
+mod pace;
 mod tcp;
 mod udp;
 
-pub(super) use budget::Budget;
 pub(super) use names::Names;
+pub(super) use pace::Pace;
 pub(super) use tcp::serve as serve_tcp;
 pub(super) use udp::serve as serve_udp;
 

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::gate::state::Gate;
 
-use super::{Budget, answer};
+use super::{Pace, answer};
 
 /// Connections at once; one more is closed unheard.
 const CONNECTIONS: usize = 16;
@@ -20,7 +20,7 @@ const CONNECTIONS: usize = 16;
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Answers until the gate drains.
-pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, budget: Rc<Budget>) {
+pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, pace: Rc<Pace>) {
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -30,12 +30,11 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, budget
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) if connections.len() < CONNECTIONS => {
-                let (gate, budget) = (Rc::clone(&gate), Rc::clone(&budget));
+                let (gate, pace) = (Rc::clone(&gate), Rc::clone(&pace));
                 // However it ends, what was asked and answered is on record.
-                connections
-                    .spawn_local(async move { drop(converse(&gate, stream, &budget).await) });
+                connections.spawn_local(async move { drop(converse(&gate, stream, &pace).await) });
             }
-            Ok(_) => budget.drop_one(&gate),
+            Ok(_) => pace.drop_one(&gate),
             Err(_) => sleep(BACK_OFF).await,
         }
     }
@@ -43,11 +42,11 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, budget
 }
 
 /// Answers one client until it leaves, is silent for too long or asks too much.
-async fn converse(gate: &Gate, mut stream: TcpStream, budget: &Budget) -> io::Result<()> {
+async fn converse(gate: &Gate, mut stream: TcpStream, pace: &Pace) -> io::Result<()> {
     loop {
         let asked = timeout(gate.limits.head, read(&mut stream)).await??;
-        if !budget.take() {
-            budget.drop_one(gate);
+        if !pace.take() {
+            pace.drop_one(gate);
             return Ok(());
         }
         let Some(answer) = answer(gate, &asked).await else {

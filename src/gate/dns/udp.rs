@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use crate::gate::state::Gate;
 
-use super::{AT_ONCE, Budget, answer};
+use super::{AT_ONCE, Pace, answer};
 
 /// The longest question that is read whole: what is longer is cut, and so malformed or another name. No
 /// client sends more than 512 bytes (RFC 1035 section 2.3.4) but with padding.
@@ -19,7 +19,7 @@ const LONGEST: usize = 1500;
 const BACK_OFF: Duration = Duration::from_millis(10);
 
 /// Answers until the gate drains.
-pub(in crate::gate) async fn serve(gate: Rc<Gate>, socket: UdpSocket, budget: Rc<Budget>) {
+pub(in crate::gate) async fn serve(gate: Rc<Gate>, socket: UdpSocket, pace: Rc<Pace>) {
     let socket = Rc::new(socket);
     let mut answering = JoinSet::new();
     let mut buffer = [0; LONGEST];
@@ -34,8 +34,8 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, socket: UdpSocket, budget: Rc
             sleep(BACK_OFF).await;
             continue;
         };
-        if answering.len() >= AT_ONCE || !budget.take() {
-            budget.drop_one(&gate);
+        if answering.len() >= AT_ONCE || !pace.take() {
+            pace.drop_one(&gate);
             continue;
         }
         let question = buffer.get(..length).unwrap_or_default().to_vec();
@@ -48,5 +48,5 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, socket: UdpSocket, budget: Rc
         });
     }
     answering.shutdown().await;
-    budget.record(&gate);
+    pace.record(&gate);
 }

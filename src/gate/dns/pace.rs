@@ -21,7 +21,7 @@ const BETWEEN_RECORDS: Duration = Duration::from_secs(1);
 
 /// A bucket of questions, one for all sockets of a gate.
 #[derive(Debug)]
-pub(in crate::gate) struct Budget {
+pub(in crate::gate) struct Pace {
     left: Cell<u32>,
     /// Up to when the bucket was filled.
     filled: Cell<Instant>,
@@ -30,7 +30,7 @@ pub(in crate::gate) struct Budget {
     recorded: Cell<Option<Instant>>,
 }
 
-impl Budget {
+impl Pace {
     pub(in crate::gate) fn new() -> Self {
         Self {
             left: Cell::new(BURST),
@@ -84,11 +84,11 @@ mod tests {
 
     #[test]
     fn a_burst_is_let_through_and_then_as_many_as_time_allows() {
-        let budget = Budget::new();
-        let start = budget.filled.get();
+        let pace = Pace::new();
+        let start = pace.filled.get();
         let taken = |seconds: u64| {
             let now = start + Duration::from_secs(seconds);
-            (0..2000).filter(|_| budget.take_at(now)).count()
+            (0..2000).filter(|_| pace.take_at(now)).count()
         };
         assert_eq!([taken(0), taken(1), taken(3600)], [1024, 200, 1024]);
     }
