@@ -7,8 +7,8 @@ use std::path::Path;
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
     Decision, DenyReason, Effect, EgressRequest, Host, HostPattern, Method, NetworkPolicy,
-    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Verdict, decide,
-    remedy,
+    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Unlisted, Verdict,
+    decide, remedy,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -323,6 +323,26 @@ proptest! {
     #[test]
     fn the_tables_decide_what_the_rules_say(rules in prop::collection::vec(rule(), 0..8), request in request()) {
         prop_assert_eq!(answer(&rules, &request).0, by_hand(&rules, &request));
+    }
+
+    #[test]
+    fn a_name_server_knows_every_host_that_may_be_let_through_and_none_that_is_always_denied(
+        rules in prop::collection::vec(rule(), 0..8),
+        asks in any::<bool>(),
+        request in request(),
+    ) {
+        let default = if asks { Unlisted::Ask } else { Unlisted::Deny };
+        let whole = rules.iter().all(|rule| rule.methods.is_empty() && rule.paths.is_empty());
+        let ruleset = Ruleset::compile(&NetworkPolicy { rules, default, ..network("") });
+        let verdict = |port: u16| {
+            let port = Port::new(port).unwrap();
+            decide(&ruleset, &EgressRequest { port, ..request.clone() }).verdict
+        };
+        let may = ruleset.may_allow(&request.host);
+        // All ports that the rules name, and one that they do not.
+        let found = [22, 80, 443, 9].into_iter().any(|port| verdict(port) != Verdict::Deny);
+        prop_assert!(may || !found);
+        prop_assert!(!whole || may == found);
     }
 
     #[test]

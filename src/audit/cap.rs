@@ -76,6 +76,10 @@ impl AuditEvent {
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
+            Self::DnsAsked { name, kind, .. } => {
+                cut(name, TEXT);
+                cut(kind, WORD);
+            }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::ApprovalAsked { path, rule, .. } => {
                 if let Some(path) = path {
@@ -102,6 +106,7 @@ impl AuditEvent {
             Self::SessionEnded { .. }
             | Self::LimitHit { .. }
             | Self::GateLost { .. }
+            | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }

@@ -164,6 +164,11 @@ async fn decide_and_record(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    // A program that resolves first and then asks a proxy for the address means the name.
+    let request = EgressRequest {
+        host: gate.names.host(request.host),
+        ..request
+    };
     // What asking came to, once it was done.
     let mut answer = None;
     // Whether the budgets have counted it: once, however often it is decided.

@@ -12,6 +12,7 @@ use crate::policy::{NetworkLimits, Ruleset};
 use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
+use super::dns::Names;
 use super::live::Reachable;
 use super::mitm::Leaves;
 use super::open::Leases;
@@ -34,6 +35,8 @@ pub(super) struct Gate {
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
     pub(super) resolver: Resolver,
+    /// Addresses that stand for names in the jail.
+    pub(super) names: Names,
     /// What the session is told.
     pub(super) control: Control,
     /// Who waits for an answer, and what was answered.

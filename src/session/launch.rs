@@ -10,9 +10,10 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Running};
+use crate::jail::{self, Interceptor, Running};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
+use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
@@ -46,7 +47,8 @@ pub struct Report {
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
 ///    waits for our word; this takes longest, so it comes first;
 /// 4. start the audit writer and the gate, which confine themselves as well;
-/// 5. give the listeners to the gate and wait until it accepts;
+/// 5. give the listeners to the gate and wait until it accepts; where programs need know no proxy, all other
+///    connections of the jail are made to lead to listeners first;
 /// 6. record `session.started`, then let init execute the command;
 /// 7. watch until the jail ends;
 /// 8. drain the gate, record `session.ended`, remove what was made.
@@ -165,6 +167,8 @@ impl Companions {
 struct Jail {
     running: Running,
     init: Channel,
+    /// Waits to make the jail's connections lead to the gate, where the profile wants that.
+    interceptor: Option<Interceptor>,
 }
 
 /// Step 3, our side.
@@ -179,6 +183,8 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
         path: program,
         source,
     })?;
+    let transparent = plan.profile.network.transparent;
+    let interceptor = transparent.then(|| Interceptor::start(&program));
     let prepared = jail::prepare(&plan.jail_request(&program))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
@@ -190,7 +196,11 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let (init, theirs) = Channel::pair().map_err(system)?;
     init.learn_sender().map_err(system)?;
     let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
-    Ok(Jail { running, init })
+    Ok(Jail {
+        running,
+        init,
+        interceptor: interceptor.transpose()?,
+    })
 }
 
 /// What init has done when it waits for the word to execute the command.
@@ -226,7 +236,10 @@ impl Jail {
         companions.audit.ready(signals)?;
         companions.recording = true;
         companions.gate.confined(signals)?;
-        let confined = self.confined(plan, signals)?;
+        let mut confined = self.confined(plan, signals)?;
+        if let Some(interceptor) = self.interceptor.take() {
+            intercept(&interceptor, &mut confined.listeners, signals)?;
+        }
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
         companions.audit.append(plan.started(confined.isolation))?;
@@ -279,6 +292,21 @@ impl Jail {
             Err(source) => Err(wire(source).into()),
         }
     }
+}
+
+/// Step 5 where programs need know no proxy: puts the sockets to which all else leads in the place of the
+/// jail's network namespace, which came last.
+fn intercept(
+    interceptor: &Interceptor,
+    sockets: &mut Vec<OwnedFd>,
+    signals: &mut Signals,
+) -> Result<(), LaunchError> {
+    let who = "portcullis-init intercept";
+    let network = sockets.pop().ok_or(CompanionError::Unexpected("init"))?;
+    interceptor.order(&network)?;
+    let answer = receive::<Intercepted>(who, interceptor.channel(), Some(signals))?;
+    sockets.extend(Interceptor::outcome(answer)?);
+    Ok(())
 }
 
 // === impl Live ===

@@ -9,8 +9,8 @@ use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, proxy_environment};
 use crate::ids::SessionId;
-use crate::jail::{Bwrap, JailRequest, UserNames};
-use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
+use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
@@ -136,9 +136,23 @@ impl Plan {
                 .chain(socket::hidden(&self.caller))
                 .collect(),
             shown: self.command.shown.clone(),
-            files: self.command.files.clone(),
+            files: self.files(),
             init,
         }
+    }
+
+    /// The files that the session makes: the command's, and who answers for names where that is the gate.
+    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = self.command.files.clone();
+        if self.profile.network.transparent {
+            let full = self.profile.filesystem.mode == FilesystemMode::DangerFullAccess;
+            files.extend(name_service(true).map(|(path, text)| {
+                // Where the jail shows the host's own, what it leads to is what has to change.
+                let target = std::fs::canonicalize(&path).ok().filter(|_| full);
+                (target.unwrap_or(path), text)
+            }));
+        }
+        files
     }
 
     /// What init is told, once it is known what the jail shows.
@@ -151,6 +165,7 @@ impl Plan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
+            transparent: self.profile.network.transparent,
             env: self.environment(&visible),
             readable,
             writable,

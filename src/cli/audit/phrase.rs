@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::audit::{AuditEvent, EndedBy, Status};
+use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
 use crate::policy::{Host, Method, Port, Verdict};
@@ -49,6 +49,10 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 refused => format!("{} (refused: {})", list(addresses), list(refused)),
             };
             row("", &escape(name), &answer)
+        }
+        AuditEvent::DnsAsked { name, kind, answer } => asked(name, kind, *answer),
+        AuditEvent::DnsDropped { count } => {
+            row("DENY", "", &format!("{count} questions for names dropped"))
         }
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())
@@ -108,6 +112,15 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             format!("{} after {}", status(how), duration(*ms))
         }
     }
+}
+
+fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
+    let verdict = match answer {
+        DnsAnswer::Address | DnsAnswer::NoAddress => "",
+        DnsAnswer::Refused | DnsAnswer::Malformed | DnsAnswer::Full | DnsAnswer::Nothing => "DENY",
+    };
+    let about = format!("{} {}", escape(name), escape(kind));
+    row(verdict, &about, &format!("name asked for, {answer}"))
 }
 
 fn decided(event: &AuditEvent) -> String {

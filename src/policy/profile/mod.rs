@@ -132,6 +132,9 @@ pub struct NetworkPolicy {
     pub unconfined_tunnels: bool,
     /// Whether the jail has a SOCKS5 proxy beside the HTTP one.
     pub enable_socks5: bool,
+    /// Whether programs that know no proxy get through as well: every TCP connection of the jail leads to
+    /// the gate, and names are answered by it.
+    pub transparent: bool,
     /// The HTTP proxy's port in the jail.
     pub http_port: u16,
     /// The SOCKS5 proxy's port in the jail.
@@ -182,6 +185,7 @@ impl Default for NetworkPolicy {
             websocket: WebsocketPolicy::Allow,
             unconfined_tunnels: false,
             enable_socks5: true,
+            transparent: false,
             http_port: 3128,
             socks_port: 8081,
             rules: Vec::new(),

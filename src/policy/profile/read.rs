@@ -119,6 +119,7 @@ fn network(
     policy.tls.extend(rules::of_tls(source, file.tls)?);
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
+    replace(&mut policy.transparent, file.transparent);
     for (key, port, found) in [
         ("network.http_port", &mut policy.http_port, file.http_port),
         (
