@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::failure::{Failure, Outcome};
+use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::{EgressRequest, FilesystemMode, Overrides, Transport, remedy};
@@ -48,6 +49,8 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    #[command(flatten)]
+    mitm: Mitm,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -110,6 +113,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             readable: arguments.ro,
             env: arguments.env,
             mode: arguments.mode.map(FilesystemMode::from),
+            mitm: arguments.mitm.chosen(),
         },
         folder: arguments.directory,
         argv,

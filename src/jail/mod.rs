@@ -20,6 +20,7 @@ mod layout;
 mod mask;
 mod placeholder;
 mod protect;
+mod replace;
 pub mod seccomp;
 mod source;
 pub mod spec;

@@ -130,7 +130,8 @@ fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) 
             .any(|pattern| pattern == name);
         let set = profile.environment.set.get(name).map(PathBuf::from);
         let file = set.or_else(|| {
-            passed
+            // Where TLS is inspected, the session's own bundle takes its place.
+            (passed && !profile.network.inspects())
                 .then(|| caller.variable(name).map(PathBuf::from))
                 .flatten()
         });

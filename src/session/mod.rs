@@ -13,12 +13,15 @@ pub mod command;
 pub mod companions;
 pub mod environment;
 pub mod error;
+pub mod jail_trust;
+pub mod java_keystore;
 pub mod launch;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
 pub mod signals;
 pub mod trust;
+pub mod trust_store;
 pub mod watch;
 
 pub use error::LaunchError;
