@@ -136,7 +136,11 @@ fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) 
                 .flatten()
         });
         if let Some(file) = file.filter(|file| file.is_absolute() && file.is_file()) {
-            command.shown.push((file.clone(), file));
+            // Several variables often name one file; it can be shown once.
+            let shown = (file.clone(), file);
+            if !command.shown.contains(&shown) {
+                command.shown.push(shown);
+            }
         }
     }
 }

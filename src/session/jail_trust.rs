@@ -47,9 +47,8 @@ impl JailTrust {
     /// than one.
     pub fn new(store: &TrustStore, authority: &str, cacerts: &[PathBuf]) -> Option<Self> {
         let mut sent = CertificateDer::pem_slice_iter(authority.as_bytes());
-        let own = match (sent.next(), sent.next()) {
-            (Some(Ok(own)), None) => own,
-            _ => return None,
+        let (Some(Ok(own)), None) = (sent.next(), sent.next()) else {
+            return None;
         };
         let lone = pem_of(&own);
         let bundle = format!("{lone}{}", store.pem()).into_bytes();

@@ -91,10 +91,10 @@ mod tests {
                 "{listed}"
             );
         }
-        // The twin: a byte less of the digest's subject is seen.
+        // The twin: a bit that changed is seen.
         let mut torn = whole;
-        let last = torn.len() - 30;
-        torn[last] ^= 1;
+        let inside = torn.len() - 30;
+        torn[inside] ^= 1;
         std::fs::write(&file, &torn).unwrap();
         assert!(!list("changeit").contains("contains 2 entries"));
     }
