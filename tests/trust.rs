@@ -219,3 +219,23 @@ fn a_rule_about_methods_needs_inspection_and_the_flag_gives_it() {
     let run = install.run(&["-p", &profile, "--mitm"], &["/bin/true"]);
     assert_eq!(run.complaint(), (Some(0), vec![]), "{run:#?}");
 }
+
+#[test]
+fn a_jail_that_cannot_be_built_after_the_gate_stands_is_on_record() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        let empty = install.path("home").display().to_string();
+        let output = install
+            .command(["run", "--mitm", "--", "/bin/true"])
+            .env("PATH", empty)
+            .output()
+            .unwrap();
+        assert_complains(&Run::of(&output), &["bubblewrap is not installed"]);
+        let records = install.records();
+        let words: Vec<_> = records
+            .iter()
+            .map(|record| record["event"].as_str().unwrap())
+            .collect();
+        assert_eq!(words, ["session.ended"], "{who:?}");
+    }
+}
