@@ -75,6 +75,7 @@ fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
             .unwrap_or_else(|| decide(rules, &request).handling),
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
+        specific: decide(rules, &request).specific,
         generation: rules.generation().clone(),
     };
     assert_eq!(decide(rules, &request), expected, "{at}");

@@ -427,6 +427,7 @@ fn flags_are_the_last_layer() {
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
         mitm: Some(true),
+        ..Overrides::default()
     };
     let base = "[environment]\nset={B='profile'}";
     let profile = read(&[("p", base)]).unwrap().apply(&overrides).unwrap();

@@ -16,6 +16,7 @@ pub mod error;
 pub mod jail_trust;
 pub mod java_keystore;
 pub mod launch;
+pub mod limits;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
@@ -30,7 +31,7 @@ pub use plan::LaunchRequest;
 pub use watch::Notice;
 
 /// What a person should hear before the command ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Progress<'a> {
     /// Something about the launch that the caller may not expect.
     Note(&'a str),

@@ -30,6 +30,7 @@ pub(crate) struct GateSpec {
     pub(crate) name_servers: Vec<SocketAddr>,
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
+    pub(crate) approval_seconds: u32,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -51,6 +52,7 @@ pub(crate) fn spec() -> GateSpec {
         name_servers: Vec::new(),
         hosts_file: String::new(),
         roots: String::new(),
+        approval_seconds: 60,
     }
 }
 
@@ -148,6 +150,7 @@ impl TestGate {
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
             roots: spec.roots,
+            approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
         let gate = Self {
@@ -172,9 +175,13 @@ impl TestGate {
     /// Ends the session's side and answers what the gate reports.
     pub(crate) fn drain(&self) -> GateSummary {
         self.control().send(&GateCommand::Drain).unwrap();
-        match self.reply() {
-            GateReply::Drained(summary) => summary,
-            other => panic!("not drained: {other:?}"),
+        loop {
+            match self.reply() {
+                GateReply::Drained(summary) => return summary,
+                // Said unasked, before it drained.
+                GateReply::Question(_) | GateReply::Withdrawn(_) | GateReply::Limit(_) => {}
+                other => panic!("not drained: {other:?}"),
+            }
         }
     }
 }

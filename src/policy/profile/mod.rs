@@ -5,6 +5,7 @@
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`visible`] (what only the
 //! whole can be checked for) → [`cases`] (`[[tests]]`).
 
+mod budgets;
 mod builtin;
 mod cases;
 mod error;
@@ -17,6 +18,7 @@ mod show;
 mod value;
 mod visible;
 
+pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
@@ -145,6 +147,10 @@ pub struct NetworkPolicy {
     pub registries: Vec<Registry>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
+    /// How much one session may send, receive and ask for.
+    pub budgets: Budgets,
+    /// The same for some hosts.
+    pub budget_rules: Vec<BudgetRule>,
 }
 
 impl NetworkPolicy {
@@ -184,6 +190,8 @@ impl Default for NetworkPolicy {
             dns: DnsPolicy::default(),
             registries: Vec::new(),
             limits: NetworkLimits::default(),
+            budgets: Budgets::default(),
+            budget_rules: Vec::new(),
         }
     }
 }

@@ -26,6 +26,10 @@ pub struct Overrides {
     pub mode: Option<FilesystemMode>,
     /// `--mitm` and `--no-mitm`.
     pub mitm: Option<bool>,
+    /// `--budget KEY=AMOUNT[:ACTION]`.
+    pub budgets: Vec<String>,
+    /// `--timeout TIME`.
+    pub timeout: Option<String>,
 }
 
 impl Profile {
@@ -62,6 +66,17 @@ impl Profile {
         for text in &overrides.env {
             self.variable(text)
                 .map_err(|problem| wrong("--env", text, problem))?;
+        }
+        let budgets = &mut self.network.budgets;
+        for text in &overrides.budgets {
+            budgets
+                .set_flag(text)
+                .map_err(|problem| wrong("--budget", text, problem))?;
+        }
+        if let Some(text) = &overrides.timeout {
+            budgets
+                .set_timeout(text)
+                .map_err(|problem| wrong("--timeout", text, problem))?;
         }
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
         self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);
