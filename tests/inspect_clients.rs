@@ -317,8 +317,9 @@ const NODE: &str = "\
 const http = require('http'), https = require('https'), tls = require('tls');
 const url = new URL(process.argv[1]), proxy = new URL(process.env.HTTPS_PROXY);
 const ask = (method) => new Promise((done, failed) => {
-    const tunnel = { host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: url.host };
-    http.request(tunnel).on('error', failed).on('connect', (_, socket) => {
+    const { hostname: host, port } = proxy;
+    const headers = { host: url.host };
+    http.request({ host, port, method: 'CONNECT', path: url.host, headers }).on('error', failed).on('connect', (_, socket) => {
         const agent = new https.Agent();
         agent.createConnection = () => tls.connect({ socket, servername: url.hostname });
         https.request(url, { method, agent }, (answer) => {
