@@ -7,8 +7,8 @@
 
 use portcullis::policy::profile::{builtin, builtin_names};
 use portcullis::policy::{
-    Effect, EgressRequest, FilesystemMode, Overrides, PolicyTest, Profile, ProfileError, Registry,
-    Ruleset, Verdict, decide, explain,
+    Effect, EgressRequest, FilesystemMode, Overrides, PolicyTest, Profile, ProfileError, Question,
+    Registry, Ruleset, Verdict, decide, explain,
 };
 
 /// Reads `files[0]` with the others and the compiled-in profiles to extend.
@@ -93,6 +93,19 @@ fn the_registries_profile_names_clients_and_no_host() {
         [Registry::Pip, Registry::Npm, Registry::Cargo, Registry::Apt]
     );
     assert_eq!(profile.network.rules, []);
+    let allowing = Overrides {
+        allow: vec!["registry.test".to_owned()],
+        ..Overrides::default()
+    };
+    let rules = Ruleset::compile(&profile.apply(&allowing).unwrap().network);
+    for (question, expected) in [
+        ("https://registry.test/thing", Verdict::Allow),
+        ("PUT https://registry.test/thing", Verdict::Deny),
+        ("wss://registry.test/", Verdict::Deny),
+    ] {
+        let found = explain(&rules, &Question::parse(question).unwrap());
+        assert_eq!(found.decision.verdict, expected, "{question}");
+    }
 }
 
 #[test]
