@@ -20,10 +20,12 @@ use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
 use super::desk::Desk;
 use super::error::LaunchError;
+use super::jail_trust::JailTrust;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
 use super::trust::path_outside;
+use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -46,7 +48,8 @@ pub struct Report {
 ///    who is asked ([`Desk`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
 ///    waits for our word; this takes longest, so it comes first;
-/// 4. start the audit writer and the gate, which confine themselves as well;
+/// 4. start the audit writer and the gate, which confine themselves as well. Where the policy has TLS
+///    inspected this comes before step 3: the jail shows the certificate of the CA that the gate makes;
 /// 5. give the listeners to the gate and wait until it accepts; where programs need know no proxy, all other
 ///    connections of the jail are made to lead to listeners first;
 /// 6. record `session.started`, then let init execute the command;
@@ -61,10 +64,9 @@ pub fn run(
     let mut signals = step_aside()?;
     let plan = Plan::make(request, tell)?;
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
-    let jail = build(&plan)?;
-    let mut companions = Companions::start(&plan, &desk)?;
+    let (mut companions, jail) = start(&plan, &desk, &mut signals)?;
     let outcome = jail
-        .start(&plan, &mut companions, &mut signals)
+        .and_then(|jail| jail.start(&plan, &mut companions, &mut signals))
         .and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
     // Nobody can be asked any more.
     drop(desk);
@@ -76,6 +78,26 @@ fn step_aside() -> Result<Signals, LaunchError> {
     let system = |what| move |source| LaunchError::System { what, source };
     crate::sys::fd::cloexec_from(3).map_err(system("mark descriptors close-on-exec"))?;
     Signals::watch().map_err(system("watch signals"))
+}
+
+/// Steps 3 and 4, in the order that the policy asks for.
+fn start(
+    plan: &Plan,
+    desk: &Desk,
+    signals: &mut Signals,
+) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
+    if plan.trust.is_none() {
+        let jail = build(plan, None)?;
+        let mut companions = Companions::start(plan, desk)?;
+        let ready = companions.ready(signals);
+        return Ok((companions, ready.map(|_| jail)));
+    }
+    let mut companions = Companions::start(plan, desk)?;
+    let jail = companions.ready(signals).and_then(|authority| {
+        let trust = plan.jail_trust(authority.as_deref())?;
+        build(plan, trust.as_ref())
+    });
+    Ok((companions, jail))
 }
 
 // === impl Companions ===
@@ -101,7 +123,8 @@ impl Companions {
                     source,
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
-        let boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
+        let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
+        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,
@@ -109,6 +132,14 @@ impl Companions {
             recording: false,
             since: Instant::now(),
         })
+    }
+
+    /// The end of step 4: records are taken and the gate is confined. Gives the session's CA (PEM), if
+    /// it has one.
+    fn ready(&mut self, signals: &mut Signals) -> Result<Option<String>, LaunchError> {
+        self.audit.ready(signals)?;
+        self.recording = true;
+        Ok(self.gate.confined(signals)?)
     }
 
     /// Step 8. Everything is asked to end before anything is waited for. The command's status stands
@@ -172,7 +203,7 @@ struct Jail {
 }
 
 /// Step 3, our side.
-fn build(plan: &Plan) -> Result<Jail, LaunchError> {
+fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
     let path = path_outside(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
@@ -185,7 +216,7 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     })?;
     let transparent = plan.profile.network.transparent;
     let interceptor = transparent.then(|| Interceptor::start(&program));
-    let prepared = jail::prepare(&plan.jail_request(&program))?;
+    let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let init_plan = plan.init_plan(&bwrap, readable, writable);
@@ -233,9 +264,6 @@ impl Jail {
         companions: &mut Companions,
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
-        companions.audit.ready(signals)?;
-        companions.recording = true;
-        companions.gate.confined(signals)?;
         let mut confined = self.confined(plan, signals)?;
         if let Some(interceptor) = self.interceptor.take() {
             intercept(&interceptor, &mut confined.listeners, signals)?;

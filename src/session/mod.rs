@@ -16,6 +16,8 @@ pub mod companions;
 pub mod desk;
 pub mod environment;
 pub mod error;
+pub mod jail_trust;
+pub mod java_keystore;
 pub mod launch;
 pub mod limits;
 pub mod live;
@@ -25,6 +27,7 @@ pub mod registries;
 pub mod signals;
 pub mod socket;
 pub mod trust;
+pub mod trust_store;
 pub mod watch;
 
 pub use approvals::Ask;
