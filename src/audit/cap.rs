@@ -77,6 +77,7 @@ impl AuditEvent {
                 refused.truncate(ITEMS);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
+            Self::CredentialUsed { credential, .. } => cut(credential, WORD),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
                 ..

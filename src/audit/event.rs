@@ -87,6 +87,16 @@ pub enum AuditEvent {
         /// What exactly, for a person; never raw bytes from the jail.
         detail: String,
     },
+    /// A credential's value was put into a request. Recorded before any byte of it leaves.
+    #[serde(rename = "credential.used")]
+    CredentialUsed {
+        /// The connection the request came on.
+        conn: ConnId,
+        /// Which credential, by its name in the profile; never its value.
+        credential: String,
+        /// The host that gets it.
+        host: Host,
+    },
     /// A tunnel or request is over.
     #[serde(rename = "egress.closed")]
     EgressClosed {
@@ -127,6 +137,7 @@ impl AuditEvent {
             Self::DnsQuery { .. } => "dns.query",
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
+            Self::CredentialUsed { .. } => "credential.used",
             Self::EgressClosed { .. } => "egress.closed",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionEnded { .. } => "session.ended",
@@ -143,6 +154,7 @@ impl AuditEvent {
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
+            | Self::CredentialUsed { .. }
             | Self::EgressClosed { .. } => Source::Gate,
         }
     }
@@ -154,7 +166,7 @@ impl AuditEvent {
 pub enum Source {
     /// The session process: `session.*` and `gate.lost`.
     Session,
-    /// The gate: `egress.*` and `dns.query`.
+    /// The gate: `egress.*`, `dns.query` and `credential.used`.
     Gate,
 }
 

@@ -150,7 +150,7 @@ impl SessionSummary {
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
-            AuditEvent::EgressDialed { .. } => {}
+            AuditEvent::EgressDialed { .. } | AuditEvent::CredentialUsed { .. } => {}
             AuditEvent::EgressRefused {
                 conn,
                 reason,

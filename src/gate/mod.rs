@@ -9,6 +9,7 @@
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! [`keyring`] puts credentials into what leaves, [`lookout`] watches for them on the way.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -26,7 +27,10 @@ mod head_grammar;
 mod hop;
 mod http;
 mod http_request;
+mod keyring;
 mod listen;
+mod lookout;
+mod placeholder;
 mod relay;
 mod report;
 mod resolve;

@@ -18,11 +18,13 @@ use tokio::time::timeout;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
 use crate::sys::fd::inherit;
+use crate::sys::harden::harden;
 use crate::wire::frame;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
 use super::confine::{ConfineError, confine};
+use super::keyring::{Keyring, Unfit};
 use super::listen::{Door, Places, accept};
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -61,6 +63,8 @@ enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("{0}")]
+    Credentials(#[from] Unfit),
     #[error("confine: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -86,8 +90,9 @@ pub fn main() -> ExitCode {
 fn run(control: &Channel) -> Result<(), StartError> {
     // 1. The audit channel, which came with us.
     let audit = StdUnixStream::from(inherited(AUDIT)?);
-    // 2. Everything there is to know.
-    let boot: GateBoot = control.recv()?;
+    // 2. Everything there is to know; secrets may be among it, so nobody else may look from here on.
+    harden().map_err(ConfineError::Harden)?;
+    let mut boot: GateBoot = control.recv()?;
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -95,7 +100,7 @@ fn run(control: &Channel) -> Result<(), StartError> {
         .build()
         .map_err(StartError::Runtime)?;
     // 4. The compiled policy and all that works by it.
-    let gate = build(&runtime, &boot, audit)?;
+    let gate = build(&runtime, &mut boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
     control.send(&GateReply::Confined { authority: None })?;
@@ -113,10 +118,15 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
+fn build(
+    runtime: &Runtime,
+    boot: &mut GateBoot,
+    audit: StdUnixStream,
+) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
+    let credentials = std::mem::take(&mut boot.credentials);
     let policy = &boot.policy;
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
@@ -124,6 +134,7 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        keyring: Keyring::new(&policy.credentials, credentials)?,
         pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),

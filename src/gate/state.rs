@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::keyring::Keyring;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
@@ -29,6 +30,8 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// Credentials that the jail has placeholders of.
+    pub(super) keyring: Keyring,
     /// Idle connections to plain HTTP origins.
     pub(super) pool: Pool,
     /// One read buffer for all relays: an idle tunnel holds none.

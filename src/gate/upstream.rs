@@ -20,6 +20,7 @@ use super::authorize::{Destination, Permit, Refusal};
 use super::body::{GateBody, Relayed, Uploaded};
 use super::dial::dial;
 use super::hop;
+use super::lookout::{self, Lookout, Outgoing};
 use super::state::Gate;
 use super::tally::Tally;
 
@@ -144,13 +145,18 @@ pub(super) async fn forward(
     permit: Permit,
     request: Request<Incoming>,
 ) -> Result<Response<GateBody>, Refusal> {
+    let (mut head, content) = request.into_parts();
+    let lookout = Lookout::apply(gate, permit.destination(), &mut head).await?;
+    let request = Request::from_parts(head, content);
     let exchange = Exchange {
+        lookout,
         gate: Rc::clone(gate),
         destination: permit.destination().clone(),
         tally: Rc::new(Tally::open(gate, &permit)),
     };
     let spare = exchange.copy_if_repeatable(&request);
-    let request = request.map(|body| Uploaded::new(body, Rc::clone(&exchange.tally)));
+    let watched = exchange.lookout.as_ref().map(Outgoing::new);
+    let request = request.map(|body| Uploaded::new(body, Rc::clone(&exchange.tally), watched));
     let unanswered = match exchange.send_over_idle(request).await {
         Ok(response) => return Ok(response),
         Err(unanswered) => unanswered,
@@ -159,14 +165,14 @@ pub(super) async fn forward(
         (Unanswered::Unsent(request), _) => *request,
         // The origin closed the idle connection just as it was used again.
         (Unanswered::BrokeOff, Some(spare)) => spare,
-        (unanswered, _) => return Err(exchange.refuse(&unanswered)),
+        (unanswered, _) => return Err(exchange.refuse(unanswered)),
     };
     let outbound = dial(gate, permit, &exchange.tally).await?;
     let sent = match handshake(outbound.stream).await {
         Some(sender) => exchange.send(sender, request).await,
         None => Err(Unanswered::BrokeOff),
     };
-    sent.map_err(|unanswered| exchange.refuse(&unanswered))
+    sent.map_err(|unanswered| exchange.refuse(unanswered))
 }
 
 /// One request on its way.
@@ -175,6 +181,8 @@ struct Exchange {
     gate: Rc<Gate>,
     destination: Destination,
     tally: Rc<Tally>,
+    /// Where the session has credentials.
+    lookout: Option<Rc<Lookout>>,
 }
 
 /// Why a request has no answer.
@@ -188,6 +196,8 @@ enum Unanswered {
     Silent,
     /// A protocol switch that nobody asked for.
     Switched,
+    /// A credential where it does not belong: already recorded.
+    Stopped(Refusal),
 }
 
 impl Exchange {
@@ -233,7 +243,7 @@ impl Exchange {
         };
         let response = answered.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
-            None => Unanswered::BrokeOff,
+            None => self.stopped().unwrap_or(Unanswered::BrokeOff),
         })?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Unanswered::Switched);
@@ -244,14 +254,29 @@ impl Exchange {
         };
         let (mut head, content) = response.into_parts();
         hop::strip_response(&mut head.headers);
+        if let Some(lookout) = &self.lookout {
+            let checked = lookout.check_answer(&head.headers);
+            checked.map_err(Unanswered::Stopped)?;
+        }
         let tally = Rc::clone(&self.tally);
-        let relayed = Relayed::new(&self.gate, content, tally, connection);
+        let watched = self.lookout.as_ref().map(lookout::Incoming::new);
+        let relayed = Relayed::new(&self.gate, content, tally, connection, watched);
         Ok(Response::from_parts(head, GateBody::relayed(relayed)))
     }
 
+    /// Whether it was a credential in the content that ended it.
+    fn stopped(&self) -> Option<Unanswered> {
+        let refusal = self.lookout.as_ref()?.found()?;
+        Some(Unanswered::Stopped(refusal))
+    }
+
     /// Records it and makes the answer for the client.
-    fn refuse(&self, unanswered: &Unanswered) -> Refusal {
+    fn refuse(&self, unanswered: Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            Unanswered::Stopped(refusal) => {
+                self.tally.end(EndedBy::Gate);
+                return refusal;
+            }
             Unanswered::Unsent(_) | Unanswered::BrokeOff => (
                 DenyReason::DialFailed,
                 EndedBy::Upstream,

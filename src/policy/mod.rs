@@ -10,6 +10,7 @@
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod address;
+pub mod credential;
 pub mod decision;
 pub mod explain;
 pub mod host;
@@ -21,6 +22,7 @@ pub mod rule;
 pub mod ruleset;
 
 pub use address::{AddressClass, AddressPolicy};
+pub use credential::{Bodies, CodexSecret, Credential, CredentialSource, Inject, Template};
 pub use decision::{Decision, DenyReason, Handling, Verdict};
 pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};

@@ -11,7 +11,7 @@ use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Running};
-use crate::wire::gate::GateSummary;
+use crate::wire::gate::{CredentialValue, GateSummary};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
@@ -52,9 +52,10 @@ pub fn run(
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
-    let plan = Plan::make(request, tell)?;
+    let mut plan = Plan::make(request, tell)?;
     let jail = build(&plan)?;
-    let mut companions = Companions::start(&plan)?;
+    let credentials = plan.credentials.hand_over();
+    let mut companions = Companions::start(&plan, credentials)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
         .and_then(|live| live.watch(&companions, &mut signals, tell));
@@ -81,7 +82,7 @@ struct Companions {
 
 impl Companions {
     /// Step 4.
-    fn start(plan: &Plan) -> Result<Self, LaunchError> {
+    fn start(plan: &Plan, credentials: Vec<CredentialValue>) -> Result<Self, LaunchError> {
         let folder =
             plan.log
                 .as_fd()
@@ -91,8 +92,11 @@ impl Companions {
                     source,
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
-        let boot = companions::gate_boot(plan.profile.network.clone());
+        let mut boot = companions::gate_boot(plan.profile.network.clone());
+        boot.credentials = credentials;
         let gate = Gate::start(&boot, gate_audit)?;
+        // From here on the gate alone has them.
+        drop(boot);
         Ok(Self {
             audit,
             gate,

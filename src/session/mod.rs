@@ -11,6 +11,7 @@
 pub mod caller;
 pub mod command;
 pub mod companions;
+mod credentials;
 pub mod environment;
 pub mod error;
 pub mod launch;

@@ -17,6 +17,7 @@ use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 use super::Progress;
 use super::caller::Caller;
 use super::command::{self, Command};
+use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::trust;
@@ -48,6 +49,8 @@ pub(super) struct Plan {
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
     pub(super) log: LogFolder,
+    /// Secrets that the jail does not get.
+    pub(super) credentials: Credentials,
 }
 
 impl Plan {
@@ -66,7 +69,9 @@ impl Plan {
             tell(Progress::Note(&found.to_string()));
         }
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
+        let credentials = credentials::settle(&mut profile, &caller, &writable, tell)?;
         let mut command = command::prepare(&request.argv, &caller, &profile);
+        credentials.seal_command(&mut command, &caller.home);
         command
             .bundled_bwrap
             .retain(|bwrap| trust::is_outside(bwrap, &writable));
@@ -82,7 +87,8 @@ impl Plan {
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
         let log = folder::open_or_create(&folder::standalone(variable)?)?;
         let rules = Ruleset::compile(&profile.network);
-        let asked = request.argv.clone();
+        let asked = request.argv.iter().map(|word| credentials.sealed(word));
+        let asked = asked.collect();
         let session = SessionId::generate();
         Ok(Self {
             session,
@@ -94,6 +100,7 @@ impl Plan {
             command,
             asked,
             log,
+            credentials,
         })
     }
 
@@ -165,7 +172,7 @@ impl Plan {
         let mut session = proxy_environment(ports);
         session.extend(self.command.environment.iter().cloned());
         let path_first = &self.command.path_first;
-        environment::build(
+        let mut variables = environment::build(
             &self.caller,
             &self.profile.environment,
             Surroundings {
@@ -173,7 +180,9 @@ impl Plan {
                 path_first,
                 session,
             },
-        )
+        );
+        self.credentials.seal_environment(&mut variables);
+        variables
     }
 
     /// `localhost` is the jail's own, unless a rule lets the command reach the host's.

@@ -12,9 +12,10 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::{DenyReason, Host, NetworkPolicy, Port};
+use crate::secret::{self, Secret};
 
 /// First frame: everything the gate needs to know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateBoot {
     /// What the session may reach; the gate compiles it itself.
@@ -26,7 +27,25 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
     /// policy has TLS looked into.
     pub roots: String,
+    /// The values of the policy's credentials: the only place where they cross a process border.
+    pub credentials: Vec<CredentialValue>,
 }
+
+/// A credential's value, and what stands for it in the jail.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialValue {
+    /// The credential's name in the policy.
+    pub name: String,
+    /// What the jail has in the value's place. Its last [`MARK`] bytes are random and stand nowhere else.
+    pub placeholder: String,
+    /// The secret.
+    #[serde(with = "secret::wire")]
+    pub value: Secret<String>,
+}
+
+/// The length of a placeholder's random end: 128 bits in hex digits.
+pub const MARK: usize = 32;
 
 /// What the session asks of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ mod audit;
 mod client;
 mod confinement;
 mod connect;
+mod credentials;
 mod dns;
 mod http;
 mod lifecycle;

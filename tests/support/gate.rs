@@ -16,7 +16,7 @@ use portcullis::policy::{
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{Append, AuditReply};
-use portcullis::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+use portcullis::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply, GateSummary};
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub(crate) struct GateSpec {
     pub(crate) name_servers: Vec<SocketAddr>,
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
+    pub(crate) credentials: Vec<CredentialValue>,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -51,6 +52,7 @@ pub(crate) fn spec() -> GateSpec {
         name_servers: Vec::new(),
         hosts_file: String::new(),
         roots: String::new(),
+        credentials: Vec::new(),
     }
 }
 
@@ -92,6 +94,11 @@ impl GateSpec {
         self
     }
 
+    pub(crate) fn credential(mut self, value: CredentialValue) -> Self {
+        self.credentials.push(value);
+        self
+    }
+
     pub(crate) fn policy(mut self, change: impl FnOnce(&mut NetworkPolicy)) -> Self {
         change(&mut self.policy);
         self
@@ -126,6 +133,13 @@ impl TestGate {
 
     /// Up to the point where it is confined and waits for its listeners.
     pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+        let (gate, listeners) = Self::boot(spec);
+        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
+        (gate, listeners)
+    }
+
+    /// Up to its first answer.
+    fn boot(spec: GateSpec) -> (Self, Vec<TcpListener>) {
         // As every session does first: what cargo left open is not for children.
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
@@ -148,6 +162,7 @@ impl TestGate {
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
             roots: spec.roots,
+            credentials: spec.credentials,
         };
         control.send(&boot).unwrap();
         let gate = Self {
@@ -157,7 +172,6 @@ impl TestGate {
             control: Some(control),
             child,
         };
-        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
         (gate, listeners)
     }
 
@@ -190,6 +204,15 @@ impl Drop for TestGate {
             }
             thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+/// What a gate complains about that does not start with this.
+pub(crate) fn failure_of(spec: GateSpec) -> String {
+    let (gate, _listeners) = TestGate::boot(spec);
+    match gate.reply() {
+        GateReply::Failed(message) => message,
+        other => panic!("it started: {other:?}"),
     }
 }
 

@@ -53,6 +53,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())
         }
+        AuditEvent::CredentialUsed {
+            conn, credential, ..
+        } => row(
+            "",
+            &named(known, *conn),
+            &format!("credential {}", escape(credential)),
+        ),
         AuditEvent::EgressRefused {
             conn,
             reason,

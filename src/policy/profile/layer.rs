@@ -4,7 +4,7 @@ use super::Profile;
 use super::error::ProfileError;
 use super::file::ProfileFile;
 use super::read::{Source, overlay, strictest};
-use super::{BASE, builtin_names};
+use super::{BASE, builtin_names, credentials};
 
 /// The longest chain of `extends`; more is a mistake, not a plan.
 const MAX_CHAIN: usize = 8;
@@ -25,6 +25,7 @@ impl Profile {
             };
             overlay(&mut profile, source, file)?;
         }
+        credentials::check(&profile)?;
         Ok(profile)
     }
 }

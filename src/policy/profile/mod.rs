@@ -6,6 +6,7 @@
 
 mod builtin;
 mod cases;
+mod credentials;
 mod error;
 mod file;
 mod layer;
@@ -20,6 +21,7 @@ pub use cases::PolicyTest;
 pub use error::ProfileError;
 pub use layer::{Load, is_name};
 pub use overrides::Overrides;
+pub(super) use value::variable as check_variable;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::address::AddressPolicy;
+use super::credential::Credential;
 use super::rule::{HostPattern, Rule};
 
 /// A valid profile: layers merged, flags applied.
@@ -138,6 +141,9 @@ pub struct NetworkPolicy {
     /// Package registries whose hosts are looked up in their clients' configuration at launch and
     /// become rules. Empty once they have.
     pub registries: Vec<Registry>,
+    /// Credentials whose values stay outside the jail; the values themselves are not policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
 }
@@ -177,6 +183,7 @@ impl Default for NetworkPolicy {
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),
             registries: Vec::new(),
+            credentials: Vec::new(),
             limits: NetworkLimits::default(),
         }
     }
