@@ -1,21 +1,20 @@
 //! Bodies on their way through: streamed, counted, never collected.
 
-use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::audit::EndedBy;
 
 use super::head::Answering;
-use super::lookout;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
+use super::watched::{Downward, Upward};
 
 /// Why a body is cut short when nothing can be recorded any more.
 const AUDIT_LOST: &str = "the audit writer does not answer";
@@ -24,33 +23,22 @@ const AUDIT_LOST: &str = "the audit writer does not answer";
 #[derive(Debug)]
 pub(super) struct Uploaded {
     /// `None`: no content.
-    inner: Option<Incoming>,
+    inner: Option<Upward>,
     tally: Rc<Tally>,
-    /// Looks for placeholders in it, where the session has credentials.
-    watched: Option<lookout::Outgoing>,
 }
 
 impl Uploaded {
     /// The client's content.
-    pub(super) fn new(
-        inner: Incoming,
-        tally: Rc<Tally>,
-        watched: Option<lookout::Outgoing>,
-    ) -> Self {
+    pub(super) fn new(inner: Upward, tally: Rc<Tally>) -> Self {
         Self {
             inner: Some(inner),
             tally,
-            watched,
         }
     }
 
     /// No content.
     pub(super) fn empty(tally: Rc<Tally>) -> Self {
-        Self {
-            inner: None,
-            tally,
-            watched: None,
-        }
+        Self { inner: None, tally }
     }
 }
 
@@ -69,17 +57,6 @@ impl Body for Uploaded {
             return Poll::Ready(None);
         };
         let polled = Pin::new(inner).poll_frame(context);
-        if let (Poll::Ready(Some(Ok(frame))), Some(watched)) = (&polled, &mut self.watched) {
-            let stopped = match (frame.data_ref(), frame.trailers_ref()) {
-                (Some(data), _) => watched.check(data),
-                (None, Some(trailers)) => watched.check_trailers(trailers),
-                (None, None) => Ok(()),
-            };
-            if let Err(stopped) = stopped {
-                self.tally.end(EndedBy::Gate);
-                return Poll::Ready(Some(Err(io::Error::other(stopped))));
-            }
-        }
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
@@ -164,7 +141,7 @@ impl Body for GateBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Full(bytes) => bytes.is_none(),
-            Content::Relayed(relayed) => relayed.is_end_stream(),
+            Content::Relayed(relayed) => relayed.inner.is_end_stream(),
         }
     }
 
@@ -173,7 +150,7 @@ impl Body for GateBody {
             Content::Full(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            Content::Relayed(relayed) => relayed.size_hint(),
+            Content::Relayed(relayed) => relayed.inner.size_hint(),
         }
     }
 }
@@ -182,23 +159,20 @@ impl Body for GateBody {
 #[derive(Debug)]
 pub(super) struct Relayed {
     gate: Rc<Gate>,
-    inner: Incoming,
+    inner: Downward,
     tally: Rc<Tally>,
     /// Fires when the origin has been silent for the idle limit.
     alarm: Pin<Box<Sleep>>,
     /// The origin's connection, to be kept once the content is complete.
     connection: Option<Reusable>,
-    /// Looks for credentials' values in it, where the session has any.
-    watched: Option<lookout::Incoming>,
 }
 
 impl Relayed {
     pub(super) fn new(
         gate: &Rc<Gate>,
-        inner: Incoming,
+        inner: Downward,
         tally: Rc<Tally>,
         connection: Reusable,
-        watched: Option<lookout::Incoming>,
     ) -> Self {
         let mut relayed = Self {
             gate: Rc::clone(gate),
@@ -206,7 +180,6 @@ impl Relayed {
             tally,
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
             connection: Some(connection),
-            watched,
         };
         relayed.finish_if_complete();
         relayed
@@ -223,36 +196,20 @@ impl Relayed {
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers end here: `Trailer` and `TE` are fields of one hop.
-                    let Ok(mut data) = frame.into_data() else {
+                    let Some(data) = frame.data_ref() else {
                         continue;
                     };
                     self.tally.add_down(data.len());
                     let deadline = Instant::now() + self.gate.limits.idle;
                     self.alarm.as_mut().reset(deadline);
-                    if let Some(watched) = &mut self.watched {
-                        data = match watched.pass(data) {
-                            Ok(data) => data,
-                            Err(stopped) => return self.fail(EndedBy::Gate, stopped),
-                        };
-                        if self.inner.is_end_stream() && watched.held() > 0 {
-                            data = [data, watched.rest()].concat().into();
-                        }
-                        if data.is_empty() && !self.inner.is_end_stream() {
-                            continue;
-                        }
-                    }
                     self.finish_if_complete();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(Some(Err(_))) => {
                     return self.fail(EndedBy::Error, "the origin broke off");
                 }
                 Poll::Ready(None) => {
                     self.finish();
-                    let rest = self.watched.as_mut().map(lookout::Incoming::rest);
-                    if let Some(rest) = rest.filter(|rest| !rest.is_empty()) {
-                        return Poll::Ready(Some(Ok(Frame::data(rest))));
-                    }
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
@@ -268,29 +225,11 @@ impl Relayed {
     fn fail(
         &mut self,
         by: EndedBy,
-        why: impl Into<Box<dyn Error + Send + Sync>>,
+        why: &'static str,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.tally.end(by);
         self.connection = None;
         Poll::Ready(Some(Err(io::Error::other(why))))
-    }
-
-    fn held(&self) -> usize {
-        self.watched.as_ref().map_or(0, lookout::Incoming::held)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream() && self.held() == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (inner, held) = (self.inner.size_hint(), self.held() as u64);
-        let mut hint = SizeHint::new();
-        hint.set_lower(inner.lower().saturating_add(held));
-        if let Some(upper) = inner.upper() {
-            hint.set_upper(upper.saturating_add(held));
-        }
-        hint
     }
 
     /// hyper does not ask again once a body says that it is over, so neither may we wait for that.

@@ -1,11 +1,10 @@
 //! What is looked out for during one exchange: placeholders in what goes up, values in what comes down.
-//! Finds, records, and makes the answer for the client; the bodies ([`super::body`]) stop.
+//! Finds, records, and makes the answer for the client; the bodies ([`super::watched`]) stop.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use hyper::body::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 
 use crate::audit::AuditEvent;
@@ -13,7 +12,7 @@ use crate::policy::DenyReason;
 
 use super::authorize::{Destination, Refusal};
 use super::keyring::Misplaced;
-use super::placeholder::{Needle, Scan, Sieve, find, find_in_field};
+use super::placeholder::{Needle, find, find_in_field};
 use super::state::Gate;
 
 /// One exchange that is watched. `None` in its place: the session has no credentials.
@@ -69,23 +68,52 @@ impl Lookout {
         self.found.borrow_mut().take()
     }
 
-    /// Holds an answer's head, or trailers, against the values.
+    /// Holds an answer's head against the values.
     pub(super) fn check_answer(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let name = |value: &[u8]| find(&self.values, value).map(|needle| Rc::clone(&needle.name));
-        match headers.values().find_map(|value| name(value.as_bytes())) {
+        match self.echo_in(headers) {
             None => Ok(()),
-            Some(name) => Err(self.refuse(Misplaced::echoed(&name))),
+            Some(misplaced) => Err(self.refuse(misplaced)),
         }
+    }
+
+    /// The value that stands in these fields of an answer.
+    pub(super) fn echo_in(&self, headers: &HeaderMap) -> Option<Misplaced> {
+        let find = |value: &HeaderValue| find(&self.values, value.as_bytes());
+        let found = headers.values().find_map(find)?;
+        Some(Misplaced::echoed(&found.name))
+    }
+
+    /// What may not go up in content.
+    pub(super) fn marks(&self) -> Rc<[Needle]> {
+        Rc::clone(&self.marks)
+    }
+
+    /// What may not come down.
+    pub(super) fn values(&self) -> Rc<[Needle]> {
+        Rc::clone(&self.values)
+    }
+
+    /// Whether trailers may go up.
+    pub(super) fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), Stopped> {
+        let marks = self.gate.keyring.marks();
+        let found = trailers.iter().find_map(|(name, value)| {
+            find(marks, name.as_str().as_bytes()).or_else(|| find_in_field(marks, value.as_bytes()))
+        });
+        match found {
+            None => Ok(()),
+            Some(needle) => Err(self.stop(Misplaced::at(&needle.name, "in a trailer"))),
+        }
+    }
+
+    /// Ends a body that is on its way.
+    pub(super) fn stop(&self, misplaced: Misplaced) -> Stopped {
+        let refusal = self.refuse(misplaced);
+        self.found.replace(Some(refusal));
+        Stopped
     }
 
     fn refuse(&self, misplaced: Misplaced) -> Refusal {
         refuse(&self.gate, &self.destination, misplaced)
-    }
-
-    fn stop(&self, misplaced: Misplaced) -> Stopped {
-        let refusal = self.refuse(misplaced);
-        self.found.replace(Some(refusal));
-        Stopped
     }
 }
 
@@ -97,79 +125,3 @@ fn refuse(gate: &Gate, destination: &Destination, misplaced: Misplaced) -> Refus
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a credential is where it does not belong")]
 pub(super) struct Stopped;
-
-/// Content on its way up.
-#[derive(Debug)]
-pub(super) struct Outgoing {
-    lookout: Rc<Lookout>,
-    scan: Scan,
-}
-
-impl Outgoing {
-    /// Watches one request's content.
-    pub(super) fn new(lookout: &Rc<Lookout>) -> Self {
-        Self {
-            scan: Scan::new(Rc::clone(&lookout.marks)),
-            lookout: Rc::clone(lookout),
-        }
-    }
-
-    /// Whether this chunk may be sent.
-    pub(super) fn check(&mut self, chunk: &[u8]) -> Result<(), Stopped> {
-        match self.scan.completes(chunk) {
-            None => Ok(()),
-            Some(needle) => {
-                let misplaced = Misplaced::at(&needle.name, "in the content");
-                Err(self.lookout.stop(misplaced))
-            }
-        }
-    }
-
-    /// Whether these trailers may be sent.
-    pub(super) fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), Stopped> {
-        let marks = self.lookout.gate.keyring.marks();
-        let found = trailers.iter().find_map(|(name, value)| {
-            find(marks, name.as_str().as_bytes()).or_else(|| find_in_field(marks, value.as_bytes()))
-        });
-        match found {
-            None => Ok(()),
-            Some(needle) => Err(self
-                .lookout
-                .stop(Misplaced::at(&needle.name, "in a trailer"))),
-        }
-    }
-}
-
-/// Content on its way down.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    lookout: Rc<Lookout>,
-    sieve: Sieve,
-}
-
-impl Incoming {
-    /// Watches one answer's content.
-    pub(super) fn new(lookout: &Rc<Lookout>) -> Self {
-        Self {
-            sieve: Sieve::new(Rc::clone(&lookout.values)),
-            lookout: Rc::clone(lookout),
-        }
-    }
-
-    /// What may go on after this chunk, which is empty while all of it may be the beginning of a value.
-    pub(super) fn pass(&mut self, chunk: Bytes) -> Result<Bytes, Stopped> {
-        self.sieve
-            .pass(chunk)
-            .map_err(|needle| self.lookout.stop(Misplaced::echoed(&needle.name)))
-    }
-
-    /// What is left when the content is over.
-    pub(super) fn rest(&mut self) -> Bytes {
-        self.sieve.rest()
-    }
-
-    /// How much is held back.
-    pub(super) fn held(&self) -> usize {
-        self.sieve.held()
-    }
-}

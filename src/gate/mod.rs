@@ -9,7 +9,7 @@
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
-//! [`keyring`] puts credentials into what leaves, [`lookout`] watches for them on the way.
+//! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -45,5 +45,6 @@ mod summary;
 mod tally;
 mod tunnel;
 mod upstream;
+mod watched;
 
 pub use start::main;

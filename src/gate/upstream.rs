@@ -20,9 +20,10 @@ use super::authorize::{Destination, Permit, Refusal};
 use super::body::{GateBody, Relayed, Uploaded};
 use super::dial::dial;
 use super::hop;
-use super::lookout::{self, Lookout, Outgoing};
+use super::lookout::Lookout;
 use super::state::Gate;
 use super::tally::Tally;
+use super::watched::{Downward, Upward};
 
 /// Idle connections kept in all; the oldest makes room.
 const MAX_IDLE: usize = 64;
@@ -155,8 +156,10 @@ pub(super) async fn forward(
         tally: Rc::new(Tally::open(gate, &permit)),
     };
     let spare = exchange.copy_if_repeatable(&request);
-    let watched = exchange.lookout.as_ref().map(Outgoing::new);
-    let request = request.map(|body| Uploaded::new(body, Rc::clone(&exchange.tally), watched));
+    let request = request.map(|content| {
+        let content = Upward::new(content, exchange.lookout.as_ref(), &exchange.tally);
+        Uploaded::new(content, Rc::clone(&exchange.tally))
+    });
     let unanswered = match exchange.send_over_idle(request).await {
         Ok(response) => return Ok(response),
         Err(unanswered) => unanswered,
@@ -259,8 +262,8 @@ impl Exchange {
             checked.map_err(Unanswered::Stopped)?;
         }
         let tally = Rc::clone(&self.tally);
-        let watched = self.lookout.as_ref().map(lookout::Incoming::new);
-        let relayed = Relayed::new(&self.gate, content, tally, connection, watched);
+        let content = Downward::new(content, self.lookout.as_ref(), &tally);
+        let relayed = Relayed::new(&self.gate, content, tally, connection);
         Ok(Response::from_parts(head, GateBody::relayed(relayed)))
     }
 
