@@ -22,6 +22,8 @@ mod body;
 mod client_hello;
 mod confine;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod head_grammar;
 mod hop;
