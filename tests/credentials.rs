@@ -3,7 +3,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]
@@ -414,6 +413,51 @@ fn codex_gets_its_chatgpt_account_without_the_secrets_of_it() {
     let expired = run_with(&install, "codex-sealed", &[], &[], &["true"]);
     let told = "portcullis: the ChatGPT sign-in of auth.json has expired: start codex once outside";
     assert!(expired.stderr.starts_with(told), "{expired:?}");
+}
+
+#[test]
+fn the_hosts_sign_in_shows_nowhere_else_in_the_jail() {
+    let install = Install::new(Who::Root);
+    let file = json!({"auth_mode": "apikey", "OPENAI_API_KEY": VALUE});
+    let look = [
+        "sh",
+        "-c",
+        "cat ~/.codex/auth.json; echo; cat own-home/auth.json; true",
+    ];
+    for mode in ["workspace-write", "danger-full-access"] {
+        // In the workspace, where the jail would read it.
+        let home = install.path("work/own-home");
+        install.write("work/own-home/auth.json", &file.to_string());
+        let variables = [("CODEX_HOME", home.to_str().unwrap())];
+        let flags = ["--mode", mode];
+        let sealed = run_with(&install, "codex-sealed", &flags, &variables, &look);
+        assert_eq!(sealed.status, Some(0), "{mode}: {sealed:?}");
+        assert!(
+            sealed.stdout.contains("sk-portcullis-"),
+            "{mode}: {sealed:?}"
+        );
+        assert!(
+            !sealed.stdout.contains("the-real-secret"),
+            "{mode}: {sealed:?}"
+        );
+        let open = run_with(&install, "base", &[], &variables, &look);
+        assert!(
+            open.stdout.contains("the-real-secret"),
+            "the twin: {open:?}"
+        );
+
+        fs::remove_dir_all(home).unwrap();
+        install.write("home/.codex/auth.json", &file.to_string());
+        for more in [&[][..], &["--ro", "~/.codex"]] {
+            let flags = [&flags[..], more].concat();
+            let sealed = run_with(&install, "codex-sealed", &flags, &[], &look);
+            assert!(
+                !sealed.stdout.contains("the-real-secret"),
+                "{flags:?}: {sealed:?}"
+            );
+        }
+        fs::remove_dir_all(install.path("home/.codex")).unwrap();
+    }
 }
 
 #[test]

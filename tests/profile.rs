@@ -364,8 +364,9 @@ fn every_mistake_in_a_credential_is_told_with_key_path_and_cure() {
         let rest: String = rest
             .iter()
             .filter(|(key, _)| !given(key))
-            .map(|(key, text)| format!("{key}='{text}'\n"))
-            .collect();
+            .fold(String::new(), |all, (key, text)| {
+                format!("{all}{key}='{text}'\n")
+            });
         let text =
             format!("[network.tls]\n'a.test'='inspect'\n[[network.credentials]]\n{rest}{changes}");
         let message = error(&text);

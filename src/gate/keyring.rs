@@ -259,7 +259,7 @@ impl Key {
     /// The field with the value in it, if the client asks for it by the placeholder or needs not ask.
     fn fill(&self, headers: &HeaderMap) -> Result<Option<Filled>, Misplaced> {
         if self.rule.inject == Inject::Always {
-            return self.from_template().map(Some);
+            return self.filled_template().map(Some);
         }
         let mut sent = headers.get_all(&self.header).iter();
         // Of two, nobody knows which one counts.
@@ -267,10 +267,10 @@ impl Key {
             return Ok(None);
         };
         if self.is_template(only.as_bytes()) {
-            return self.from_template().map(Some);
+            return self.filled_template().map(Some);
         }
         if self.header == AUTHORIZATION {
-            return self.from_basic(only.as_bytes());
+            return self.filled_basic(only.as_bytes());
         }
         Ok(None)
     }
@@ -287,7 +287,7 @@ impl Key {
             && rest.is_some_and(|after| after == template.after.as_bytes())
     }
 
-    fn from_template(&self) -> Result<Filled, Misplaced> {
+    fn filled_template(&self) -> Result<Filled, Misplaced> {
         let template = &self.rule.template;
         let parts = [&template.before, self.value.expose(), &template.after];
         let length = parts.iter().map(|part| part.len()).sum();
@@ -304,7 +304,7 @@ impl Key {
 
     /// `Basic` with the placeholder as user or as password (RFC 7617), which is how git and installers
     /// send a token that they were given in a URL.
-    fn from_basic(&self, sent: &[u8]) -> Result<Option<Filled>, Misplaced> {
+    fn filled_basic(&self, sent: &[u8]) -> Result<Option<Filled>, Misplaced> {
         let Some(decoded) = placeholder::basic(sent) else {
             return Ok(None);
         };

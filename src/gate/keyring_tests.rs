@@ -239,7 +239,9 @@ fn a_placeholder_anywhere_else_stops_the_request() {
     assert_eq!(at(&own, "/v1/x", &[(&mark, "1")]), "in a header's name");
     assert_eq!(at(&own, &format!("/v1/{mark}"), &field), "in the path");
     assert_eq!(at(&own, &format!("/v1/x?k={mark}"), &field), "in the query");
-    let encoded: String = MARK_TEXT.bytes().map(|b| format!("%{b:02X}")).collect();
+    let encoded = MARK_TEXT
+        .bytes()
+        .fold(String::new(), |text, b| format!("{text}%{b:02X}"));
     assert_eq!(at(&own, &format!("/v1/x?k={encoded}"), &[]), "in the query");
     assert_eq!(at(&own, &format!("/v1/{encoded}"), &[]), "in the path");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -26,6 +26,8 @@ const LASTS: i64 = 30 * 24 * 60 * 60;
 /// What the caller has.
 #[derive(Debug)]
 pub(super) struct SignIn {
+    /// Where it stands on the host.
+    place: PathBuf,
     file: Option<AuthFile>,
     api_key: Option<Secret<String>>,
     now: jiff::Timestamp,
@@ -56,9 +58,15 @@ impl SignIn {
             .find_map(|name| caller.variable(name)?.to_str());
         Ok(Self {
             api_key: key.map(|key| Secret::new(key.to_owned())),
+            place: path,
             file,
             now: jiff::Timestamp::now(),
         })
+    }
+
+    /// Where the host has it.
+    pub(super) fn place(&self) -> &Path {
+        &self.place
     }
 
     /// One of its secrets.

@@ -29,6 +29,9 @@ use codex_sign_in::SignIn;
 /// Values below this length are not looked for in what the jail gets: they would be found everywhere.
 const SHORTEST_SEALED: usize = 8;
 
+/// Codex's sign-in in the jail's home.
+const AUTH_FILE: &str = ".codex/auth.json";
+
 /// A profile's credentials with their values.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
@@ -57,12 +60,17 @@ pub(super) fn settle(
     harden::unreadable().map_err(system("make this process unreadable"))?;
     let from_codex = |rule: &Credential| matches!(rule.source, CredentialSource::Codex(_));
     if profile.network.credentials.iter().any(from_codex) {
-        found.sign_in = Some(SignIn::read(caller)?);
+        let sign_in = SignIn::read(caller)?;
+        // The jail's own copy stands in the home; anywhere else the host's would show.
+        if sign_in.place() != caller.home.join(AUTH_FILE) {
+            profile.filesystem.masked.push(sign_in.place().to_owned());
+        }
+        found.sign_in = Some(sign_in);
     }
     let mut settled = Vec::new();
     for rule in std::mem::take(&mut profile.network.credentials) {
         let value = source::read(&rule, caller, writable, found.sign_in.as_ref(), tell);
-        match value.and_then(|value| source::checked(value, &rule)) {
+        match value.and_then(|value| source::checked(&value, &rule)) {
             Ok(value) => {
                 found.add(&rule, value).map_err(system("random numbers"))?;
                 let place = source::place(&rule, caller);
@@ -132,7 +140,7 @@ impl Credentials {
             *text = self.sealed(text);
         }
         if let Some(sign_in) = &self.sign_in {
-            let place = home.join(".codex/auth.json");
+            let place = home.join(AUTH_FILE);
             for (_, copy) in command.files.iter_mut().filter(|(path, _)| *path == place) {
                 copy.zeroize();
             }

@@ -24,7 +24,7 @@ use super::codex_sign_in::SignIn;
 const MAX_VALUE: usize = 16 << 10;
 
 /// For a command to print a value. A person may have to touch a key meanwhile.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Why there is no value.
 #[derive(Debug)]
@@ -93,7 +93,10 @@ pub(super) fn read(
 }
 
 /// A value without the newline at its end, fit for a header field.
-pub(super) fn checked(value: Secret<String>, rule: &Credential) -> Result<Secret<String>, NoValue> {
+pub(super) fn checked(
+    value: &Secret<String>,
+    rule: &Credential,
+) -> Result<Secret<String>, NoValue> {
     let text = value.expose();
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
@@ -199,9 +202,10 @@ fn command(
         Some(below) => caller.home.join(below),
         None => PathBuf::from(word),
     };
-    let program = match name.contains('/') {
-        true => Some(expanded(name)).filter(|path| path.is_absolute()),
-        false => find_in_path(OsStr::new(name), &path).map(PathBuf::from),
+    let program = if name.contains('/') {
+        Some(expanded(name)).filter(|path| path.is_absolute())
+    } else {
+        find_in_path(OsStr::new(name), &path).map(PathBuf::from)
     };
     let program = program.ok_or_else(|| {
         NoValue::missing(format!(
