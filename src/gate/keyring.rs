@@ -86,11 +86,10 @@ pub(super) struct Used {
 
 impl Keyring {
     /// Matches values with the policy's credentials: each has exactly one.
-    pub(super) fn new(rules: &[Credential], values: Vec<CredentialValue>) -> Result<Self, Unfit> {
+    pub(super) fn new(rules: &[Credential], values: &[CredentialValue]) -> Result<Self, Unfit> {
         let mut keys = Vec::new();
         for value in values {
-            let name = value.name.clone();
-            let key = Key::new(rules, value).ok_or(Unfit(name))?;
+            let key = Key::new(rules, value).ok_or_else(|| Unfit(value.name.clone()))?;
             keys.push(key);
         }
         let has_value =
@@ -232,7 +231,7 @@ struct Filled {
 }
 
 impl Key {
-    fn new(rules: &[Credential], value: CredentialValue) -> Option<Self> {
+    fn new(rules: &[Credential], value: &CredentialValue) -> Option<Self> {
         let rule = rules.iter().find(|rule| rule.name == value.name)?.clone();
         let mark_at = value.placeholder.len().checked_sub(MARK)?;
         value.placeholder.get(mark_at..)?;
@@ -240,8 +239,8 @@ impl Key {
             name: Rc::from(rule.name.as_str()),
             header: HeaderName::try_from(rule.header.as_str()).ok()?,
             rule,
-            placeholder: value.placeholder,
-            value: value.value,
+            placeholder: value.placeholder.clone(),
+            value: Secret::new(value.value.expose().clone()),
         })
     }
 

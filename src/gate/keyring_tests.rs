@@ -32,7 +32,7 @@ fn value(name: &str, placeholder: String, value: &str) -> CredentialValue {
 }
 
 fn keyring(changes: &[(&str, serde_json::Value)]) -> Keyring {
-    Keyring::new(&[rule(changes)], vec![value("k", placeholder(), VALUE)]).unwrap()
+    Keyring::new(&[rule(changes)], &[value("k", placeholder(), VALUE)]).unwrap()
 }
 
 fn inspected(host: &str, port: u16) -> Destination {
@@ -299,7 +299,7 @@ fn of_two_credentials_for_one_host_the_placeholder_tells_which() {
         value("k", placeholder(), VALUE),
         value("l", other.clone(), "second-secret"),
     ];
-    let keyring = Keyring::new(&rules, values).unwrap();
+    let keyring = Keyring::new(&rules, &values).unwrap();
     let own = inspected("api.test", 443);
     let mut sent = head("/", &[("authorization", &format!("token {other}"))]);
     keyring.apply(&own, &mut sent).unwrap();
@@ -311,11 +311,11 @@ fn of_two_credentials_for_one_host_the_placeholder_tells_which() {
 #[test]
 fn values_and_policy_must_fit() {
     let values = |name: &str| vec![value(name, placeholder(), VALUE)];
-    assert!(Keyring::new(&[rule(&[])], values("k")).is_ok());
-    assert!(Keyring::new(&[rule(&[])], Vec::new()).is_err());
-    assert!(Keyring::new(&[], values("k")).is_err());
-    assert!(Keyring::new(&[rule(&[])], values("other")).is_err());
-    assert!(Keyring::new(&[rule(&[])], vec![value("k", "short".to_owned(), VALUE)]).is_err());
+    assert!(Keyring::new(&[rule(&[])], &values("k")).is_ok());
+    assert!(Keyring::new(&[rule(&[])], &[]).is_err());
+    assert!(Keyring::new(&[], &values("k")).is_err());
+    assert!(Keyring::new(&[rule(&[])], &values("other")).is_err());
+    assert!(Keyring::new(&[rule(&[])], &[value("k", "short".to_owned(), VALUE)]).is_err());
     let printed = format!("{:?}", keyring(&[]));
     assert!(!printed.contains(VALUE), "{printed}");
 }

@@ -100,7 +100,9 @@ fn run(control: &Channel) -> Result<(), StartError> {
         .build()
         .map_err(StartError::Runtime)?;
     // 4. The compiled policy and all that works by it.
-    let gate = build(&runtime, &mut boot, audit)?;
+    let gate = build(&runtime, &boot, audit)?;
+    // The gate has the values; here they are wiped.
+    boot.credentials.clear();
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
     control.send(&GateReply::Confined { authority: None })?;
@@ -118,15 +120,10 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-fn build(
-    runtime: &Runtime,
-    boot: &mut GateBoot,
-    audit: StdUnixStream,
-) -> Result<Rc<Gate>, StartError> {
+fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
-    let credentials = std::mem::take(&mut boot.credentials);
     let policy = &boot.policy;
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
@@ -134,7 +131,7 @@ fn build(
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
         reporter: Reporter::new(audit),
         summary: Summary::default(),
-        keyring: Keyring::new(&policy.credentials, credentials)?,
+        keyring: Keyring::new(&policy.credentials, &boot.credentials)?,
         pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
