@@ -581,6 +581,7 @@ fn flags_are_the_last_layer() {
         readable: vec!["/opt/data".into()],
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
+        ..Overrides::default()
     };
     let base = "[environment]\nset={B='profile'}";
     let profile = read(&[("p", base)]).unwrap().apply(&overrides).unwrap();

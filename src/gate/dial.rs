@@ -39,7 +39,15 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
             destination.fail(gate, DenyReason::DialFailed, detail)
         })
     });
-    let Ok(connected) = connected.await else {
+    let connected = tokio::select! {
+        biased;
+        () = tally.until_revoked() => {
+            let detail = "a new policy does not permit it".to_owned();
+            return Err(destination.fail(gate, tally.refused_because(), detail));
+        }
+        connected = connected => connected,
+    };
+    let Ok(connected) = connected else {
         let detail = format!("{}:{}: no answer", destination.host, destination.port);
         return Err(destination.fail(gate, DenyReason::TimedOut, detail));
     };

@@ -10,7 +10,10 @@
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
-//! Whatever is refused is told by [`respond`] and recorded through [`report`].
+//! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
+//! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
+//! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
+//! at the moment, so that it can be taken back.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -19,8 +22,11 @@
 mod authority;
 mod authorize;
 mod body;
+mod budget;
 mod client_hello;
 mod confine;
+mod control;
+mod counters;
 mod dial;
 #[cfg(fuzzing)]
 pub mod fuzz;
@@ -31,8 +37,11 @@ mod http;
 mod http_request;
 mod keyring;
 mod listen;
+mod live;
 mod lookout;
+mod open;
 mod placeholder;
+mod questions;
 mod relay;
 mod report;
 mod resolve;

@@ -1,6 +1,6 @@
 //! What every connection of one gate shares. One thread, so cells and no locks.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,7 +8,13 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::budget::Ledger;
+use super::control::Control;
+use super::counters::Counters;
 use super::keyring::Keyring;
+use super::live::Reachable;
+use super::open::Leases;
+use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
@@ -26,12 +32,26 @@ pub(super) struct Gate {
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
     pub(super) resolver: Resolver,
+    /// What the session is told.
+    pub(super) control: Control,
+    /// Who waits for an answer, and what was answered.
+    pub(super) questions: Questions,
+    /// What is permitted at the moment.
+    pub(super) leases: Leases,
+    /// Told of every new policy, once it is in force.
+    pub(super) changes: watch::Sender<()>,
+    /// Where the gate's own confinement lets it connect to; set once it is in force.
+    pub(super) reachable: OnceCell<Reachable>,
     /// The audit channel.
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
     /// Credentials that the jail has placeholders of.
     pub(super) keyring: Keyring,
+    /// What may be used, and how far it is used up.
+    pub(super) ledger: Ledger,
+    /// Live counters.
+    pub(super) counters: Counters,
     /// Idle connections to plain HTTP origins.
     pub(super) pool: Pool,
     /// One read buffer for all relays: an idle tunnel holds none.

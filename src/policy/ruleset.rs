@@ -12,7 +12,7 @@ use super::host::Host;
 use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
 use super::request::{EgressRequest, Port};
-use super::rule::{Effect, HostPattern, Protocol, Rule, RuleId};
+use super::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::ids::PolicyGeneration;
 
 /// A network policy, compiled for [`decide`].
@@ -100,6 +100,21 @@ impl Ruleset {
     /// Which addresses may be dialed.
     pub fn addresses(&self) -> &AddressPolicy {
         &self.addresses
+    }
+
+    /// Whether a rule that allows or asks names exactly this host: then the name is the policy's, not
+    /// the jail's choice below a wildcard.
+    pub fn names(&self, host: &Host) -> bool {
+        let rules = match host {
+            Host::Addr(address) => self.literals.get(&address.to_canonical()),
+            Host::Name(name) => self.names.get(name.as_str()).map(|rules| &rules.exact),
+        };
+        rules.is_some_and(|rules| !rules.allows.is_empty() || !rules.asks.is_empty())
+    }
+
+    /// Whether a destination that no rule speaks of is asked for: then any port may be.
+    pub fn asks_for_unlisted(&self) -> bool {
+        self.enabled && self.unlisted == Unlisted::Ask
     }
 
     /// Every port that some rule lets a request reach, in order: all that the gate's own Landlock has
@@ -255,7 +270,10 @@ pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
         verdict: judgement.verdict,
         handling: judgement.handling,
         reason: judgement.reason,
-        rule: judgement.rule.cloned(),
+        rule: judgement.rule.map(|rule| rule.id.clone()),
+        specific: judgement
+            .rule
+            .is_some_and(|rule| !rule.methods.is_empty() || !rule.paths.is_empty()),
         generation: rules.generation.clone(),
     }
 }
@@ -265,11 +283,11 @@ struct Judgement<'a> {
     verdict: Verdict,
     handling: Handling,
     reason: Option<DenyReason>,
-    rule: Option<&'a RuleId>,
+    rule: Option<&'a Rule>,
 }
 
 impl<'a> Judgement<'a> {
-    fn deny(reason: DenyReason, rule: Option<&'a RuleId>) -> Self {
+    fn deny(reason: DenyReason, rule: Option<&'a Rule>) -> Self {
         Self {
             verdict: Verdict::Deny,
             handling: Handling::Tunnel,
@@ -284,7 +302,7 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
         return Judgement::deny(DenyReason::NetworkDisabled, None);
     }
     if let Some((reason, rule)) = denial(rules, request) {
-        return Judgement::deny(reason, Some(&rule.id));
+        return Judgement::deny(reason, Some(rule));
     }
     let (verdict, rule) = match permission(rules, request) {
         Ok((verdict, rule)) => (verdict, Some(rule)),
@@ -299,7 +317,7 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
             verdict,
             handling,
             reason: None,
-            rule: rule.map(|rule| &rule.id),
+            rule,
         },
     }
 }

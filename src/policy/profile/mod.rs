@@ -4,6 +4,7 @@
 //! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
 
+mod budgets;
 mod builtin;
 mod cases;
 mod credentials;
@@ -16,6 +17,7 @@ mod rules;
 mod show;
 mod value;
 
+pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
@@ -146,6 +148,10 @@ pub struct NetworkPolicy {
     pub credentials: Vec<Credential>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
+    /// How much one session may send, receive and ask for.
+    pub budgets: Budgets,
+    /// The same for some hosts.
+    pub budget_rules: Vec<BudgetRule>,
 }
 
 impl NetworkPolicy {
@@ -185,6 +191,8 @@ impl Default for NetworkPolicy {
             registries: Vec::new(),
             credentials: Vec::new(),
             limits: NetworkLimits::default(),
+            budgets: Budgets::default(),
+            budget_rules: Vec::new(),
         }
     }
 }
