@@ -109,6 +109,14 @@ impl Keyring {
         })
     }
 
+    /// Whether these are the credentials it was made of: a value goes by the rule it came with.
+    pub(super) fn is_of(&self, rules: &[Credential]) -> bool {
+        rules.len() == self.keys.len()
+            && rules
+                .iter()
+                .all(|rule| self.keys.iter().any(|key| key.rule == *rule))
+    }
+
     /// Whether there is nothing to put in and nothing to look for.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()

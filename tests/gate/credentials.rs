@@ -2,9 +2,9 @@
 //! the request reaches the origin. Where values are put in is inspected TLS.
 
 use portcullis::audit::AuditEvent;
-use portcullis::policy::{Credential, DenyReason};
+use portcullis::policy::{Credential, DenyReason, NetworkMode, NetworkPolicy};
 use portcullis::secret::Secret;
-use portcullis::wire::gate::CredentialValue;
+use portcullis::wire::gate::{CredentialValue, GateCommand, GateReply};
 
 use crate::client::{Raw, get};
 use crate::test_gate::{GateSpec, TestGate, spec};
@@ -250,4 +250,36 @@ fn a_gate_whose_values_do_not_fit_its_policy_does_not_start() {
         crate::test_gate::failure_of(spec),
         "gate: credential \"k\": its value and the policy do not fit"
     );
+}
+
+#[test]
+fn a_new_policy_keeps_the_credentials_of_the_session_or_is_not_applied() {
+    let origin = Origin::echo();
+    let (spec, _) = with_credential(&origin);
+    let mut policy = spec.policy.clone();
+    let gate = spec.start();
+    let apply = |policy: &NetworkPolicy| {
+        let command = GateCommand::Policy(Box::new(policy.clone()));
+        gate.control().send(&command).unwrap();
+        gate.reply()
+    };
+    policy.mode = NetworkMode::Limited;
+    assert!(matches!(apply(&policy), GateReply::Applied(_)));
+    policy.credentials[0].header = "x-key".to_owned();
+    for other in [
+        policy.clone(),
+        NetworkPolicy {
+            credentials: Vec::new(),
+            ..policy
+        },
+    ] {
+        let reply = apply(&other);
+        let GateReply::NotApplied(why) = reply else {
+            panic!("{reply:?}");
+        };
+        assert!(
+            why.starts_with("the credentials of a running session cannot be changed"),
+            "{why}"
+        );
+    }
 }
