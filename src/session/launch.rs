@@ -11,7 +11,7 @@ use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Running};
-use crate::wire::gate::{CredentialValue, GateSummary, LimitNotice};
+use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
@@ -57,11 +57,11 @@ pub fn run(
     let mut signals = step_aside()?;
     let mut plan = Plan::make(request, tell)?;
     let jail = build(&plan)?;
-    let credentials = plan.credentials.hand_over();
-    let mut companions = Companions::start(&plan, credentials)?;
-    let outcome = jail
-        .start(&plan, &mut companions, &mut signals)
-        .and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
+    let mut companions = Companions::start(&plan)?;
+    let live = jail.start(&plan, &mut companions, &mut signals);
+    // From here on the gate alone has the credentials' values.
+    plan.credentials.forget();
+    let outcome = live.and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
     companions.end(&plan, outcome, tell)
 }
 
@@ -85,7 +85,7 @@ struct Companions {
 
 impl Companions {
     /// Step 4.
-    fn start(plan: &Plan, credentials: Vec<CredentialValue>) -> Result<Self, LaunchError> {
+    fn start(plan: &Plan) -> Result<Self, LaunchError> {
         let folder =
             plan.log
                 .as_fd()
@@ -96,10 +96,8 @@ impl Companions {
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone());
-        boot.credentials = credentials;
+        boot.credentials = plan.credentials.for_the_gate();
         let gate = Gate::start(&boot, gate_audit)?;
-        // From here on the gate alone has them.
-        drop(boot);
         Ok(Self {
             audit,
             gate,

@@ -118,9 +118,20 @@ impl Credentials {
         Ok(())
     }
 
-    /// The values, for the gate; from here on nothing can be sealed any more.
-    pub(super) fn hand_over(&mut self) -> Vec<CredentialValue> {
-        std::mem::take(&mut self.values)
+    /// The values, for the boot frame alone: copies that are wiped with it.
+    pub(super) fn for_the_gate(&self) -> Vec<CredentialValue> {
+        let copy = |known: &CredentialValue| CredentialValue {
+            name: known.name.clone(),
+            placeholder: known.placeholder.clone(),
+            value: Secret::new(known.value.expose().clone()),
+        };
+        self.values.iter().map(copy).collect()
+    }
+
+    /// Wipes the values, once the command runs: nothing is left to seal.
+    pub(super) fn forget(&mut self) {
+        self.values.clear();
+        self.sign_in = None;
     }
 
     /// A text with a placeholder in the place of every value.
