@@ -38,7 +38,11 @@ fn sealed_profile(scene: &Scene) -> String {
 
 /// `portcullis run -p SEALED -- codex exec PROMPT`.
 fn exec(scene: &Scene, variables: &[(&str, &str)]) -> Run {
-    let profile = scene.install.write("sealed.toml", &sealed_profile(scene));
+    exec_with(scene, &sealed_profile(scene), variables)
+}
+
+fn exec_with(scene: &Scene, profile: &str, variables: &[(&str, &str)]) -> Run {
+    let profile = scene.install.write("sealed.toml", profile);
     let path = format!("{}:/usr/bin:/bin", bin(scene.codex()).display());
     let mut command = scene.install.command(["run", "-p"]);
     command
@@ -121,23 +125,7 @@ fn the_placeholder_is_worthless_elsewhere_and_its_use_is_refused() {
         );
         let port = scene.stub.port.to_string();
         let profile = sealed_profile(&scene) + "[environment.set]\nSTUB_PORT = \"" + &port + "\"\n";
-        let profile = scene.install.write("misplaced.toml", &profile);
-        let path = format!("{}:/usr/bin:/bin", bin(scene.codex()).display());
-        let mut command = scene.install.command(["run", "-p"]);
-        command
-            .arg(profile)
-            .args([
-                "--",
-                "codex",
-                "exec",
-                "--json",
-                "--skip-git-repo-check",
-                "look",
-            ])
-            .env("PATH", path)
-            .env("CODEX_HOME", scene.install.path("codex-home"))
-            .env("SSL_CERT_FILE", scene.stub.ca());
-        let run = Run::of(&command.output().unwrap());
+        let run = exec_with(&scene, &profile, &[]);
         assert_eq!(run.status, Some(0), "{version:?}: {run:?}");
         let outputs = scene.stub.outputs();
         assert!(
@@ -158,5 +146,79 @@ fn the_placeholder_is_worthless_elsewhere_and_its_use_is_refused() {
                 .iter()
                 .all(|request| request["path"] != "/v1/models")
         );
+    }
+}
+
+/// A token as Codex reads them (RFC 7519).
+fn token(claims: &serde_json::Value, signature: &str) -> String {
+    let part = |text: String| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
+    let header = part(json!({ "alg": "RS256", "typ": "JWT" }).to_string());
+    format!("{header}.{}.{signature}", part(claims.to_string()))
+}
+
+#[test]
+fn a_chatgpt_account_works_with_the_token_outside() {
+    let script = json!([{ "run": LOOK }, { "say": "done" }]);
+    let account = json!({"email": "ada@example.com", "https://api.openai.com/auth": {
+        "chatgpt_plan_type": "plus", "chatgpt_account_id": "acc-1", "chatgpt_user_id": "u-1"}});
+    let expires = jiff::Timestamp::now().as_second() + 86_400;
+    let access = token(&json!({ "exp": expires }), "the-real-secret-access");
+    let auth = json!({
+        "OPENAI_API_KEY": null,
+        "tokens": {
+            "id_token": token(&account, "the-real-secret-id"),
+            "access_token": access,
+            "refresh_token": "the-real-secret-refresh",
+            "account_id": "acc-1",
+        },
+        "last_refresh": jiff::Timestamp::now().to_string(),
+    });
+    for version in VERSIONS {
+        let scene = Scene::expecting(
+            version,
+            Transport::Sse,
+            &format!("Bearer {access}"),
+            &script,
+        );
+        let port = scene.stub.port;
+        scene
+            .install
+            .write("codex-home/auth.json", &auth.to_string());
+        scene.install.write(
+            "codex-home/config.toml",
+            &format!(
+                "model = \"stub\"\nmodel_provider = \"stub\"\n[model_providers.stub]\nname = \"stub\"\n\
+                 wire_api = \"responses\"\nbase_url = \"https://{NAME}:{port}/v1\"\nrequires_openai_auth = true\n"
+            ),
+        );
+        let profile = sealed_profile(&scene)
+            .replace("name = \"openai-api-key\"", "name = \"chatgpt-sign-in\"")
+            .replace("${codex:api_key}", "${codex:access_token}")
+            .replace("env = \"CODEX_API_KEY\"\n", "");
+        let run = exec_with(&scene, &profile, &[]);
+        assert_eq!(run.status, Some(0), "{version:?}: {run:?}");
+        let requests = scene.stub.requests();
+        let model: Vec<_> = requests
+            .iter()
+            .filter(|request| request["transport"] == "sse")
+            .collect();
+        assert!(model.len() >= 2, "{version:?}: {requests:?}");
+        for request in model {
+            assert_eq!(request["authorized"], true, "{version:?}: {request}");
+        }
+        let outputs = scene.stub.outputs();
+        let seen = outputs
+            .iter()
+            .find(|output| output.contains("looked"))
+            .unwrap();
+        assert!(seen.contains("portcullis--"), "{seen}");
+        assert!(!seen.contains("the-real-secret"), "{seen}");
+        let records: String = scene
+            .install
+            .records()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(!records.contains("the-real-secret"));
     }
 }

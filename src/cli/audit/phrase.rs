@@ -53,13 +53,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())
         }
-        AuditEvent::CredentialUsed {
-            conn, credential, ..
-        } => row(
-            "",
-            &named(known, *conn),
-            &format!("credential {}", escape(credential)),
-        ),
+        AuditEvent::CredentialUsed { conn, .. } => row("", &named(known, *conn), &used(event)),
         AuditEvent::EgressRefused {
             conn,
             reason,
@@ -115,6 +109,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             format!("{} after {}", status(how), duration(*ms))
         }
     }
+}
+
+fn used(event: &AuditEvent) -> String {
+    let AuditEvent::CredentialUsed { credential, .. } = event else {
+        return String::new();
+    };
+    format!("credential {}", escape(credential))
 }
 
 fn decided(event: &AuditEvent) -> String {
