@@ -7,8 +7,11 @@
 //!
 //! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
-//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
+//! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
+//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
+//! from [`authorize`] on by itself.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
@@ -39,7 +42,9 @@ mod keyring;
 mod listen;
 mod live;
 mod lookout;
+mod mitm;
 mod open;
+mod origin_tls;
 mod placeholder;
 mod questions;
 mod relay;
@@ -55,7 +60,9 @@ mod state;
 mod summary;
 mod tally;
 mod tunnel;
+mod upgrade;
 mod upstream;
 mod watched;
+mod websocket;
 
 pub use start::main;

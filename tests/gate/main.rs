@@ -23,11 +23,15 @@ mod lifecycle;
 mod limits;
 mod live;
 mod malformed;
+mod origins;
 mod socks5;
+mod websocket;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;
 #[path = "../support/gate.rs"]
 mod test_gate;
+#[path = "../support/tls_origin.rs"]
+mod tls_origin;
 #[path = "../support/upstream.rs"]
 mod upstream;

@@ -115,6 +115,8 @@ impl GateSpec {
 pub(crate) struct TestGate {
     pub(crate) http: SocketAddr,
     pub(crate) socks: SocketAddr,
+    /// The certificate of the session's CA, where TLS is looked into.
+    pub(crate) authority: Option<String>,
     pub(crate) audit: AuditDouble,
     pub(crate) control: Option<Channel>,
     pub(crate) child: Child,
@@ -135,8 +137,13 @@ impl TestGate {
 
     /// Up to the point where it is confined and waits for its listeners.
     pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
-        let (gate, listeners) = Self::boot(spec);
-        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
+        let inspects = spec.policy.inspects();
+        let (mut gate, listeners) = Self::boot(spec);
+        gate.authority = match gate.reply() {
+            GateReply::Confined { authority } => authority,
+            other => panic!("not confined: {other:?}"),
+        };
+        assert_eq!(gate.authority.is_some(), inspects);
         (gate, listeners)
     }
 
@@ -169,6 +176,7 @@ impl TestGate {
         };
         control.send(&boot).unwrap();
         let gate = Self {
+            authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
             audit: AuditDouble::start(audit),
