@@ -6,6 +6,7 @@
 
 pub mod exit;
 pub mod ids;
+pub mod secret;
 
 pub mod sys;
 

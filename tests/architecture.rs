@@ -7,8 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Leaves first. One row may be imported by every row below it.
-const ROWS: [&str; 11] = [
-    "exit", "ids", "sys", "policy", "audit", "codex", "wire", "jail", "gate", "session", "cli",
+const ROWS: [&str; 12] = [
+    "exit", "ids", "secret", "sys", "policy", "audit", "codex", "wire", "jail", "gate", "session",
+    "cli",
 ];
 
 /// Pairs that the order would permit and the design forbids: processes talk over `wire`.

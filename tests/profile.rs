@@ -206,11 +206,11 @@ fn a_missing_profile_is_told_what_there_is() {
     let missing = Profile::read("codx", &mut |_| Ok(None)).unwrap_err();
     assert_eq!(
         missing.to_string(),
-        "no profile \"codx\"; there are base, codex, offline, registries; did you mean \"codex\"?"
+        "no profile \"codx\"; there are base, codex, codex-sealed, offline, registries; did you mean \"codex\"?"
     );
     assert_eq!(
         error("extends='ofline'"),
-        "no profile \"ofline\", which p extends; there are base, codex, offline, registries; did you \
+        "no profile \"ofline\", which p extends; there are base, codex, codex-sealed, offline, registries; did you \
          mean \"offline\"?"
     );
     let unreadable = Profile::read("x", &mut |_| Err("permission denied".to_owned()));
@@ -218,6 +218,177 @@ fn a_missing_profile_is_told_what_there_is() {
         unreadable.unwrap_err().to_string(),
         "profile x: permission denied"
     );
+}
+
+#[test]
+fn a_credential_takes_everything_its_entry_says_and_the_later_layer_wins() {
+    let base = "[network]\nmitm = true\n[[network.credentials]]\nname='a'\nhost='a.test'\nheader='X-Key'\n\
+        value='${env:A}'\n[[network.credentials]]\nhost='*.b.test'\nheader='Authorization'\n\
+        value='Bearer ${command}'\ncommand=['pass','show','b']\ninject='always'\nbodies='pass'\noptional=true\n\
+        ports=[443,8443]\npaths=['/v1/**']";
+    let child = "[[network.credentials]]\nname='a'\nhost='a.test'\nheader='x-key'\nvalue='${file:~/a}'\nenv='B'";
+    let profile = read(&[("p", child), ("base", base)]).unwrap();
+    let form = serde_json::to_value(&profile.network.credentials).unwrap();
+    assert_eq!(
+        form,
+        serde_json::json!([
+            {"name": "a", "host": "a.test", "ports": [443], "header": "x-key", "value": "${file:~/a}", "env": "B"},
+            {
+                "name": "*.b.test/authorization", "host": "*.b.test", "ports": [443, 8443], "paths": ["/v1/**"],
+                "header": "authorization", "value": "Bearer ${command}", "command": ["pass", "show", "b"],
+                "inject": "always", "bodies": "pass", "optional": true,
+            },
+        ])
+    );
+    let text = profile.to_toml().unwrap();
+    let again = read(&[("p", &text), ("base", "")]).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(again.network.credentials, profile.network.credentials);
+    let without = read(&[("p", "[network]\nmitm = true"), ("base", "")]).unwrap();
+    let generation = |profile: &Profile| Ruleset::compile(&profile.network).generation().clone();
+    assert_ne!(generation(&profile), generation(&without));
+}
+
+#[test]
+fn the_sealed_codex_profile_looks_into_the_model_and_refuses_sign_in() {
+    let profile = read(&[("codex-sealed", builtin("codex-sealed").unwrap())]).unwrap();
+    let names: Vec<&str> = profile
+        .network
+        .credentials
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
+    assert_eq!(names, ["openai-api-key", "chatgpt-sign-in"]);
+    assert_eq!(verdict(&profile, "https://auth.openai.com/"), Verdict::Deny);
+    assert_eq!(verdict(&profile, "https://chatgpt.com/"), Verdict::Allow);
+}
+
+/// A credential's keys, and a part of what is said about it.
+const CREDENTIAL_MISTAKES: &[(&str, &str)] = &[
+    (
+        "host='*'",
+        "network.credentials[0].host: \"*\" would give the value to everybody",
+    ),
+    (
+        "host='192.0.2.1'",
+        "network.credentials[0].host: 192.0.2.1 is an address",
+    ),
+    (
+        "host='*.com'",
+        "network.credentials[0].host: \"*.com\" covers a public suffix",
+    ),
+    (
+        "host='b.test'",
+        "network.credentials.\"b.test/x-key\": TLS to b.test is not looked into, so the value could not be put in; add [network.tls] \"b.test\" = \"inspect\"",
+    ),
+    ("host='*.a.test'", "TLS to *.a.test is not looked into"),
+    (
+        "ports=[]",
+        "network.credentials[0].ports: accepted are numbers from 1 to 65535",
+    ),
+    ("ports=[0]", "network.credentials[0].ports: accepted are"),
+    (
+        "paths=[]",
+        "network.credentials[0].paths: an empty list matches nothing",
+    ),
+    ("paths=['/a/../b']", "network.credentials[0].paths: "),
+    (
+        "header='host'",
+        "network.credentials[0].header: \"host\" is the gate's own",
+    ),
+    ("header='Proxy-Authorization'", "is the gate's own"),
+    (
+        "header='a b'",
+        "network.credentials[0].header: \"a b\" is no header field",
+    ),
+    (
+        "value='sk-real'",
+        "network.credentials[0].value: names no source of the secret; accepted are ${env:NAME}",
+    ),
+    ("value='${env:A}${env:B}'", "names two sources"),
+    (
+        "value='${vault:a}'",
+        "${vault:a} is no source; accepted are",
+    ),
+    (
+        "value='${codex:refresh_token}'",
+        "is no source; accepted are",
+    ),
+    ("value='${env:A B}'", "is no variable name"),
+    (
+        "value='${env:PATH}'",
+        "network.credentials[0].env: PATH is what the jail needs it for",
+    ),
+    (
+        "value='${file:a}'\nenv='A'",
+        "a file is named as ${file:/abs/path}",
+    ),
+    ("value='${credential:../a}'\nenv='A'", "without a slash"),
+    (
+        "value='${file:/a}'",
+        "network.credentials[0].env: nothing in the jail would know the placeholder",
+    ),
+    (
+        "value='${command}'\nenv='A'",
+        "network.credentials[0].command: value asks for a command",
+    ),
+    (
+        "command=['x']",
+        "network.credentials[0].command: value does not use it",
+    ),
+    ("value='${env:A} '", "no space at the ends"),
+    (
+        "inject='ever'",
+        "network.credentials[0].inject: unknown variant `ever`",
+    ),
+    ("inject='alway'", "did you mean \"always\"?"),
+    (
+        "name='a b'",
+        "network.credentials[0].name: \"a b\" is no name",
+    ),
+    ("heder='x'", "network.credentials[0].heder: unknown field"),
+    (
+        "[[network.credentials]]\nhost='a.test'\nheader='x-key'\nvalue='${env:B}'",
+        "network.credentials[1].name: \"a.test/x-key\" is there already",
+    ),
+    (
+        "[[network.credentials]]\nname='2'\nhost='a.test'\nheader='x-2'\nvalue='${env:A}'",
+        "its variable is that of \"a.test/x-key\" too",
+    ),
+    (
+        "inject='always'\n[[network.credentials]]\nname='2'\nhost='a.test'\nheader='x-key'\nvalue='${env:B}'\ninject='always'",
+        "that \"a.test/x-key\" always sets there too",
+    ),
+];
+
+#[test]
+fn every_mistake_in_a_credential_is_told_with_key_path_and_cure() {
+    for (changes, told) in CREDENTIAL_MISTAKES {
+        let given = |key: &str| {
+            changes
+                .lines()
+                .take_while(|l| !l.starts_with("[["))
+                .any(|l| l.starts_with(&format!("{key}=")))
+        };
+        let rest = [
+            ("host", "a.test"),
+            ("header", "x-key"),
+            ("value", "${env:A}"),
+        ];
+        let rest: String = rest
+            .iter()
+            .filter(|(key, _)| !given(key))
+            .fold(String::new(), |all, (key, text)| {
+                format!("{all}{key}='{text}'\n")
+            });
+        let text =
+            format!("[network.tls]\n'a.test'='inspect'\n[[network.credentials]]\n{rest}{changes}");
+        let message = error(&text);
+        assert!(
+            message.contains(told),
+            "{changes}: no {told:?} in {message:?}"
+        );
+        assert!(!message.contains("sk-real"), "{message}");
+    }
 }
 
 /// A profile's text, and a part of what is said about it.

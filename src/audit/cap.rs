@@ -81,6 +81,7 @@ impl AuditEvent {
                 cut(kind, WORD);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
+            Self::CredentialUsed { credential, .. } => cut(credential, WORD),
             Self::ApprovalAsked { path, rule, .. } => {
                 if let Some(path) = path {
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));

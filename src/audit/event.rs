@@ -107,6 +107,16 @@ pub enum AuditEvent {
         /// What exactly, for a person; never raw bytes from the jail.
         detail: String,
     },
+    /// A credential's value was put into a request. Recorded before any byte of it leaves.
+    #[serde(rename = "credential.used")]
+    CredentialUsed {
+        /// The connection the request came on.
+        conn: ConnId,
+        /// Which credential, by its name in the profile; never its value.
+        credential: String,
+        /// The host that gets it.
+        host: Host,
+    },
     /// A tunnel or request is over.
     #[serde(rename = "egress.closed")]
     EgressClosed {
@@ -216,6 +226,7 @@ impl AuditEvent {
             Self::DnsDropped { .. } => "dns.dropped",
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
+            Self::CredentialUsed { .. } => "credential.used",
             Self::EgressClosed { .. } => "egress.closed",
             Self::LimitHit { .. } => "limit.hit",
             Self::ApprovalAsked { .. } => "approval.asked",
@@ -243,6 +254,7 @@ impl AuditEvent {
             | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
+            | Self::CredentialUsed { .. }
             | Self::EgressClosed { .. }
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
@@ -257,7 +269,8 @@ impl AuditEvent {
 pub enum Source {
     /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time.
     Session,
-    /// The gate: `egress.*`, `dns.*`, `approval.*`, `policy.applied`, and `limit.hit` of all else.
+    /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
+    /// all else.
     Gate,
 }
 

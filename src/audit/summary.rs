@@ -170,6 +170,7 @@ impl SessionSummary {
             AuditEvent::EgressDialed { .. }
             | AuditEvent::DnsAsked { .. }
             | AuditEvent::DnsDropped { .. }
+            | AuditEvent::CredentialUsed { .. }
             | AuditEvent::ApprovalAsked { .. }
             | AuditEvent::ApprovalAnswered { .. }
             | AuditEvent::PolicyApplied { .. }

@@ -6,11 +6,12 @@
 //! Each rule says which versions it was tried with; `tests/e2e` holds it against real ones.
 //!
 //! Reading order: [`package`] (what is executed) → [`config`] and [`argv`] (how its own sandbox is
-//! switched off and the jail's mode narrowed instead) → [`environment`]. [`mod@proxy_environment`] and
-//! [`mod@trust_environment`] are for every command, Codex or not.
+//! switched off and the jail's mode narrowed instead) → [`environment`] → [`auth`] (a sign-in without its
+//! secrets). [`mod@proxy_environment`] and [`mod@trust_environment`] are for every command, Codex or not.
 #![forbid(unsafe_code)]
 
 pub mod argv;
+pub mod auth;
 pub mod config;
 pub mod environment;
 pub mod package;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::audit::EndedBy;
@@ -16,6 +16,7 @@ use super::relay::Direction;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
+use super::watched::{Downward, Upward};
 
 /// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
 const STOPPED: &str = "the gate stopped it";
@@ -24,7 +25,7 @@ const STOPPED: &str = "the gate stopped it";
 #[derive(Debug)]
 pub(super) struct Uploaded {
     /// `None`: no content.
-    inner: Option<Incoming>,
+    inner: Option<Upward>,
     tally: Rc<Tally>,
     /// Whether trailers go on.
     trailers: bool,
@@ -34,7 +35,7 @@ pub(super) struct Uploaded {
 
 impl Uploaded {
     /// The client's content.
-    pub(super) fn new(inner: Incoming, tally: Rc<Tally>) -> Self {
+    pub(super) fn new(inner: Upward, tally: Rc<Tally>) -> Self {
         Self {
             inner: Some(inner),
             tally,
@@ -223,7 +224,7 @@ impl Body for GateBody {
 #[derive(Debug)]
 pub(super) struct Relayed {
     gate: Rc<Gate>,
-    inner: Incoming,
+    inner: Downward,
     tally: Rc<Tally>,
     /// Read, and not yet within the budgets.
     held: Bytes,
@@ -238,7 +239,7 @@ pub(super) struct Relayed {
 impl Relayed {
     pub(super) fn new(
         gate: &Rc<Gate>,
-        inner: Incoming,
+        inner: Downward,
         tally: Rc<Tally>,
         connection: Reusable,
         trailers: bool,

@@ -34,6 +34,11 @@ impl Reachable {
 
 /// Puts a policy in force; answers what came of it.
 pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
+    if !gate.keyring.is_of(&policy.credentials) {
+        let why =
+            "the credentials of a running session cannot be changed; end it and start another";
+        return GateReply::NotApplied(why.to_owned());
+    }
     let rules = Rc::new(Ruleset::compile(policy));
     let generation = rules.generation().clone();
     let unreachable = unreachable(gate, &rules);

@@ -12,6 +12,7 @@
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
 //! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
+//! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
@@ -38,11 +39,14 @@ mod head_grammar;
 mod hop;
 mod http;
 mod http_request;
+mod keyring;
 mod listen;
 mod live;
+mod lookout;
 mod mitm;
 mod open;
 mod origin_tls;
+mod placeholder;
 mod questions;
 mod relay;
 mod report;
@@ -61,6 +65,7 @@ mod transparent;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod watched;
 mod websocket;
 
 pub use start::main;

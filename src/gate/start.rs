@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
 use crate::sys::fd::inherit;
+use crate::sys::harden::harden;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
@@ -25,6 +26,7 @@ use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
 use super::counters::Counters;
 use super::dns::{Names, Pace, serve_tcp, serve_udp};
+use super::keyring::{Keyring, Unfit};
 use super::listen::{Places, accept};
 use super::mitm::{Leaves, MitmError};
 use super::open::Leases;
@@ -65,6 +67,8 @@ pub(super) enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("{0}")]
+    Credentials(#[from] Unfit),
     #[error("certificate authority: {0}")]
     Authority(#[from] MitmError),
     #[error(transparent)]
@@ -94,8 +98,9 @@ pub fn main() -> ExitCode {
 fn run(control: &Channel) -> Result<(), StartError> {
     // 1. The audit channel, which came with us.
     let audit = StdUnixStream::from(inherited(AUDIT)?);
-    // 2. Everything there is to know.
-    let boot: GateBoot = control.recv()?;
+    // 2. Everything there is to know; secrets may be among it, so nobody else may look from here on.
+    harden().map_err(ConfineError::Harden)?;
+    let mut boot: GateBoot = control.recv()?;
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -104,6 +109,8 @@ fn run(control: &Channel) -> Result<(), StartError> {
         .map_err(StartError::Runtime)?;
     // 4. The compiled policy and all that works by it.
     let gate = build(&runtime, &boot, audit)?;
+    // The gate has the values; here they are wiped.
+    boot.credentials.clear();
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
     let authority = gate.mitm.as_ref().map(Leaves::authority_pem);
@@ -153,6 +160,7 @@ pub(super) fn build(
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        keyring: Keyring::new(&policy.credentials, &boot.credentials)?,
         pool: Pool::new(limits.connections),
         mitm,
         last_conn: Cell::new(0),

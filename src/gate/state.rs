@@ -13,6 +13,7 @@ use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
 use super::dns::Names;
+use super::keyring::Keyring;
 use super::live::Reachable;
 use super::mitm::Leaves;
 use super::open::Leases;
@@ -51,6 +52,8 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// Credentials that the jail has placeholders of.
+    pub(super) keyring: Keyring,
     /// What may be used, and how far it is used up.
     pub(super) ledger: Ledger,
     /// Live counters.

@@ -11,6 +11,7 @@
 
 pub mod address;
 pub mod approval;
+pub mod credential;
 pub mod decision;
 pub mod explain;
 pub mod host;
@@ -24,6 +25,7 @@ pub mod ruleset;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use approval::{Answered, QuestionEnd, Scope};
+pub use credential::{Bodies, CodexSecret, Credential, CredentialSource, Inject, Template};
 pub use decision::{Decision, DenyReason, Handling, Verdict};
 pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};

@@ -397,6 +397,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         hosts_file,
         roots: String::new(),
         approval_seconds,
+        credentials: Vec::new(),
     }
 }
 

@@ -39,6 +39,14 @@ pub enum LaunchError {
         /// Cause and cure.
         problem: String,
     },
+    /// A credential has no value that could be used.
+    #[error("credential {name}: {problem}")]
+    Credential {
+        /// Its name in the profile.
+        name: String,
+        /// Source, problem, cure; never the value.
+        problem: String,
+    },
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

@@ -62,12 +62,14 @@ pub fn run(
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
-    let plan = Plan::make(request, tell)?;
+    let mut plan = Plan::make(request, tell)?;
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals)?;
-    let outcome = jail
-        .and_then(|jail| jail.start(&plan, &mut companions, &mut signals))
-        .and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
+    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
+    // From here on the gate alone has the credentials' values.
+    plan.credentials.forget();
+    let outcome =
+        live.and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
     // Nobody can be asked any more.
     drop(desk);
     companions.end(&plan, outcome, tell)
@@ -125,6 +127,7 @@ impl Companions {
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
+        boot.credentials = plan.credentials.for_the_gate();
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,

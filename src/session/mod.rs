@@ -13,6 +13,7 @@ pub mod approvals;
 pub mod caller;
 pub mod command;
 pub mod companions;
+mod credentials;
 pub mod desk;
 pub mod environment;
 pub mod error;

@@ -19,6 +19,7 @@ use super::approvals::Ask;
 use super::caller::Caller;
 use super::command::{self, Command};
 use super::companions::CompanionError;
+use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
@@ -61,6 +62,8 @@ pub(super) struct Plan {
     pub(super) log: LogFolder,
     /// The authorities that inspected origins are held to; `None`: no TLS is inspected.
     pub(super) trust: Option<TrustStore>,
+    /// Secrets that the jail does not get.
+    pub(super) credentials: Credentials,
 }
 
 impl Plan {
@@ -80,7 +83,9 @@ impl Plan {
             tell(Progress::Note(&found.to_string()));
         }
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
+        let credentials = credentials::settle(&mut profile, &caller, &writable, tell)?;
         let mut command = command::prepare(&request.argv, &caller, &profile);
+        credentials.seal_command(&mut command, &caller.home);
         command
             .bundled_bwrap
             .retain(|bwrap| trust::is_outside(bwrap, &writable));
@@ -103,7 +108,8 @@ impl Plan {
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
         let log = folder::open_or_create(&folder::standalone(variable)?)?;
         let rules = Ruleset::compile(&profile.network);
-        let asked = request.argv.clone();
+        let asked = request.argv.iter().map(|word| credentials.sealed(word));
+        let asked = asked.collect();
         let session = SessionId::generate();
         Ok(Self {
             session,
@@ -118,6 +124,7 @@ impl Plan {
             asked,
             log,
             trust,
+            credentials,
         })
     }
 
@@ -233,7 +240,7 @@ impl Plan {
         }
         session.extend(self.command.environment.iter().cloned());
         let path_first = &self.command.path_first;
-        environment::build(
+        let mut variables = environment::build(
             &self.caller,
             &policy,
             Surroundings {
@@ -241,7 +248,9 @@ impl Plan {
                 path_first,
                 session,
             },
-        )
+        );
+        self.credentials.seal_environment(&mut variables);
+        variables
     }
 
     /// `localhost` is the jail's own, unless a rule lets the command reach the host's.

@@ -240,11 +240,18 @@ mod tests {
             load("strickt", &caller(home.path()))
                 .unwrap_err()
                 .to_string(),
-            "no profile \"strickt\"; there are base, codex, offline, registries, strict; did you mean \"strict\"?"
+            "no profile \"strickt\"; there are base, codex, codex-sealed, offline, registries, strict; did you mean \"strict\"?"
         );
         assert_eq!(
             names(&caller(home.path())),
-            ["base", "codex", "offline", "registries", "strict"]
+            [
+                "base",
+                "codex",
+                "codex-sealed",
+                "offline",
+                "registries",
+                "strict"
+            ]
         );
     }
 

@@ -14,6 +14,12 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// No core dump of us and no reading of our memory by others of the same uid. Ends with the next
+/// execve(2), so that children are what they would be without it.
+pub fn unreadable() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
 /// `RLIMIT_CORE` 0: a crash writes no memory to disk, nor to a `core_pattern` pipe.
 pub fn no_core_dumps() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)

@@ -1,7 +1,7 @@
 //! Framing: a little-endian `u32` length, then that many bytes of JSON. Descriptors travel with the
 //! first byte of a frame (`SCM_RIGHTS`, unix(7)).
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -12,6 +12,9 @@ use rustix::net::{
 use rustix::process::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::secret::WipedBytes;
 
 /// The longest frame body, in bytes. Must exceed the longest record (1 KiB path, 253-byte host) and
 /// the largest policy a session sends; a peer that announces more is cut off.
@@ -45,6 +48,20 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     let header = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME);
     let header = header.ok_or(WireError::TooLong(length))?;
     if let Some(slot) = bytes.first_chunk_mut() {
+        *slot = header.to_le_bytes();
+    }
+    Ok(bytes)
+}
+
+/// [`encode`] into memory that is wiped afterwards.
+fn encode_wiped<T: Serialize>(message: &T) -> Result<WipedBytes, WireError> {
+    let mut bytes = WipedBytes::default();
+    bytes.write_all(&[0; 4])?;
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = bytes.as_slice().len() - 4;
+    let header = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME);
+    let header = header.ok_or(WireError::TooLong(length))?;
+    if let Some(slot) = bytes.as_mut_slice().first_chunk_mut() {
         *slot = header.to_le_bytes();
     }
     Ok(bytes)
@@ -104,7 +121,8 @@ impl Channel {
         message: &T,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), WireError> {
-        let bytes = encode(message)?;
+        // A credential may be in it: no copy is left in our memory.
+        let bytes = encode_wiped(message)?;
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -112,7 +130,7 @@ impl Channel {
                 "too many descriptors for one frame",
             )));
         }
-        let mut rest: &[u8] = &bytes;
+        let mut rest: &[u8] = bytes.as_slice();
         while !rest.is_empty() {
             let sent = match sendmsg(
                 &self.stream,
@@ -145,7 +163,8 @@ impl Channel {
         let mut ancillary = Ancillary::default();
         let mut header = [0; 4];
         self.fill(&mut header, &mut ancillary, Position::Start)?;
-        let mut body = vec![0; body_length(header)?];
+        // A credential may be in it.
+        let mut body = Zeroizing::new(vec![0; body_length(header)?]);
         self.fill(&mut body, &mut ancillary, Position::Inside)?;
         Ok(Received {
             message: decode(&body)?,
@@ -238,7 +257,6 @@ impl From<OwnedFd> for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     #[test]
     fn a_message_and_its_descriptors_arrive_together() {

@@ -20,9 +20,10 @@ use crate::policy::{
     Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy, Port,
     RuleId, Scope, Transport,
 };
+use crate::secret::{self, Secret};
 
 /// First frame: everything the gate needs to know.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateBoot {
     /// What the session may reach; the gate compiles it itself.
@@ -34,10 +35,28 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
     /// policy has TLS looked into.
     pub roots: String,
+    /// The values of the policy's credentials: the only place where they cross a process border.
+    pub credentials: Vec<CredentialValue>,
     /// How long an answer to a question is waited for, in seconds; 0: nobody is asked, and what would be
     /// is refused.
     pub approval_seconds: u32,
 }
+
+/// A credential's value, and what stands for it in the jail.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialValue {
+    /// The credential's name in the policy.
+    pub name: String,
+    /// What the jail has in the value's place. Its last [`MARK`] bytes are random and stand nowhere else.
+    pub placeholder: String,
+    /// The secret.
+    #[serde(with = "secret::wire")]
+    pub value: Secret<String>,
+}
+
+/// The length of a placeholder's random end: 128 bits in hex digits.
+pub const MARK: usize = 32;
 
 /// What the session asks of the gate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

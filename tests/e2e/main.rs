@@ -11,6 +11,7 @@
 mod cli;
 #[path = "../support/codex_install.rs"]
 mod codex_install;
+mod credentials;
 mod refusals;
 mod sandbox;
 mod scene;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -40,6 +40,17 @@ impl Scene {
         Self::with(Who::Root, codex, Transport::Sse, Model::Allowed, script)
     }
 
+    /// As root, with a stub that says of each request whether it came with this authorization.
+    pub(crate) fn expecting(
+        version: CodexVersion,
+        transport: Transport,
+        authorization: &str,
+        script: &Value,
+    ) -> Self {
+        let (who, codex) = (Who::Root, version.folder());
+        Self::build(who, codex, transport, Model::Allowed, script, authorization)
+    }
+
     pub(crate) fn with(
         who: Who,
         codex: PathBuf,
@@ -47,8 +58,19 @@ impl Scene {
         model: Model,
         script: &Value,
     ) -> Self {
+        Self::build(who, codex, transport, model, script, "Bearer not-a-key")
+    }
+
+    fn build(
+        who: Who,
+        codex: PathBuf,
+        transport: Transport,
+        model: Model,
+        script: &Value,
+        authorization: &str,
+    ) -> Self {
         let install = Install::new(who);
-        let stub = Stub::start(&install.path("stub"), script);
+        let stub = Stub::start(&install.path("stub"), script, authorization);
         install.write(
             "codex-home/config.toml",
             &format!(
@@ -67,6 +89,11 @@ impl Scene {
             codex,
             profile,
         }
+    }
+
+    /// The Codex that runs.
+    pub(crate) fn codex(&self) -> &Path {
+        &self.codex
     }
 
     /// `portcullis run -p … -- codex exec …`, to its end.

@@ -16,6 +16,7 @@ mod budgets;
 mod client;
 mod confinement;
 mod connect;
+mod credentials;
 mod dns;
 mod http;
 mod lifecycle;

@@ -14,6 +14,7 @@
 mod certificates;
 mod client;
 mod clients;
+mod credentials;
 mod fronting;
 mod handshake;
 mod http1;

@@ -26,6 +26,8 @@ pub(crate) struct Service {
     pub(crate) script: Script,
     /// What was seen.
     pub(crate) log: RequestLog,
+    /// The `Authorization` that requests should have.
+    pub(crate) authorization: String,
 }
 
 /// Accepts for ever.
@@ -68,7 +70,7 @@ async fn respond(
     sni: Option<String>,
     service: Arc<Service>,
 ) -> Response<Full<Bytes>> {
-    let seen = seen(&request, sni);
+    let seen = seen(&request, sni, &service.authorization);
     let is_upgrade = request.headers().contains_key(header::SEC_WEBSOCKET_KEY);
     let responses = seen.path.ends_with("/responses");
     let answer = match *request.method() {
@@ -117,7 +119,7 @@ fn note(service: &Service, seen: &Seen) -> Result<(), Box<dyn Error + Send + Syn
     Ok(service.log.write(seen)?)
 }
 
-fn seen(request: &Request<Incoming>, sni: Option<String>) -> Seen {
+fn seen(request: &Request<Incoming>, sni: Option<String>, expected: &str) -> Seen {
     let text = |name| text(request.headers(), name);
     Seen {
         transport: "http",
@@ -126,6 +128,7 @@ fn seen(request: &Request<Incoming>, sni: Option<String>) -> Seen {
         host: text(header::HOST),
         sni,
         authorization: request.headers().contains_key(header::AUTHORIZATION),
+        authorized: text(header::AUTHORIZATION).as_deref() == Some(expected),
         user_agent: text(header::USER_AGENT),
         step: None,
         outputs: Vec::new(),

@@ -22,6 +22,8 @@ pub(crate) struct Seen {
     pub(crate) sni: Option<String>,
     /// Whether there was an `Authorization` header.
     pub(crate) authorization: bool,
+    /// Whether that header was the expected one.
+    pub(crate) authorized: bool,
     /// The `User-Agent` header.
     pub(crate) user_agent: Option<String>,
     /// Which step of the script was answered.

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     /// JSON list of steps: {"run": "…"}, {"patch": "…"}, {"say": "…"}. Default: the demo's task.
     #[arg(long)]
     pub(crate) script: Option<PathBuf>,
+    /// The Authorization header that requests should have; each is noted to have it or not.
+    #[arg(long, default_value = "")]
+    pub(crate) authorization: String,
     /// Port of the API on 127.0.0.1; 0: any.
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,

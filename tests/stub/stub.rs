@@ -46,6 +46,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     announce(&options, api.local_addr()?.port(), names.port)?;
     let service = Arc::new(Service {
         script,
+        authorization: options.authorization.clone(),
         log: RequestLog::create(&options.dir.join("requests.jsonl"))?,
     });
     let dns_log = options.dir.join("dns.log");

@@ -16,7 +16,7 @@ use portcullis::policy::{
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{Append, AuditReply};
-use portcullis::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+use portcullis::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply, GateSummary};
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub(crate) struct GateSpec {
     pub(crate) name_servers: Vec<SocketAddr>,
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
+    pub(crate) credentials: Vec<CredentialValue>,
     pub(crate) approval_seconds: u32,
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn spec() -> GateSpec {
         name_servers: Vec::new(),
         hosts_file: String::new(),
         roots: String::new(),
+        credentials: Vec::new(),
         approval_seconds: 60,
     }
 }
@@ -94,6 +96,11 @@ impl GateSpec {
         self
     }
 
+    pub(crate) fn credential(mut self, value: CredentialValue) -> Self {
+        self.credentials.push(value);
+        self
+    }
+
     pub(crate) fn policy(mut self, change: impl FnOnce(&mut NetworkPolicy)) -> Self {
         change(&mut self.policy);
         self
@@ -130,6 +137,18 @@ impl TestGate {
 
     /// Up to the point where it is confined and waits for its listeners.
     pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+        let inspects = spec.policy.inspects();
+        let (mut gate, listeners) = Self::boot(spec);
+        gate.authority = match gate.reply() {
+            GateReply::Confined { authority } => authority,
+            other => panic!("not confined: {other:?}"),
+        };
+        assert_eq!(gate.authority.is_some(), inspects);
+        (gate, listeners)
+    }
+
+    /// Up to its first answer.
+    fn boot(spec: GateSpec) -> (Self, Vec<TcpListener>) {
         // As every session does first: what cargo left open is not for children.
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
@@ -143,7 +162,6 @@ impl TestGate {
             .fd(audit_theirs, 4)
             .start()
             .unwrap();
-        let inspects = spec.policy.inspects();
         let doors = if spec.policy.enable_socks5 { 2 } else { 1 };
         let listeners = (0..doors)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
@@ -153,10 +171,11 @@ impl TestGate {
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
             roots: spec.roots,
+            credentials: spec.credentials,
             approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
-        let mut gate = Self {
+        let gate = Self {
             authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -164,11 +183,6 @@ impl TestGate {
             control: Some(control),
             child,
         };
-        gate.authority = match gate.reply() {
-            GateReply::Confined { authority } => authority,
-            other => panic!("not confined: {other:?}"),
-        };
-        assert_eq!(gate.authority.is_some(), inspects);
         (gate, listeners)
     }
 
@@ -205,6 +219,15 @@ impl Drop for TestGate {
             }
             thread::sleep(Duration::from_millis(2));
         }
+    }
+}
+
+/// What a gate complains about that does not start with this.
+pub(crate) fn failure_of(spec: GateSpec) -> String {
+    let (gate, _listeners) = TestGate::boot(spec);
+    match gate.reply() {
+        GateReply::Failed(message) => message,
+        other => panic!("it started: {other:?}"),
     }
 }
 

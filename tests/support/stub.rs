@@ -23,8 +23,9 @@ pub(crate) struct Stub {
 }
 
 impl Stub {
-    /// Starts it with a script, and with `folder` for its certificate and logs.
-    pub(crate) fn start(folder: &Path, script: &Value) -> Self {
+    /// Starts it with a script, and with `folder` for its certificate and logs. `authorized` of a
+    /// request tells whether its `Authorization` is this one.
+    pub(crate) fn start(folder: &Path, script: &Value, authorization: &str) -> Self {
         fs::create_dir_all(folder).unwrap();
         let script_file = folder.join("script.json");
         fs::write(&script_file, script.to_string()).unwrap();
@@ -33,6 +34,7 @@ impl Stub {
             .arg(folder)
             .args(["--name", NAME, "--script"])
             .arg(script_file)
+            .args(["--authorization", authorization])
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -57,6 +57,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())
         }
+        AuditEvent::CredentialUsed { conn, .. } => row("", &named(known, *conn), &used(event)),
         AuditEvent::EgressRefused {
             conn,
             reason,
@@ -121,6 +122,13 @@ fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
     };
     let about = format!("{} {}", escape(name), escape(kind));
     row(verdict, &about, &format!("name asked for, {answer}"))
+}
+
+fn used(event: &AuditEvent) -> String {
+    let AuditEvent::CredentialUsed { credential, .. } = event else {
+        return String::new();
+    };
+    format!("credential {}", escape(credential))
 }
 
 fn decided(event: &AuditEvent) -> String {

@@ -10,8 +10,10 @@ use crate::audit::EndedBy;
 use crate::gate::authorize::{Destination, Permit, Refusal};
 use crate::gate::body::{GateBody, Relayed, Uploaded};
 use crate::gate::hop;
+use crate::gate::lookout::Lookout;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
+use crate::gate::watched::{Downward, Upward};
 use crate::policy::DenyReason;
 
 use super::pool::{Key, Lane, Reusable};
@@ -27,6 +29,8 @@ pub(super) struct Exchange {
     trailers: bool,
     /// Which connections may be shared with later requests, see [`super::pool::Pool::epoch`].
     pub(super) epoch: u64,
+    /// Where the session has credentials.
+    lookout: Option<Rc<Lookout>>,
 }
 
 /// Why a request has no answer.
@@ -42,19 +46,34 @@ pub(super) enum Unanswered {
     Revoked,
     /// A protocol switch that nobody asked for.
     Switched,
+    /// A credential where it does not belong: already recorded.
+    Stopped(Refusal),
     /// A protocol switch to something else than was asked for.
     NotWebsocket,
 }
 
 impl Exchange {
-    pub(super) fn open(gate: &Rc<Gate>, permit: &Permit, client: Version) -> Self {
-        Self {
+    /// Puts in the credentials that belong into the request: the last thing that is changed in it.
+    pub(super) async fn open(
+        gate: &Rc<Gate>,
+        permit: &Permit,
+        request: Request<Incoming>,
+    ) -> Result<(Self, Request<Incoming>), Refusal> {
+        let (mut head, content) = request.into_parts();
+        let exchange = Self {
             gate: Rc::clone(gate),
             destination: permit.destination().clone(),
             tally: Rc::new(Tally::open(gate, permit)),
-            trailers: client == Version::HTTP_2,
+            trailers: head.version == Version::HTTP_2,
             epoch: gate.pool.epoch(),
-        }
+            lookout: Lookout::apply(gate, permit.destination(), &mut head).await?,
+        };
+        Ok((exchange, Request::from_parts(head, content)))
+    }
+
+    /// A request's content, looked through on its way.
+    pub(super) fn upward(&self, content: Incoming) -> Upward {
+        Upward::new(content, self.lookout.as_ref(), &self.tally)
     }
 
     pub(super) fn key(&self) -> Key {
@@ -116,10 +135,16 @@ impl Exchange {
             answered = answered => answered,
             () = self.tally.idle_for(self.gate.limits.idle) => return Err(Unanswered::Silent),
         };
-        answered.map_err(|mut error| match error.take_message() {
+        let stopped = || Some(Unanswered::Stopped(self.lookout.as_ref()?.found()?));
+        let response = answered.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
-            None => Unanswered::BrokeOff,
-        })
+            None => stopped().unwrap_or(Unanswered::BrokeOff),
+        })?;
+        if let Some(lookout) = &self.lookout {
+            let checked = lookout.check_answer(response.headers());
+            checked.map_err(Unanswered::Stopped)?;
+        }
+        Ok(response)
     }
 
     /// The answer as the client gets it.
@@ -133,6 +158,7 @@ impl Exchange {
         // Ours to say towards the client, whatever the origin speaks.
         head.version = Version::HTTP_11;
         let tally = Rc::clone(&self.tally);
+        let content = Downward::new(content, self.lookout.as_ref(), &tally);
         let relayed = Relayed::new(&self.gate, content, tally, connection, self.trailers);
         Response::from_parts(head, GateBody::relayed(relayed))
     }
@@ -140,6 +166,10 @@ impl Exchange {
     /// Records why there is no answer, and makes one for the client.
     pub(super) fn refuse(&self, unanswered: &Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            Unanswered::Stopped(refusal) => {
+                self.tally.end(EndedBy::Gate);
+                return refusal.clone();
+            }
             _ if self.tally.is_used_up() => (
                 DenyReason::BudgetExhausted,
                 EndedBy::Budget,

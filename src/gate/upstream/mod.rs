@@ -41,10 +41,10 @@ pub(super) async fn forward(
     permit: Permit,
     request: Request<Incoming>,
 ) -> Result<Response<GateBody>, Refusal> {
-    let exchange = Exchange::open(gate, &permit, request.version());
+    let (exchange, request) = Exchange::open(gate, &permit, request).await?;
     let spare = exchange.copy_if_repeatable(&request);
     let tally = Rc::clone(&exchange.tally);
-    let mut request = request.map(|body| Uploaded::new(body, tally));
+    let mut request = request.map(|content| Uploaded::new(exchange.upward(content), tally));
     // 1. Over a connection that stands: the addresses behind it were checked when it was dialed.
     if let Some(lane) = gate.pool.take(&exchange.key()).await {
         exchange.tally.reuses();

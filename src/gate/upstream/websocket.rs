@@ -67,7 +67,7 @@ pub(in crate::gate) async fn open_websocket(
     permit: Permit,
     request: Request<Incoming>,
 ) -> Result<Opened, Refusal> {
-    let exchange = Exchange::open(gate, &permit, request.version());
+    let (exchange, request) = Exchange::open(gate, &permit, request).await?;
     let Some(expected) = request.headers().get(SEC_WEBSOCKET_KEY).map(accept_for) else {
         let what = "a WebSocket without a key";
         return Err(exchange.fail(EndedBy::Gate, DenyReason::Malformed, what, None));

@@ -3,9 +3,13 @@
 /// The profile that every other extends unless it says otherwise.
 pub const BASE: &str = "base";
 
-const BUILTIN: [(&str, &str); 4] = [
+const BUILTIN: [(&str, &str); 5] = [
     (BASE, include_str!("../../../profiles/base.toml")),
     ("codex", include_str!("../../../profiles/codex.toml")),
+    (
+        "codex-sealed",
+        include_str!("../../../profiles/codex-sealed.toml"),
+    ),
     ("offline", include_str!("../../../profiles/offline.toml")),
     (
         "registries",

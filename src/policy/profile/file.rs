@@ -56,6 +56,8 @@ pub(super) struct NetworkFile {
     pub(super) domains: BTreeMap<String, String>,
     /// Read one by one, so that an error names the entry.
     pub(super) rules: Vec<toml::Value>,
+    /// Read one by one, so that an error names the entry.
+    pub(super) credentials: Vec<toml::Value>,
     pub(super) addresses: AddressesFile,
     pub(super) dns: DnsFile,
     pub(super) limits: LimitsFile,

@@ -10,6 +10,7 @@ mod budget_kind;
 mod budgets;
 mod builtin;
 mod cases;
+mod credentials;
 mod error;
 mod file;
 mod layer;
@@ -27,6 +28,7 @@ pub use cases::PolicyTest;
 pub use error::ProfileError;
 pub use layer::{Load, is_name};
 pub use overrides::Overrides;
+pub(super) use value::variable as check_variable;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::address::AddressPolicy;
+use super::credential::Credential;
 use super::rule::{HostPattern, Rule};
 
 /// A valid profile: layers merged, flags applied.
@@ -153,6 +156,9 @@ pub struct NetworkPolicy {
     /// Package registries whose hosts are looked up in their clients' configuration at launch and
     /// become rules. Empty once they have.
     pub registries: Vec<Registry>,
+    /// Credentials whose values stay outside the jail; the values themselves are not policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<Credential>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
     /// How much one session may send, receive and ask for.
@@ -198,6 +204,7 @@ impl Default for NetworkPolicy {
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),
             registries: Vec::new(),
+            credentials: Vec::new(),
             limits: NetworkLimits::default(),
             budgets: Budgets::default(),
             budget_rules: Vec::new(),

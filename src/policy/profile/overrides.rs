@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::ProfileError;
 use super::read::append;
-use super::{FilesystemMode, Profile, rules, value, visible};
+use super::{FilesystemMode, Profile, credentials, rules, value, visible};
 use crate::policy::host::shown;
 use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId};
 
@@ -81,6 +81,7 @@ impl Profile {
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
         self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);
         visible::check(&self)?;
+        credentials::check(&self)?;
         Ok(self)
     }
 

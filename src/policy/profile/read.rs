@@ -14,7 +14,7 @@ use super::file::{
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
     FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
-    budgets, rules, value,
+    budgets, credentials, rules, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -145,6 +145,7 @@ fn network(
         .rules
         .extend(rules::of_domains(source, file.domains)?);
     policy.rules.extend(rules::of_entries(source, file.rules)?);
+    credentials::lay(&mut policy.credentials, source, file.credentials)?;
     for (i, text) in file.addresses.allow.iter().enumerate() {
         let key = format!("network.addresses.allow[{i}]");
         append(

@@ -137,7 +137,7 @@ pub(super) fn name_server(
 }
 
 /// The name of an environment variable.
-pub(super) fn variable(name: &str) -> Result<(), String> {
+pub(in crate::policy) fn variable(name: &str) -> Result<(), String> {
     let mut bytes = name.bytes();
     let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
     if bytes.next().is_some_and(letter) && bytes.all(|b| letter(b) || b.is_ascii_digit()) {

@@ -87,6 +87,7 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
         }
     }
     GateBoot {
+        credentials: Vec::new(),
         policy,
         name_servers: Vec::new(),
         hosts_file,
