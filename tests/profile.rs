@@ -526,3 +526,41 @@ fn a_shown_profile_reads_back_to_the_same_policy() {
     again.network.rules = profile.network.rules.clone();
     assert_eq!(again, profile);
 }
+
+#[test]
+fn an_upstream_proxy_is_read_layered_and_shown_without_its_password() {
+    let parent = "[network]\nallow_upstream_proxy = true\n\
+        [network.upstream_proxy]\nurl = \"http://ada:s3cret@proxy.corp:3128\"\n\
+        password_file = \"~/.proxy\"\nno_proxy = [\"*.corp\", \"10.0.0.0/8\"]\nresolve = \"local\"\n";
+    let profile = read(&[("p", parent)]).unwrap();
+    let shown = profile.to_toml().unwrap();
+    assert!(!shown.contains("s3cret"), "{shown}");
+    let again = read(&[("p", &shown)]).unwrap().network;
+    let expected = profile.network.upstream_proxy;
+    assert_eq!(
+        again.upstream_proxy.url.unwrap().to_string(),
+        "http://ada@proxy.corp:3128"
+    );
+    assert_eq!(again.upstream_proxy.password_file, expected.password_file);
+    assert_eq!(again.upstream_proxy.no_proxy, expected.no_proxy);
+    assert_eq!(again.upstream_proxy.resolve, expected.resolve);
+    assert!(again.allow_upstream_proxy);
+    let child = "extends = \"p\"\n[network.upstream_proxy]\nurl = \"socks5://other:1\"\n";
+    let child = read(&[("c", child), ("p", parent)]).unwrap().network;
+    assert_eq!(
+        child.upstream_proxy.password_file, None,
+        "meant for the other proxy"
+    );
+    for (line, cure) in [
+        ("url = \"https://proxy.corp:3128\"", "not spoken yet"),
+        ("url = \"http://u:s3cret@proxy.corp\"", "port"),
+        ("no_proxy = [\"http://x\"]", "no_proxy[0]"),
+        ("password_file = \"secrets/proxy\"", "\"/abs/path\""),
+        ("resolve = \"both\"", "resolve"),
+        ("proxy = \"x\"", "proxy"),
+    ] {
+        let message = error(&format!("[network.upstream_proxy]\n{line}\n"));
+        assert!(message.contains(cure), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+}

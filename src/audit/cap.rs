@@ -77,6 +77,7 @@ impl AuditEvent {
                 refused.truncate(ITEMS);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
+            Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
                 ..

@@ -67,13 +67,17 @@ pub enum AuditEvent {
         /// Addresses that policy refuses to dial.
         refused: Vec<IpAddr>,
     },
-    /// A connection to this address stands.
+    /// A connection to this address stands, and behind it, where `via` names a proxy, one to the
+    /// destination.
     #[serde(rename = "egress.dialed")]
     EgressDialed {
         /// The connection it serves.
         conn: ConnId,
-        /// The address, one of those checked.
+        /// The address that was dialed: one of those checked, or the upstream proxy's.
         address: SocketAddr,
+        /// The upstream proxy, as `proxy.corp:3128`, where the connection goes through one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
     },
     /// A request failed outside of the rules: unreadable, refused address, wrong SNI, no answer.
     #[serde(rename = "egress.refused")]

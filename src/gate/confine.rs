@@ -75,7 +75,7 @@ pub(super) fn confine(gate: &Gate, name_servers: &[SocketAddr]) -> Result<(), Co
         return Err(ConfineError::CapabilitiesLeft(one.clone()));
     }
     // 4. Landlock, while its system calls are still allowed.
-    no_files_and_few_ports(&reachable_ports(&gate.rules(), name_servers))?;
+    no_files_and_few_ports(&reachable_ports(gate, name_servers))?;
     // 5. Seccomp last.
     let program = seccomp::allow_only(table()?, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
     seccomp::install(&program)?;
@@ -96,11 +96,15 @@ fn raise_descriptors(connections: usize) -> Result<(), ConfineError> {
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted), hard).map_err(failed)
 }
 
-/// Ports that some rule allows, and those of the name servers.
-fn reachable_ports(rules: &policy::Ruleset, name_servers: &[SocketAddr]) -> BTreeSet<u16> {
+/// Ports that some rule allows (where everything leaves by an upstream proxy, that proxy's instead),
+/// and those of the name servers.
+fn reachable_ports(gate: &Gate, name_servers: &[SocketAddr]) -> BTreeSet<u16> {
+    let rules = gate.rules();
     let servers = name_servers.iter().map(SocketAddr::port);
-    let allowed = rules.ports().into_iter().map(policy::Port::number);
-    allowed.chain(servers).collect()
+    let direct = !gate.via.takes_everything(&rules);
+    let allowed = direct.then(|| rules.ports()).into_iter().flatten();
+    let by_tcp = allowed.chain(gate.via.ports());
+    by_tcp.map(policy::Port::number).chain(servers).collect()
 }
 
 /// No file at all, no TCP port to bind, TCP connections to these ports alone, no signal and no abstract

@@ -7,7 +7,7 @@
 //!
 //! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses → [`upstream`] for a request, [`tunnel`] for a tunnel:
+//! which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`].
 //!
@@ -41,5 +41,6 @@ mod summary;
 mod tally;
 mod tunnel;
 mod upstream;
+mod via;
 
 pub use start::main;

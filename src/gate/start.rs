@@ -29,6 +29,7 @@ use super::resolve::Resolver;
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::upstream::Pool;
+use super::via::Via;
 
 /// The descriptor of the control channel.
 const CONTROL: i32 = 3;
@@ -118,10 +119,13 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    let via = Via::new(boot.upstream.as_ref());
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits: Limits::from(&policy.limits),
-        resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
+        resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
+            .spelling_out(via.names()),
+        via,
         reporter: Reporter::new(audit),
         summary: Summary::default(),
         pool: Pool::default(),

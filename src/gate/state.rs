@@ -12,6 +12,7 @@ use super::report::Reporter;
 use super::resolve::Resolver;
 use super::summary::Summary;
 use super::upstream::Pool;
+use super::via::Via;
 
 /// The bytes moved by one read of a relay.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -25,6 +26,8 @@ pub(super) struct Gate {
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
     pub(super) resolver: Resolver,
+    /// The upstream proxies, where some lead out.
+    pub(super) via: Via,
     /// The audit channel.
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.

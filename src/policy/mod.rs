@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
+//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -17,8 +17,10 @@ pub mod path;
 pub mod profile;
 pub mod remedy;
 pub mod request;
+pub mod reserved_name;
 pub mod rule;
 pub mod ruleset;
+pub mod upstream;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use decision::{Decision, DenyReason, Handling, Verdict};
@@ -32,5 +34,7 @@ pub use profile::{
 };
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport};
+pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};
+pub use upstream::{NoProxy, Password, ProxyScheme, ProxyUrl, ResolveNames, UpstreamPolicy};

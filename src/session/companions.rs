@@ -342,6 +342,7 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
         name_servers,
         hosts_file,
         roots: String::new(),
+        upstream: None,
     }
 }
 

@@ -11,6 +11,7 @@ use crate::policy::ProfileError;
 use crate::wire::init::{FailureKind, InitFailure};
 
 use super::companions::CompanionError;
+use super::upstream::UpstreamError;
 
 /// Why a command was not executed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum LaunchError {
     /// The audit folder cannot be used.
     #[error("{0}")]
     AuditFolder(#[from] FolderError),
+    /// The proxy that is to lead out cannot be used.
+    #[error("{0}")]
+    Upstream(#[from] UpstreamError),
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

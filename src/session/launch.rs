@@ -11,7 +11,7 @@ use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Running};
-use crate::wire::gate::GateSummary;
+use crate::wire::gate::{GateBoot, GateSummary};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
@@ -91,7 +91,10 @@ impl Companions {
                     source,
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
-        let boot = companions::gate_boot(plan.profile.network.clone());
+        let boot = GateBoot {
+            upstream: plan.upstream.clone(),
+            ..companions::gate_boot(plan.profile.network.clone())
+        };
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,

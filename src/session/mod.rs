@@ -19,6 +19,7 @@ pub mod profiles;
 pub mod registries;
 pub mod signals;
 pub mod trust;
+pub mod upstream;
 pub mod watch;
 
 pub use error::LaunchError;

@@ -12,6 +12,7 @@ use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames};
 use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
+use crate::wire::gate::UpstreamProxy;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
 use super::Progress;
@@ -19,7 +20,7 @@ use super::caller::Caller;
 use super::command::{self, Command};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
-use super::trust;
+use super::{trust, upstream};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(super) struct Plan {
     /// What a session can write: nothing below it is executed outside the jail.
     pub(super) writable: Vec<PathBuf>,
     pub(super) command: Command,
+    /// The proxy that leads out; the gate's alone.
+    pub(super) upstream: Option<UpstreamProxy>,
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
     pub(super) log: LogFolder,
@@ -66,6 +69,7 @@ impl Plan {
             tell(Progress::Note(&found.to_string()));
         }
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
+        let upstream = upstream::settle(&profile.network, &caller, &writable, tell)?;
         let mut command = command::prepare(&request.argv, &caller, &profile);
         command
             .bundled_bwrap
@@ -92,6 +96,7 @@ impl Plan {
             workspace,
             writable,
             command,
+            upstream,
             asked,
             log,
         })
@@ -120,11 +125,24 @@ impl Plan {
                 group: self.caller.group.clone(),
             },
             hostname: "portcullis".to_owned(),
-            hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
+            hidden: self.hidden(),
             shown: self.command.shown.clone(),
             files: self.command.files.clone(),
             init,
         }
+    }
+
+    /// What no jail sees, in whatever mode: the log, the profiles, the upstream proxy's password.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let policy = &self.profile.network.upstream_proxy;
+        let password = policy
+            .password_file
+            .iter()
+            .map(|path| upstream::in_home(path, &self.caller.home));
+        [self.caller.state_folder(), self.caller.config_folder()]
+            .into_iter()
+            .chain(password)
+            .collect()
     }
 
     /// What init is told, once it is known what the jail shows.

@@ -11,7 +11,9 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::policy::{DenyReason, Host, NetworkPolicy, Port};
+use crate::policy::{
+    DenyReason, Host, NetworkPolicy, NoProxy, Password, Port, ProxyUrl, ResolveNames,
+};
 
 /// First frame: everything the gate needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,32 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
     /// policy has TLS looked into.
     pub roots: String,
+    /// The proxy that leads out, where one does.
+    pub upstream: Option<UpstreamProxy>,
+}
+
+/// The way out where a network has no direct one. At least one of the two proxies is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamProxy {
+    /// For plain HTTP requests; `None`: they go out directly.
+    pub plain: Option<ProxyAccess>,
+    /// For everything else; `None`: it goes out directly.
+    pub tunnels: Option<ProxyAccess>,
+    /// What is dialed directly in any case.
+    pub no_proxy: Vec<NoProxy>,
+}
+
+/// A proxy and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyAccess {
+    /// Where it is, and as whom. The text of a URL leaves the password out.
+    pub url: ProxyUrl,
+    /// With which password.
+    pub password: Option<Password>,
+    /// Who finds the addresses of names.
+    pub resolve: ResolveNames,
 }
 
 /// What the session asks of the gate.

@@ -106,6 +106,7 @@ pub(crate) fn story() -> Vec<AuditEvent> {
         AuditEvent::EgressDialed {
             conn: ConnId(1),
             address: "192.0.2.1:443".parse().unwrap(),
+            via: None,
         },
         closed(1, 1500, 2_500_000),
         decided(2, api, None),

@@ -20,9 +20,12 @@ mod lifecycle;
 mod limits;
 mod malformed;
 mod socks5;
+mod via;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/gate.rs"]
 mod test_gate;
 #[path = "../support/upstream.rs"]

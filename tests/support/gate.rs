@@ -16,7 +16,7 @@ use portcullis::policy::{
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{Append, AuditReply};
-use portcullis::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+use portcullis::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary, UpstreamProxy};
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub(crate) struct GateSpec {
     pub(crate) name_servers: Vec<SocketAddr>,
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
+    pub(crate) upstream: Option<UpstreamProxy>,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -51,6 +52,7 @@ pub(crate) fn spec() -> GateSpec {
         name_servers: Vec::new(),
         hosts_file: String::new(),
         roots: String::new(),
+        upstream: None,
     }
 }
 
@@ -148,6 +150,7 @@ impl TestGate {
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
             roots: spec.roots,
+            upstream: spec.upstream,
         };
         control.send(&boot).unwrap();
         let gate = Self {

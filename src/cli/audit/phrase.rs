@@ -50,8 +50,11 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             };
             row("", &escape(name), &answer)
         }
-        AuditEvent::EgressDialed { conn, address } => {
-            row("", &named(known, *conn), &address.to_string())
+        AuditEvent::EgressDialed { conn, address, via } => {
+            let by = via.as_ref().map_or_else(String::new, |proxy| {
+                format!(", the upstream proxy {}", escape(proxy))
+            });
+            row("", &named(known, *conn), &format!("{address}{by}"))
         }
         AuditEvent::EgressRefused {
             conn,

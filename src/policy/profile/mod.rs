@@ -13,6 +13,7 @@ mod overrides;
 mod read;
 mod rules;
 mod show;
+mod upstream;
 mod value;
 
 pub use builtin::{BASE, builtin, builtin_names};
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::AddressPolicy;
 use super::rule::{HostPattern, Rule};
+use super::upstream::UpstreamPolicy;
 
 /// A valid profile: layers merged, flags applied.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -129,6 +131,10 @@ pub struct NetworkPolicy {
     pub http_port: u16,
     /// The SOCKS5 proxy's port in the jail.
     pub socks_port: u16,
+    /// Whether connections may go out by an upstream proxy.
+    pub allow_upstream_proxy: bool,
+    /// Which one, where they may.
+    pub upstream_proxy: UpstreamPolicy,
     /// Every rule, of whatever origin.
     pub rules: Vec<Rule>,
     /// Exceptions to the refused addresses.
@@ -173,6 +179,8 @@ impl Default for NetworkPolicy {
             enable_socks5: true,
             http_port: 3128,
             socks_port: 8081,
+            allow_upstream_proxy: false,
+            upstream_proxy: UpstreamPolicy::default(),
             rules: Vec::new(),
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),

@@ -13,7 +13,7 @@ use super::file::{
 };
 use super::{
     AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, value,
+    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -116,6 +116,8 @@ fn network(
     policy.tls.extend(rules::of_tls(source, file.tls)?);
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
+    replace(&mut policy.allow_upstream_proxy, file.allow_upstream_proxy);
+    upstream::overlay(&mut policy.upstream_proxy, source, file.upstream_proxy)?;
     for (key, port, found) in [
         ("network.http_port", &mut policy.http_port, file.http_port),
         (
