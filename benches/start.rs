@@ -123,6 +123,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         hidden: Vec::new(),
         shown: Vec::new(),
         files: Vec::new(),
+        sockets: &std::collections::BTreeMap::new(),
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();
@@ -133,6 +134,7 @@ fn same_mounts(workspace: &Path) -> Duration {
     let plan = InitPlan {
         listen: Vec::new(),
         readable: Vec::new(),
+        sockets: Vec::new(),
         writable: Vec::new(),
         landlock_floor: 0,
         bwrap: String::new(),

@@ -408,6 +408,7 @@ fn flags_are_the_last_layer() {
         deny: vec!["x.c.test".to_owned()],
         writable: vec!["../sibling".into()],
         readable: vec!["/opt/data".into()],
+        sockets: vec!["/run/some.sock".into()],
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
     };
@@ -562,5 +563,42 @@ fn an_upstream_proxy_is_read_layered_and_shown_without_its_password() {
         let message = error(&format!("[network.upstream_proxy]\n{line}\n"));
         assert!(message.contains(cure), "{message}");
         assert!(!message.contains("s3cret"), "{message}");
+    }
+}
+
+#[test]
+fn unix_sockets_are_read_layered_and_shown() {
+    use portcullis::policy::UnixSocket::{Allow, AllowDangerous, Deny};
+    let parent = "[network.unix_sockets]\n\"/run/a.sock\" = \"allow\"\n\
+        \"~/b.sock\" = \"allow\"\n\"/run/docker.sock\" = \"allow-dangerous\"\n";
+    let child = "extends = \"p\"\n[network.unix_sockets]\n\"/run/a.sock\" = \"deny\"\n";
+    let profile = read(&[("c", child), ("p", parent)]).unwrap();
+    let expected = [
+        ("/run/a.sock", Deny),
+        ("/run/docker.sock", AllowDangerous),
+        ("~/b.sock", Allow),
+    ];
+    let expected = expected.map(|(path, action)| (path.into(), action));
+    assert_eq!(profile.network.unix_sockets, expected.into());
+    let shown = profile.to_toml().unwrap();
+    let again = read(&[("p", &shown)]).unwrap();
+    assert_eq!(again.network, profile.network);
+    let flags = Overrides {
+        sockets: vec!["/run/docker.sock".into(), "/run/a.sock".into()],
+        ..Overrides::default()
+    };
+    let sockets = again.apply(&flags).unwrap().network.unix_sockets;
+    assert_eq!(sockets[std::path::Path::new("/run/a.sock")], Allow);
+    assert_eq!(
+        sockets[std::path::Path::new("/run/docker.sock")],
+        AllowDangerous
+    );
+    for (line, cure) in [
+        ("\"run/a.sock\" = \"allow\"", "~/below/home.sock"),
+        ("\"/run/../a.sock\" = \"allow\"", "without"),
+        ("\"/run/a.sock\" = \"yes\"", "allow-dangerous"),
+    ] {
+        let message = error(&format!("[network.unix_sockets]\n{line}\n"));
+        assert!(message.contains(cure), "{message}");
     }
 }

@@ -37,7 +37,16 @@ impl AuditEvent {
                 workspace,
                 generation,
                 isolation,
+                unix_sockets,
             } => {
+                unix_sockets.truncate(ITEMS);
+                for socket in unix_sockets {
+                    cut(&mut socket.path, TEXT);
+                    socket
+                        .danger
+                        .iter_mut()
+                        .for_each(|danger| cut(danger, WORD));
+                }
                 cut_arguments(argv);
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
@@ -189,6 +198,10 @@ mod tests {
             what: noise.clone(),
             needs: noise.clone(),
         };
+        let socket = crate::audit::event::ShownSocket {
+            path: noise.clone(),
+            danger: Some(noise.clone()),
+        };
         let event = AuditEvent::SessionStarted {
             argv: vec![noise.clone(); 1000],
             profile: noise.clone(),
@@ -201,6 +214,7 @@ mod tests {
                 seccomp_allowed: 300,
                 shortfalls: vec![shortfall; 1000],
             },
+            unix_sockets: vec![socket; 1000],
         };
         let session = SessionId::generate();
         let form = super::super::record::Form::new("0123456789abcdef", session, &user(&noise));

@@ -26,6 +26,9 @@ pub enum AuditEvent {
         generation: PolicyGeneration,
         /// What confinement was achieved.
         isolation: Isolation,
+        /// The host's Unix sockets that the command may connect to.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unix_sockets: Vec<ShownSocket>,
     },
     /// A request was judged. Recorded before any byte or DNS query leaves for it.
     #[serde(rename = "egress.decided")]
@@ -211,6 +214,17 @@ pub struct Isolation {
     pub seccomp_allowed: u32,
     /// What was wanted and is missing; empty on a kernel that has all of it.
     pub shortfalls: Vec<Shortfall>,
+}
+
+/// A Unix socket of the host that shows in the jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShownSocket {
+    /// Its path, as the profile has it.
+    pub path: String,
+    /// What it gives away, where it is a dangerous one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub danger: Option<String>,
 }
 
 /// One wanted protection that this kernel lacks.

@@ -155,8 +155,13 @@ fn drop_capabilities() -> Result<(), InitFailure> {
 }
 
 fn restrict(plan: &InitPlan, filters: &Filters) -> Result<Isolation, InitFailure> {
-    let achieved = landlock::confine(&plan.readable, &plan.writable, plan.landlock_floor)
-        .map_err(not_started("landlock"))?;
+    let achieved = landlock::confine(
+        &plan.readable,
+        &plan.writable,
+        &plan.sockets,
+        plan.landlock_floor,
+    )
+    .map_err(not_started("landlock"))?;
     Ok(Isolation {
         bwrap: plan.bwrap.clone(),
         landlock_abi: achieved.abi,

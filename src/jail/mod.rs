@@ -6,7 +6,7 @@
 //! twice, starts with less confinement than the profile's floor.
 //!
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
-//! `layout`, `protect`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
+//! `layout`, `unix_socket`, `protect`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs.
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod start;
 mod sweep;
 mod syscalls;
 pub mod system;
+mod unix_socket;
 
 pub use bwrap::Bwrap;
 pub use error::JailError;

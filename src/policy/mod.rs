@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
+//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -20,6 +20,7 @@ pub mod request;
 pub mod reserved_name;
 pub mod rule;
 pub mod ruleset;
+pub mod unix_socket;
 pub mod upstream;
 
 pub use address::{AddressClass, AddressPolicy};
@@ -37,4 +38,5 @@ pub use request::{EgressRequest, Method, Port, RequestError, Transport};
 pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};
+pub use unix_socket::UnixSocket;
 pub use upstream::{NoProxy, Password, ProxyScheme, ProxyUrl, ResolveNames, UpstreamPolicy};

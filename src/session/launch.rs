@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
@@ -53,7 +54,7 @@ pub fn run(
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let plan = Plan::make(request, tell)?;
-    let jail = build(&plan)?;
+    let jail = build(&plan, tell)?;
     let mut companions = Companions::start(&plan)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
@@ -159,10 +160,12 @@ impl Companions {
 struct Jail {
     running: Running,
     init: Channel,
+    /// The host's sockets that show, for the record.
+    sockets: Vec<ShownSocket>,
 }
 
 /// Step 3, our side.
-fn build(plan: &Plan) -> Result<Jail, LaunchError> {
+fn build(plan: &Plan, tell: &mut dyn FnMut(Progress<'_>)) -> Result<Jail, LaunchError> {
     let path = path_outside(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
@@ -176,7 +179,14 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let prepared = jail::prepare(&plan.jail_request(&program))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
-    let init_plan = plan.init_plan(&bwrap, readable, writable);
+    let init_plan = plan.init_plan(&bwrap, readable, writable, prepared.socket_paths());
+    let sockets = prepared.sockets().to_vec();
+    for ShownSocket { path, danger } in &sockets {
+        if let Some(danger) = danger {
+            let note = format!("the command can connect to {path} ({danger})");
+            tell(Progress::Note(&note));
+        }
+    }
     let system = |source: io::Error| LaunchError::System {
         what: "make a channel",
         source,
@@ -184,7 +194,11 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
     let (init, theirs) = Channel::pair().map_err(system)?;
     init.learn_sender().map_err(system)?;
     let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
-    Ok(Jail { running, init })
+    Ok(Jail {
+        running,
+        init,
+        sockets,
+    })
 }
 
 /// What init has done when it waits for the word to execute the command.
@@ -223,7 +237,9 @@ impl Jail {
         let confined = self.confined(plan, signals)?;
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
-        companions.audit.append(plan.started(confined.isolation))?;
+        companions
+            .audit
+            .append(plan.started(confined.isolation, std::mem::take(&mut self.sockets)))?;
         self.execute(plan)?;
         Ok(confined.process)
     }

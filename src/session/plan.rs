@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, proxy_environment};
@@ -128,6 +129,7 @@ impl Plan {
             hidden: self.hidden(),
             shown: self.command.shown.clone(),
             files: self.command.files.clone(),
+            sockets: &self.profile.network.unix_sockets,
             init,
         }
     }
@@ -151,6 +153,7 @@ impl Plan {
         bwrap: &Bwrap,
         readable: Vec<PathBuf>,
         writable: Vec<PathBuf>,
+        sockets: &[PathBuf],
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
@@ -158,6 +161,7 @@ impl Plan {
             env: self.environment(&visible),
             readable,
             writable,
+            sockets: sockets.to_vec(),
             landlock_floor: self.profile.isolation.landlock_abi,
             bwrap: bwrap.version.clone(),
             argv: self.command.argv.clone(),
@@ -215,7 +219,11 @@ impl Plan {
     }
 
     /// The session's first record.
-    pub(super) fn started(&self, isolation: Isolation) -> AuditEvent {
+    pub(super) fn started(
+        &self,
+        isolation: Isolation,
+        unix_sockets: Vec<ShownSocket>,
+    ) -> AuditEvent {
         AuditEvent::SessionStarted {
             argv: self.asked.clone(),
             profile: self.profile.name.clone(),
@@ -223,6 +231,7 @@ impl Plan {
             workspace: self.workspace.to_string_lossy().into_owned(),
             generation: self.rules.generation().clone(),
             isolation,
+            unix_sockets,
         }
     }
 

@@ -21,6 +21,8 @@ pub struct InitPlan {
     pub readable: Vec<PathBuf>,
     /// Paths in the jail that Landlock lets be written as well.
     pub writable: Vec<PathBuf>,
+    /// Sockets of the host that Landlock lets be connected to.
+    pub sockets: Vec<PathBuf>,
     /// The lowest Landlock ABI that the profile accepts.
     pub landlock_floor: u8,
     /// Which bubblewrap built the jail, for the report.

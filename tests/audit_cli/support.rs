@@ -35,6 +35,7 @@ pub(crate) fn started() -> AuditEvent {
                 needs: "Landlock ABI 6 (Linux 6.12)".into(),
             }],
         },
+        unix_sockets: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The test bench: a workspace, a home and the programs in a folder that both callers can reach.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -62,6 +63,7 @@ impl Bench {
             hidden: Vec::new(),
             shown: vec![(at("probe"), "/run/probe".into())],
             files: Vec::new(),
+            sockets: BTreeMap::new(),
             listen: Vec::new(),
             floor: 1,
             argv: Vec::new(),

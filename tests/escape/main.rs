@@ -21,3 +21,4 @@ mod process;
 mod protected;
 mod syscalls;
 mod terminal;
+mod unix_sockets;

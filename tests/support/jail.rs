@@ -40,6 +40,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         hidden: order.hidden.clone(),
         shown: order.shown.clone(),
         files: order.files.clone(),
+        sockets: &order.sockets,
         init: &init,
     })?;
     let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), &[])?.answer()?;
@@ -48,14 +49,19 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         listen: order.listen.clone(),
         readable,
         writable,
+        sockets: prepared.socket_paths().to_vec(),
         landlock_floor: order.floor,
         bwrap: bwrap.version.clone(),
         argv: order.argv.clone(),
         env: order.env.clone(),
     };
+    let sockets = prepared.sockets().to_vec();
     let (ours, theirs) = Channel::pair()?;
     let running = prepared.start(&bwrap, &plan, OwnedFd::from(theirs))?;
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        sockets,
+        ..Outcome::default()
+    };
     let received = ours.recv_with::<InitReport>()?;
     let report = received.message;
     outcome.listeners = received.fds.len();

@@ -17,10 +17,16 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             argv,
             profile,
             mode,
+            unix_sockets,
             ..
         } => {
+            let mut sockets = String::new();
+            for socket in unix_sockets {
+                sockets.push_str(", socket ");
+                sockets.push_str(&escape(&socket.path));
+            }
             format!(
-                "{} (profile {}, {})",
+                "{} (profile {}, {}{sockets})",
                 command(argv),
                 escape(profile),
                 escape(mode)

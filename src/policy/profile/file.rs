@@ -51,6 +51,8 @@ pub(super) struct NetworkFile {
     pub(super) socks_port: Option<u16>,
     pub(super) allow_upstream_proxy: Option<bool>,
     pub(super) upstream_proxy: UpstreamFile,
+    /// Values stay text: the error for a wrong one names the socket.
+    pub(super) unix_sockets: BTreeMap<String, String>,
     pub(super) registries: Vec<Registry>,
     /// Values stay text: the error for a wrong one names the host.
     pub(super) domains: BTreeMap<String, String>,

@@ -13,6 +13,7 @@ mod overrides;
 mod read;
 mod rules;
 mod show;
+mod unix_sockets;
 mod upstream;
 mod value;
 
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::AddressPolicy;
 use super::rule::{HostPattern, Rule};
+use super::unix_socket::UnixSocket;
 use super::upstream::UpstreamPolicy;
 
 /// A valid profile: layers merged, flags applied.
@@ -135,6 +137,8 @@ pub struct NetworkPolicy {
     pub allow_upstream_proxy: bool,
     /// Which one, where they may.
     pub upstream_proxy: UpstreamPolicy,
+    /// Unix sockets of the host, by path; those that are not here do not show.
+    pub unix_sockets: BTreeMap<PathBuf, UnixSocket>,
     /// Every rule, of whatever origin.
     pub rules: Vec<Rule>,
     /// Exceptions to the refused addresses.
@@ -181,6 +185,7 @@ impl Default for NetworkPolicy {
             socks_port: 8081,
             allow_upstream_proxy: false,
             upstream_proxy: UpstreamPolicy::default(),
+            unix_sockets: BTreeMap::new(),
             rules: Vec::new(),
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),

@@ -13,7 +13,8 @@ use super::file::{
 };
 use super::{
     AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, upstream, value,
+    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, unix_sockets,
+    upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -118,6 +119,7 @@ fn network(
     replace(&mut policy.enable_socks5, file.enable_socks5);
     replace(&mut policy.allow_upstream_proxy, file.allow_upstream_proxy);
     upstream::overlay(&mut policy.upstream_proxy, source, file.upstream_proxy)?;
+    unix_sockets::overlay(&mut policy.unix_sockets, source, file.unix_sockets)?;
     for (key, port, found) in [
         ("network.http_port", &mut policy.http_port, file.http_port),
         (
