@@ -133,6 +133,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         .unwrap();
     let plan = InitPlan {
         listen: Vec::new(),
+        datagrams: None,
         readable: Vec::new(),
         sockets: Vec::new(),
         writable: Vec::new(),

@@ -602,3 +602,44 @@ fn unix_sockets_are_read_layered_and_shown() {
         assert!(message.contains(cure), "{message}");
     }
 }
+
+#[test]
+fn rules_for_datagrams_are_read_decided_and_shown() {
+    let text = "[network]\nenable_socks5_udp = true\n[network.domains]\n\"web.test\" = \"allow\"\n\
+        [[network.rules]]\nhost = \"dns.test\"\nports = [53]\nprotocol = \"udp\"\naction = \"allow\"\n\
+        [[network.rules]]\nhost = \"bad.test\"\nports = [53]\nprotocol = \"udp\"\naction = \"allow\"\n\
+        [[network.rules]]\nhost = \"**.bad.test\"\naction = \"deny\"\n";
+    let profile = read(&[("p", text)]).unwrap();
+    for (request, expected) in [
+        ("udp://dns.test:53", Verdict::Allow),
+        ("udp://dns.test:54", Verdict::Deny),
+        ("udp://web.test:443", Verdict::Deny),
+        ("udp://bad.test:53", Verdict::Deny),
+        ("dns.test:53", Verdict::Deny),
+        ("web.test", Verdict::Allow),
+    ] {
+        assert_eq!(verdict(&profile, request), expected, "{request}");
+    }
+    assert!(EgressRequest::parse("udp://dns.test").is_err());
+    let again = read(&[("p", &profile.to_toml().unwrap())]).unwrap();
+    assert!(again.network.enable_socks5_udp);
+    assert_eq!(verdict(&again, "udp://dns.test:53"), Verdict::Allow);
+    for (keys, cure) in [
+        ("protocol = \"udp\"\naction = \"allow\"", "name the ports"),
+        (
+            "ports = [53]\nprotocol = \"udp\"\naction = \"deny\"",
+            "covers every protocol",
+        ),
+        (
+            "ports = [80]\nmethods = [\"GET\"]\nprotocol = \"udp\"\naction = \"allow\"",
+            "no methods",
+        ),
+        (
+            "ports = [53]\nprotocol = \"dns\"\naction = \"allow\"",
+            "udp",
+        ),
+    ] {
+        let message = error(&format!("[[network.rules]]\nhost = \"a.test\"\n{keys}\n"));
+        assert!(message.contains(cure), "{message}");
+    }
+}

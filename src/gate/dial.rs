@@ -3,10 +3,10 @@
 //! anybody gets the stream.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -71,6 +71,59 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
         stream,
         destination: destination.clone(),
     })
+}
+
+/// Opens a socket for datagrams to a permitted destination and to nowhere else: it is connected. An
+/// upstream proxy carries none, and they do not go past it either.
+pub(super) async fn dial_datagrams(
+    gate: &Gate,
+    permit: Permit,
+    tally: &Tally,
+) -> Result<UdpSocket, Refusal> {
+    let destination = permit.destination();
+    let who = authority(&destination.host, destination.port);
+    if let Some(proxy) = gate.via.proxy_for(&gate.rules(), destination) {
+        let detail = format!(
+            "{who}: datagrams do not go through the upstream proxy {}",
+            proxy.url.authority()
+        );
+        return Err(destination.fail(gate, DenyReason::UpstreamProxyFailed, detail));
+    }
+    let Ok(pinned) = timeout(gate.limits.dial, resolve::pin(gate, destination)).await else {
+        return Err(destination.fail(gate, DenyReason::TimedOut, format!("{who}: no answer")));
+    };
+    let mut opened = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+    for address in pinned?.into_vec() {
+        opened = open_datagrams(address).await;
+        if opened.is_ok() {
+            break;
+        }
+    }
+    let (socket, address) = opened.map_err(|error| {
+        destination.fail(gate, DenyReason::DialFailed, format!("{who}: {error}"))
+    })?;
+    tally.connected();
+    let recorded = gate.reporter.record(AuditEvent::EgressDialed {
+        conn: destination.conn,
+        address,
+        via: None,
+    });
+    if recorded.await.is_err() {
+        let detail = "the audit writer does not answer".to_owned();
+        return Err(destination.fail(gate, DenyReason::AuditUnavailable, detail));
+    }
+    Ok(socket)
+}
+
+async fn open_datagrams(address: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
+    let any: SocketAddr = if address.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok((socket, address))
 }
 
 async fn directly(

@@ -62,15 +62,21 @@ impl Places {
         }
     }
 
-    fn next_id(&self) -> ConnId {
+    /// The number of the next connection.
+    pub(super) fn next_id(&self) -> ConnId {
         self.last.set(self.last.get().saturating_add(1));
         ConnId(self.last.get())
+    }
+
+    /// A place for what is no connection of the jail's but costs as much.
+    pub(super) fn take_one(places: &Rc<Self>) -> Option<Place> {
+        Place::take(places, Kind::Served)
     }
 }
 
 /// A place that is taken until it is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     places: Rc<Places>,
     kind: Kind,
 }

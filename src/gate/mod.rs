@@ -5,7 +5,7 @@
 //! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
 //! executes a program, opens a file, asks DNS or dials before a decision is recorded.
 //!
-//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] ([`socks5_udp`] for datagrams) → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
@@ -33,6 +33,8 @@ mod resolve;
 mod respond;
 mod screen;
 mod socks5;
+mod socks5_datagram;
+mod socks5_udp;
 mod socks5_wire;
 mod splice;
 mod start;

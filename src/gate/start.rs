@@ -1,6 +1,6 @@
 //! From the first instruction to the last: one list, in [`run`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
@@ -26,6 +26,7 @@ use super::confine::{ConfineError, confine};
 use super::listen::{Door, Places, accept};
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::socks5_udp::{self, Relay};
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::upstream::Pool;
@@ -58,6 +59,8 @@ enum StartError {
     NotServe,
     #[error("{got} listening sockets came, the policy has {expected}")]
     Listeners { got: usize, expected: usize },
+    #[error("take the socket for datagrams: {0}")]
+    Datagrams(#[source] io::Error),
     #[error("start the event loop: {0}")]
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
@@ -101,13 +104,18 @@ fn run(control: &Channel) -> Result<(), StartError> {
     confine(&gate, &boot.name_servers)?;
     control.send(&GateReply::Confined { authority: None })?;
     // 6. The listeners, made in the jail's network namespace.
-    let received = control.recv_with::<GateCommand>()?;
+    let mut received = control.recv_with::<GateCommand>()?;
     if received.message != GateCommand::Serve {
         return Err(StartError::NotServe);
     }
+    let datagrams = {
+        let _inside = runtime.enter();
+        socks5_udp::take(&boot.policy, &mut received.fds).map_err(StartError::Datagrams)?
+    };
+    let datagrams = datagrams.map(|socket| (socket, boot.policy.socks_port));
     let doors = doors(&runtime, &boot, received.fds)?;
     // 7. Work, until the session drains us or is gone.
-    runtime.block_on(LocalSet::new().run_until(serve(gate, doors, control)))
+    runtime.block_on(LocalSet::new().run_until(serve(gate, doors, datagrams, control)))
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, StartError> {
@@ -126,6 +134,7 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
             .spelling_out(via.names()),
         via,
+        relay: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
         pool: Pool::default(),
@@ -170,12 +179,19 @@ fn doors(
 async fn serve(
     gate: Rc<Gate>,
     doors: Vec<(TcpListener, Door)>,
+    datagrams: Option<(UdpSocket, u16)>,
     control: &Channel,
 ) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
+    if let Some((socket, port)) = datagrams {
+        let relay = Rc::new(Relay::new(socket, port, Rc::clone(&places)));
+        let (gate, running) = (Rc::clone(&gate), Rc::clone(&relay));
+        gate.relay.get_or_init(|| relay);
+        accepting.spawn_local(async move { running.run(&gate).await });
+    }
     for (listener, door) in doors {
         accepting.spawn_local(accept(Rc::clone(&gate), listener, door, Rc::clone(&places)));
     }

@@ -1,6 +1,6 @@
 //! What every connection of one gate shares. One thread, so cells and no locks.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use crate::policy::{NetworkLimits, Ruleset};
 
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::socks5_udp::Relay;
 use super::summary::Summary;
 use super::upstream::Pool;
 use super::via::Via;
@@ -28,6 +29,8 @@ pub(super) struct Gate {
     pub(super) resolver: Resolver,
     /// The upstream proxies, where some lead out.
     pub(super) via: Via,
+    /// The relay for datagrams, where the policy has one; there once the gate serves.
+    pub(super) relay: OnceCell<Rc<Relay>>,
     /// The audit channel.
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.

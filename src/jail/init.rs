@@ -55,7 +55,12 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     // 2. Read the plan, before anything that depends on it.
     let plan = read_plan().map_err(not_started("read the plan"))?;
     // 3. Bind the listeners, in the jail's own network namespace.
-    let listeners = bind_listeners(&plan.listen)?;
+    let mut listeners = bind_listeners(&plan.listen)?;
+    if let Some(port) = plan.datagrams {
+        let step = format!("bind 127.0.0.1:{port} for datagrams");
+        let socket = bind_loopback(port, SockType::Datagram);
+        listeners.push(socket.map_err(|errno| failure(&step, errno, FailureKind::NotStarted))?);
+    }
     // 4. Let no descriptor but the standard streams outlive step 14: bubblewrap leaves us all of its
     //    bind sources, and through one the command could walk past the mounts.
     fd::cloexec_from(3).map_err(not_started("close descriptors"))?;
@@ -100,7 +105,7 @@ fn read_plan() -> io::Result<InitPlan> {
 /// the jail can share a port with the gate.
 fn bind_listeners(ports: &[u16]) -> Result<Vec<OwnedFd>, InitFailure> {
     let one = |port: &u16| {
-        bind_loopback(*port).map_err(|errno| {
+        listen_on_loopback(*port).map_err(|errno| {
             let cure = match errno {
                 nix::errno::Errno::EADDRINUSE => {
                     "; give network.http_port and network.socks_port different numbers"
@@ -117,15 +122,20 @@ fn bind_listeners(ports: &[u16]) -> Result<Vec<OwnedFd>, InitFailure> {
     ports.iter().map(one).collect()
 }
 
-fn bind_loopback(port: u16) -> nix::Result<OwnedFd> {
+fn listen_on_loopback(port: u16) -> nix::Result<OwnedFd> {
+    let socket = bind_loopback(port, SockType::Stream)?;
+    listen(&socket, Backlog::new(1024)?)?;
+    Ok(socket)
+}
+
+fn bind_loopback(port: u16, kind: SockType) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    let socket = socket(AddressFamily::Inet, kind, flags, None)?;
     let [a, b, c, d] = Ipv4Addr::LOCALHOST.octets();
     bind(
         std::os::fd::AsRawFd::as_raw_fd(&socket),
         &SockaddrIn::new(a, b, c, d, port),
     )?;
-    listen(&socket, Backlog::new(1024)?)?;
     Ok(socket)
 }
 

@@ -154,7 +154,7 @@ pub enum RequestError {
     /// A scheme that the gate does not carry.
     #[error(
         "{scheme:?} is no scheme the gate carries; accepted are https://host/path, http://host/path, \
-         wss://, ws://, host:port and host"
+         wss://, ws://, udp://host:port, host:port and host"
     )]
     Scheme {
         /// The scheme.
@@ -180,7 +180,7 @@ pub enum RequestError {
 impl EgressRequest {
     /// The request that a client would make of the gate for `[METHOD] URL`, `host:port` or `host`. Plain
     /// `http://` is forwarded, its method (GET if none is given) and path in sight; everything else is a
-    /// tunnel, in which the gate sees neither. Nothing is looked up.
+    /// tunnel, in which the gate sees neither; `udp://host:port` is a datagram. Nothing is looked up.
     pub fn parse(text: &str) -> Result<Self, RequestError> {
         let (method, target) = match text.split_once(' ') {
             Some((method, target)) => (Some(method), target.trim()),
@@ -195,7 +195,7 @@ impl EgressRequest {
         let (scheme, rest) = target.split_once("://").unwrap_or(("", target));
         let default = match scheme {
             "http" | "ws" => Port::HTTP,
-            "" | "https" | "wss" => Port::HTTPS,
+            "" | "https" | "wss" | "udp" => Port::HTTPS,
             other => {
                 return Err(RequestError::Scheme {
                     scheme: other.to_owned(),
@@ -204,12 +204,26 @@ impl EgressRequest {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
+        let datagram = scheme == "udp";
+        if datagram
+            && !authority
+                .rsplit(']')
+                .next()
+                .unwrap_or_default()
+                .contains(':')
+        {
+            return Err(RequestError::Port {
+                port: String::new(),
+            });
+        }
         let (host, port) = parse_authority(authority, default)?;
         let forwarded = scheme == "http";
         let get = || Method("GET".to_owned());
         Ok(Self {
             transport: if forwarded {
                 Transport::Forward
+            } else if datagram {
+                Transport::Socks5Udp
             } else {
                 Transport::Connect
             },

@@ -11,7 +11,7 @@ use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::Host;
 use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
-use super::request::{EgressRequest, Port};
+use super::request::{EgressRequest, Port, Transport};
 use super::rule::{Effect, HostPattern, Protocol, Rule, RuleId};
 use crate::ids::PolicyGeneration;
 
@@ -102,7 +102,7 @@ impl Ruleset {
         &self.addresses
     }
 
-    /// Every port that some rule lets a request reach, in order: all that the gate's own Landlock has
+    /// Every TCP port that some rule lets a request reach, in order: all that the gate's own Landlock has
     /// to leave open.
     pub fn ports(&self) -> Vec<Port> {
         if !self.enabled {
@@ -116,6 +116,7 @@ impl Ruleset {
             .chain(self.literals.values())
             .chain([&self.any])
             .flat_map(|rules| rules.allows.iter().chain(&rules.asks))
+            .filter(|rule| rule.protocol != Protocol::Udp)
             .flat_map(allowed_ports)
             .copied()
             .collect();
@@ -184,7 +185,7 @@ impl Ruleset {
 
     /// What becomes of a request's bytes if it is let through by a rule with this protocol.
     fn handling(&self, request: &EgressRequest, protocol: Protocol) -> Handling {
-        if protocol == Protocol::Tcp {
+        if protocol == Protocol::Tcp || request.transport == Transport::Socks5Udp {
             return Handling::Tcp;
         }
         match self.tls_for(&request.host) {
@@ -288,7 +289,12 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     }
     let (verdict, rule) = match permission(rules, request) {
         Ok((verdict, rule)) => (verdict, Some(rule)),
-        Err(Miss::Host | Miss::Port) if rules.unlisted == Unlisted::Ask => (Verdict::Ask, None),
+        // Nobody is asked about datagrams that no rule speaks of.
+        Err(Miss::Host | Miss::Port)
+            if rules.unlisted == Unlisted::Ask && !is_datagrams(request) =>
+        {
+            (Verdict::Ask, None)
+        }
         Err(miss) => return Judgement::deny(miss.reason(), None),
     };
     let protocol = rule.map_or(Protocol::Web, |rule| rule.protocol);
@@ -397,7 +403,8 @@ fn permission<'a>(
 /// Why an allow rule for this host does not let the request through, if it does not. What the gate
 /// cannot see is taken to be what the rule does not list.
 fn missed_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<Miss> {
-    if !allowed_ports(rule).contains(&request.port) {
+    let speaks_of_it = is_datagrams(request) == (rule.protocol == Protocol::Udp);
+    if !speaks_of_it || !allowed_ports(rule).contains(&request.port) {
         return Some(Miss::Port);
     }
     if rule.methods.is_empty() && rule.paths.is_empty() {
@@ -438,12 +445,18 @@ fn mode_refuses(
     };
     match rules.mode {
         NetworkMode::Full => None,
+        // Not even by `unconfined_tunnels`, which speaks of TLS.
+        NetworkMode::Limited if is_datagrams(request) => Some(DenyReason::TunnelNotAllowed),
         NetworkMode::Limited if request.transport.is_tunnel() => {
             let opened = handling == Handling::Inspect;
             (!opened && !rules.unconfined_tunnels).then_some(DenyReason::TunnelNotAllowed)
         }
         NetworkMode::Limited => (!read_only()).then_some(DenyReason::MethodNotAllowed),
     }
+}
+
+fn is_datagrams(request: &EgressRequest) -> bool {
+    request.transport == Transport::Socks5Udp
 }
 
 /// The ports that an allow or an ask covers.

@@ -158,6 +158,9 @@ impl Plan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
+            datagrams: self
+                .socks_port()
+                .filter(|_| self.profile.network.relays_datagrams()),
             env: self.environment(&visible),
             readable,
             writable,

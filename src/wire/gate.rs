@@ -3,7 +3,8 @@
 //! The gate is started with two sockets: this control channel and its audit channel. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
 //! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
-//! init made (first HTTP, then SOCKS5 if the policy has it); the gate answers [`GateReply::Serving`].
+//! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
+//! that); the gate answers [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
 //! [`GateReply::Drained`]. A closed control channel ends the gate at once.
 

@@ -17,6 +17,8 @@ use crate::audit::Isolation;
 pub struct InitPlan {
     /// Loopback ports to listen on, in the order the gate expects the sockets.
     pub listen: Vec<u16>,
+    /// The loopback port for datagrams of SOCKS5 clients; its socket comes behind the listeners.
+    pub datagrams: Option<u16>,
     /// Paths in the jail that Landlock lets be read and executed.
     pub readable: Vec<PathBuf>,
     /// Paths in the jail that Landlock lets be written as well.

@@ -20,6 +20,7 @@ mod lifecycle;
 mod limits;
 mod malformed;
 mod socks5;
+mod socks5_udp;
 mod via;
 
 #[path = "../support/dns.rs"]

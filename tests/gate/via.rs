@@ -24,7 +24,7 @@ fn access(url: &str, resolve: ResolveNames) -> ProxyAccess {
 }
 
 /// Everything goes by this proxy.
-fn by(url: &str, resolve: ResolveNames) -> UpstreamProxy {
+pub(crate) fn by(url: &str, resolve: ResolveNames) -> UpstreamProxy {
     let access = access(url, resolve);
     UpstreamProxy {
         plain: Some(access.clone()),

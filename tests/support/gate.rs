@@ -1,7 +1,7 @@
 //! A real gate process, with the test in the place of its session and of its audit writer: the test
 //! decides when a record is acknowledged.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Child;
@@ -108,6 +108,8 @@ impl GateSpec {
 pub(crate) struct TestGate {
     pub(crate) http: SocketAddr,
     pub(crate) socks: SocketAddr,
+    /// The relay's socket, where the policy has one.
+    udp: Option<UdpSocket>,
     pub(crate) audit: AuditDouble,
     pub(crate) control: Option<Channel>,
     pub(crate) child: Child,
@@ -116,18 +118,20 @@ pub(crate) struct TestGate {
 impl TestGate {
     fn start(spec: GateSpec) -> Self {
         let (mut gate, listeners) = Self::start_confined(spec);
-        let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        let mut sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        sockets.extend(gate.udp.as_ref().map(AsFd::as_fd));
         gate.control()
             .send_with(&GateCommand::Serve, &sockets)
             .unwrap();
         assert_eq!(gate.reply(), GateReply::Serving);
+        drop(sockets);
         gate.http = listeners[0].local_addr().unwrap();
         gate.socks = listeners.last().unwrap().local_addr().unwrap();
         gate
     }
 
     /// Up to the point where it is confined and waits for its listeners.
-    pub(crate) fn start_confined(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+    pub(crate) fn start_confined(mut spec: GateSpec) -> (Self, Vec<TcpListener>) {
         // As every session does first: what cargo left open is not for children.
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
@@ -145,6 +149,11 @@ impl TestGate {
         let listeners = (0..doors)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
             .collect();
+        let udp = spec.policy.relays_datagrams().then(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            spec.policy.socks_port = socket.local_addr().unwrap().port();
+            socket
+        });
         let boot = GateBoot {
             policy: spec.policy,
             name_servers: spec.name_servers,
@@ -156,6 +165,7 @@ impl TestGate {
         let gate = Self {
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
+            udp,
             audit: AuditDouble::start(audit),
             control: Some(control),
             child,

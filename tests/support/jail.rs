@@ -47,6 +47,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),
+        datagrams: None,
         readable,
         writable,
         sockets: prepared.socket_paths().to_vec(),

@@ -47,6 +47,7 @@ pub(super) struct NetworkFile {
     pub(super) tls: BTreeMap<String, String>,
     pub(super) unconfined_tunnels: Option<bool>,
     pub(super) enable_socks5: Option<bool>,
+    pub(super) enable_socks5_udp: Option<bool>,
     pub(super) http_port: Option<u16>,
     pub(super) socks_port: Option<u16>,
     pub(super) allow_upstream_proxy: Option<bool>,

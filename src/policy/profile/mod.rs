@@ -129,6 +129,8 @@ pub struct NetworkPolicy {
     pub unconfined_tunnels: bool,
     /// Whether the jail has a SOCKS5 proxy beside the HTTP one.
     pub enable_socks5: bool,
+    /// Whether the SOCKS5 proxy relays datagrams, to what rules with `protocol = "udp"` allow.
+    pub enable_socks5_udp: bool,
     /// The HTTP proxy's port in the jail.
     pub http_port: u16,
     /// The SOCKS5 proxy's port in the jail.
@@ -162,6 +164,11 @@ impl NetworkPolicy {
         }
     }
 
+    /// Whether the jail has a socket for datagrams beside the SOCKS5 proxy, on the same port.
+    pub fn relays_datagrams(&self) -> bool {
+        self.enable_socks5 && self.enable_socks5_udp
+    }
+
     /// Whether the gate looks into any TLS, and so needs a CA that the jail trusts.
     pub fn inspects(&self) -> bool {
         self.tls_default() == TlsHandling::Inspect
@@ -181,6 +188,7 @@ impl Default for NetworkPolicy {
             websocket: WebsocketPolicy::Allow,
             unconfined_tunnels: false,
             enable_socks5: true,
+            enable_socks5_udp: false,
             http_port: 3128,
             socks_port: 8081,
             allow_upstream_proxy: false,

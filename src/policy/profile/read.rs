@@ -117,6 +117,7 @@ fn network(
     policy.tls.extend(rules::of_tls(source, file.tls)?);
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
+    replace(&mut policy.enable_socks5_udp, file.enable_socks5_udp);
     replace(&mut policy.allow_upstream_proxy, file.allow_upstream_proxy);
     upstream::overlay(&mut policy.upstream_proxy, source, file.upstream_proxy)?;
     unix_sockets::overlay(&mut policy.unix_sockets, source, file.unix_sockets)?;
