@@ -1,7 +1,6 @@
 //! Sessions that may connect to a Unix socket of the host.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]

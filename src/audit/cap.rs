@@ -3,7 +3,7 @@
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
 
-use super::event::{AuditEvent, Status};
+use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
 use crate::ids::PolicyGeneration;
 use crate::policy::RuleId;
 
@@ -39,7 +39,7 @@ impl AuditEvent {
                 isolation,
                 unix_sockets,
             } => {
-                unix_sockets.truncate(ITEMS);
+                unix_sockets.truncate(MAX_SHOWN_SOCKETS);
                 for socket in unix_sockets {
                     cut(&mut socket.path, TEXT);
                     socket

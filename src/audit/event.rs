@@ -216,6 +216,9 @@ pub struct Isolation {
     pub shortfalls: Vec<Shortfall>,
 }
 
+/// The most sockets of the host that one jail shows, so that all of them fit the record of its start.
+pub const MAX_SHOWN_SOCKETS: usize = 16;
+
 /// A Unix socket of the host that shows in the jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

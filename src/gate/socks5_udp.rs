@@ -41,7 +41,7 @@ const QUEUE: usize = 32;
 
 /// Without a datagram in either direction, a destination's socket is closed. RFC 4787 section 4.3 asks
 /// network translators for 2 minutes; nothing behind a proxy relies on that.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// A refused destination is not judged again for so long, whatever is sent there.
 const REFUSED: Duration = Duration::from_secs(5);
@@ -296,13 +296,12 @@ struct Flow {
 impl Flow {
     /// Answers with its destination when it is over.
     async fn run(mut self) -> (Host, Port) {
-        match self.open().await {
-            Ok((socket, tally)) => self.relay(&socket, &tally).await,
+        if let Ok((socket, tally)) = self.open().await {
+            self.relay(&socket, &tally).await;
+        } else {
             // It is on record; what is sent there meanwhile is dropped with it.
-            Err(_) => {
-                let drained = async { while self.payloads.recv().await.is_some() {} };
-                timeout(REFUSED, drained).await.ok();
-            }
+            let drained = async { while self.payloads.recv().await.is_some() {} };
+            timeout(REFUSED, drained).await.ok();
         }
         self.to
     }

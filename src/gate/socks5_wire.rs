@@ -120,7 +120,7 @@ fn read_associate(bytes: &[u8]) -> Result<Read<Command>, Malformed> {
             let client = SocketAddr::from((address, port));
             Ok(Read::Whole(Command::Associate(Some(client))))
         }
-        _ => {
+        IpAddr::V4(_) | IpAddr::V6(_) => {
             let why = "UDP ASSOCIATE for an address that is not the client's";
             Err(refused(why, NOT_ALLOWED))
         }

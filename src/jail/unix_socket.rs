@@ -17,7 +17,7 @@ use super::mask;
 use super::source::{Opened, expand, open_path};
 use super::spec::Access;
 use super::start::JailRequest;
-use crate::audit::event::ShownSocket;
+use crate::audit::event::{MAX_SHOWN_SOCKETS, ShownSocket};
 use crate::policy::unix_socket::{KNOWN, UnixSocket, danger};
 
 /// The key of a profile that all of this is about.
@@ -46,6 +46,10 @@ pub(crate) fn show(
             path: given.clone(),
             cause,
         };
+        if shown.len() == MAX_SHOWN_SOCKETS {
+            let cause = format!("is one more than {MAX_SHOWN_SOCKETS} sockets; allow fewer");
+            return Err(refuse(cause));
+        }
         check_place(layout, request, &opened).map_err(refuse)?;
         let what = dangerous(&given, &opened, request.home);
         if let (UnixSocket::Allow, Some(what)) = (action, what) {

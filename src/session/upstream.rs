@@ -26,7 +26,7 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
-    fn new(place: impl Into<String>, problem: impl ToString) -> Self {
+    fn new(place: impl Into<String>, problem: impl std::fmt::Display) -> Self {
         Self {
             place: place.into(),
             problem: problem.to_string(),

@@ -82,7 +82,9 @@ fn sockets_in_the_hosts_run_and_tmp_do_not_show() {
     let unique = std::process::id();
     let paths = ["/run", "/tmp", "/var/tmp"]
         .map(|folder| PathBuf::from(format!("{folder}/portcullis-test-{unique}.sock")));
-    paths.iter().for_each(|path| service(path));
+    for path in &paths {
+        service(path);
+    }
     let acts = paths.clone().map(Act::AskUnix);
     for caller in CALLERS {
         for mode in [
@@ -96,7 +98,9 @@ fn sockets_in_the_hosts_run_and_tmp_do_not_show() {
             assert_eq!(bench.outside(&acts), vec![echoed(); 3]);
         }
     }
-    paths.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for path in &paths {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 #[test]
@@ -165,7 +169,9 @@ fn sockets_that_lie_in_shown_folders_are_masked_and_the_jails_own_work() {
                 bench.path("tmp/sockets/app.sock"),
                 shown.clone(),
             ];
-            paths.iter().for_each(|path| service(path));
+            for path in &paths {
+                service(path);
+            }
             bench.own(&bench.host(""));
             bench.order.readable = vec![bench.host("shown")];
             let acts = paths.clone().map(Act::AskUnix);

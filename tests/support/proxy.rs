@@ -38,8 +38,8 @@ fn tunnel(mut client: Logged, origin: TcpStream) -> io::Result<()> {
     let mut up = origin;
     io::copy(&mut client, &mut up)?;
     up.shutdown(Shutdown::Write)?;
-    answers.join().unwrap();
-    Ok(())
+    let ended = answers.join();
+    ended.map_err(|_| io::Error::other("the answers' thread panicked"))
 }
 
 /// A real proxy for whom every one of these names is 127.0.0.1. Ended when dropped.

@@ -132,16 +132,14 @@ pub(super) async fn target(
         .iter()
         .find(|address| address.is_ipv4())
         .or(pinned.first());
-    match address {
-        Some(address) => Ok(Target {
-            host: Host::Addr(address.ip()),
-            port,
-        }),
-        None => {
-            let detail = format!("{}: no address", destination.host);
-            Err(destination.fail(gate, DenyReason::ResolveFailed, detail))
-        }
-    }
+    let Some(address) = address else {
+        let detail = format!("{}: no address", destination.host);
+        return Err(destination.fail(gate, DenyReason::ResolveFailed, detail));
+    };
+    Ok(Target {
+        host: Host::Addr(address.ip()),
+        port,
+    })
 }
 
 /// Why a proxy is of no use.
