@@ -183,7 +183,7 @@ fn datagrams_go_to_allowed_names_and_addresses_and_come_back_with_the_header_the
     client.assert_echo(&name, b"one");
     client.assert_echo(&address, b"two");
     client.assert_echo(&name, b"");
-    client.assert_echo(&name, &[7; 32_000]);
+    client.assert_echo(&name, &vec![7; 32_000]);
     drop(client.control);
     let ends = |event: &AuditEvent| match event {
         AuditEvent::EgressClosed {

@@ -332,7 +332,7 @@ const LARGE: usize = 8 << 20;
 fn large_transfer(gate: &TestGate, port: u16) {
     let mut client = Raw::open(gate.socks);
     assert_eq!(client.socks5("a.test", port), 0);
-    let bytes: Vec<u8> = (0..LARGE).map(|i| (i % 251) as u8).collect();
+    let bytes: Vec<u8> = (0..=250).cycle().take(LARGE).collect();
     let mut up = client.0.try_clone().unwrap();
     let sent = bytes.clone();
     let sender = std::thread::spawn(move || up.write_all(&sent).unwrap());
