@@ -74,6 +74,17 @@ impl fmt::Display for ConnId {
     }
 }
 
+/// One question to whoever answers for a session, counted from 1 within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct QuestionId(pub u64);
+
+impl fmt::Display for QuestionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Identifies the compiled policy that took a decision: the first 16 hex digits of the SHA-256 of its
 /// serialised form, so that equal policies have equal generations on every host. Cheap to clone: every
 /// decision carries one.

@@ -60,6 +60,7 @@ fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
             Verdict::Deny
         },
         handling: decide(rules, &request).handling,
+        specific: decide(rules, &request).specific,
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
         generation: rules.generation().clone(),

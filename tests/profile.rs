@@ -411,6 +411,7 @@ fn flags_are_the_last_layer() {
         sockets: vec!["/run/some.sock".into()],
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
+        ..Overrides::default()
     };
     let base = "[environment]\nset={B='profile'}";
     let profile = read(&[("p", base)]).unwrap().apply(&overrides).unwrap();
@@ -620,6 +621,9 @@ fn rules_for_datagrams_are_read_decided_and_shown() {
     ] {
         assert_eq!(verdict(&profile, request), expected, "{request}");
     }
+    let mut off = read(&[("p", text)]).unwrap();
+    off.network.enable_socks5_udp = false;
+    assert_eq!(verdict(&off, "udp://dns.test:53"), Verdict::Deny);
     assert!(EgressRequest::parse("udp://dns.test").is_err());
     let again = read(&[("p", &profile.to_toml().unwrap())]).unwrap();
     assert!(again.network.enable_socks5_udp);

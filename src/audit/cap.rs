@@ -87,11 +87,30 @@ impl AuditEvent {
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
+            Self::ApprovalAsked { path, rule, .. } => {
+                if let Some(path) = path {
+                    path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
+                    cut(path, TEXT);
+                }
+                if let Some(rule) = rule {
+                    *rule = RuleId::new(shortened(rule.as_str(), WORD + TEXT));
+                }
+            }
+            Self::ApprovalAnswered { by, .. } => {
+                if let Some(by) = by {
+                    cut(by, TEXT);
+                }
+            }
+            Self::PolicyApplied { generation } => {
+                *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
+            }
+            Self::PolicyRejected { error } => cut(error, TEXT),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
                 ..
             } => cut(why, TEXT),
             Self::SessionEnded { .. }
+            | Self::LimitHit { .. }
             | Self::GateLost { .. }
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}

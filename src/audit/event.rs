@@ -4,8 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{DenyReason, Host, Method, Port, RuleId, Transport, Verdict};
+use crate::ids::{ConnId, PolicyGeneration, QuestionId};
+use crate::policy::{
+    BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId,
+    Scope, Transport, Verdict,
+};
 
 /// One fact about a session. A record (see [`super::record`]) adds who, when and the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +111,73 @@ pub enum AuditEvent {
         /// Who ended it.
         ended_by: EndedBy,
     },
+    /// A budget is used up; recorded once for each time that it comes to that, before what follows.
+    #[serde(rename = "limit.hit")]
+    LimitHit {
+        /// What was counted.
+        what: BudgetKind,
+        /// The hosts whose budget it is; absent for the session's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host: Option<HostPattern>,
+        /// How much was used: bytes, a number or milliseconds, by the kind.
+        used: u64,
+        /// How much might be used.
+        max: u64,
+        /// What follows.
+        action: BudgetAction,
+    },
+    /// Whoever answers for the session is about to be asked. Comes after the `egress.decided` with the
+    /// verdict `ask`.
+    #[serde(rename = "approval.asked")]
+    ApprovalAsked {
+        /// The question; later requests for the same wait for its answer as well.
+        question: QuestionId,
+        /// The connection that made it necessary.
+        conn: ConnId,
+        /// The front door.
+        transport: Transport,
+        /// The destination as asked for.
+        host: Host,
+        /// The port as asked for.
+        port: Port,
+        /// The method, where the gate sees it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        method: Option<Method>,
+        /// The path without query, where the gate sees it; capped at 1 KiB.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// The rule that asks; none: the policy asks for what no rule speaks of.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<RuleId>,
+    },
+    /// The question is over. Recorded before anything goes on; each connection that waited then has an
+    /// `egress.decided` of its own.
+    #[serde(rename = "approval.answered")]
+    ApprovalAnswered {
+        /// The question.
+        question: QuestionId,
+        /// What became of it.
+        end: QuestionEnd,
+        /// How far the answer reaches, if there was one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scope: Option<Scope>,
+        /// Who answered, as the session tells it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+    },
+    /// A new policy is about to be in force; what it does not permit is closed. Every decision that lets
+    /// something through from here on is taken by it.
+    #[serde(rename = "policy.applied")]
+    PolicyApplied {
+        /// The policy.
+        generation: PolicyGeneration,
+    },
+    /// A profile that changed could not be taken: the policy in force stays.
+    #[serde(rename = "policy.rejected")]
+    PolicyRejected {
+        /// What is wrong with it, for a person.
+        error: String,
+    },
     /// The gate ended by itself or does not answer: the jail had no network from then on, and
     /// connections that it held have no `egress.closed`. Written when the session ends.
     #[serde(rename = "gate.lost")]
@@ -135,6 +205,11 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::EgressClosed { .. } => "egress.closed",
+            Self::LimitHit { .. } => "limit.hit",
+            Self::ApprovalAsked { .. } => "approval.asked",
+            Self::ApprovalAnswered { .. } => "approval.answered",
+            Self::PolicyApplied { .. } => "policy.applied",
+            Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionEnded { .. } => "session.ended",
         }
@@ -143,14 +218,21 @@ impl AuditEvent {
     /// Who may report it.
     pub fn source(&self) -> Source {
         match self {
-            Self::SessionStarted { .. } | Self::GateLost { .. } | Self::SessionEnded { .. } => {
-                Source::Session
-            }
-            Self::EgressDecided { .. }
+            Self::SessionStarted { .. }
+            | Self::PolicyRejected { .. }
+            | Self::GateLost { .. }
+            | Self::SessionEnded { .. } => Source::Session,
+            // Time is kept where a lost gate does not stop it.
+            Self::LimitHit { what, .. } if what.is_time() => Source::Session,
+            Self::LimitHit { .. }
+            | Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
-            | Self::EgressClosed { .. } => Source::Gate,
+            | Self::EgressClosed { .. }
+            | Self::ApprovalAsked { .. }
+            | Self::ApprovalAnswered { .. }
+            | Self::PolicyApplied { .. } => Source::Gate,
         }
     }
 }
@@ -159,9 +241,9 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*` and `gate.lost`.
+    /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time.
     Session,
-    /// The gate: `egress.*` and `dns.query`.
+    /// The gate: `egress.*`, `dns.query`, `approval.*`, `policy.applied`, and `limit.hit` of all else.
     Gate,
 }
 
@@ -186,6 +268,10 @@ pub enum EndedBy {
     Gate,
     /// A transport error on either side.
     Error,
+    /// The gate: a budget of bytes is used up.
+    Budget,
+    /// A new policy that does not permit it any more.
+    Policy,
 }
 
 /// How a session's command ended.

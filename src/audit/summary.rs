@@ -12,10 +12,13 @@ use serde::Serialize;
 use super::event::{AuditEvent, Isolation, Status};
 use super::record::AuditRecord;
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{DenyReason, Host, Port, RuleId, Verdict};
+use crate::policy::{BudgetKind, DenyReason, Host, HostPattern, Port, RuleId, Verdict};
 
 /// The most destinations that are told apart.
 const MAX_DESTINATIONS: usize = 4096;
+
+/// The most budgets that are told apart: more than a policy has.
+const MAX_LIMITS: usize = 1024;
 
 /// A session's story.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -38,6 +41,8 @@ pub struct SessionSummary {
     pub refusals: Vec<Refusal>,
     /// Names that were resolved.
     pub dns_queries: u64,
+    /// Budgets that were used up, one row a budget, in the order of the first time.
+    pub limits: Vec<Limit>,
     /// Requests to destinations beyond the cap on destinations.
     pub beyond_cap: u64,
     /// Place of each destination in the list.
@@ -112,6 +117,18 @@ pub struct Refusal {
     pub count: u64,
 }
 
+/// A budget that was used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Limit {
+    /// What was counted.
+    pub what: BudgetKind,
+    /// The hosts whose budget it is; `None`: the session's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostPattern>,
+    /// How often it came to that.
+    pub count: u64,
+}
+
 impl SessionSummary {
     /// Takes the next record in.
     pub fn add(&mut self, record: AuditRecord) {
@@ -151,7 +168,11 @@ impl SessionSummary {
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
-            AuditEvent::EgressDialed { .. } => {}
+            AuditEvent::EgressDialed { .. }
+            | AuditEvent::ApprovalAsked { .. }
+            | AuditEvent::ApprovalAnswered { .. }
+            | AuditEvent::PolicyApplied { .. }
+            | AuditEvent::PolicyRejected { .. } => {}
             AuditEvent::EgressRefused {
                 conn,
                 reason,
@@ -171,6 +192,7 @@ impl SessionSummary {
                     destination.bytes_down = destination.bytes_down.saturating_add(bytes_down);
                 }
             }
+            AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
         }
@@ -223,6 +245,20 @@ impl SessionSummary {
                 detail,
                 count: 1,
             });
+        }
+    }
+
+    fn limit(&mut self, what: BudgetKind, host: Option<HostPattern>) {
+        let full = self.limits.len() >= MAX_LIMITS;
+        let mut known = self.limits.iter_mut();
+        match known.find(|limit| limit.what == what && limit.host == host) {
+            Some(limit) => limit.count += 1,
+            None if full => {}
+            None => self.limits.push(Limit {
+                what,
+                host,
+                count: 1,
+            }),
         }
     }
 

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::failure::{Failure, Outcome};
 use super::print;
 use crate::exit::Exit;
-use crate::policy::{EgressRequest, FilesystemMode, Overrides, Transport, remedy};
+use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
 use crate::session::{self, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -21,7 +21,8 @@ Examples:
   portcullis run -p registries --allow example.com:8443 -- ./build.sh
   portcullis run --mode read-only --ro ~/data -- python3 report.py
 
-Exit status: the command's own (128+n for signal n); 125 if Portcullis failed before the command
+Exit status: the command's own (128+n for signal n); 137 with \"session killed\" in the last line if
+a budget ended it; 125 if Portcullis failed before the command
 started, 126 if the command cannot be executed, 127 if it was not found in the jail.")]
 pub struct RunArguments {
     /// Profile: a name, or a file (has a slash or ends in .toml)
@@ -51,6 +52,12 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    /// End the session after this time, as 90s, 30m or 8h
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+    /// Limit what the session may do, as bytes_up=10M, requests=500:warn or rate=20/1s
+    #[arg(long, value_name = "KEY=AMOUNT[:ACTION]")]
+    budget: Vec<String>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -89,6 +96,9 @@ pub fn run(arguments: RunArguments) -> Outcome {
     if !quiet {
         explain_denials(&report);
     }
+    if let Some(limit) = &report.killed {
+        print::error(format!("session killed: {limit}"));
+    }
     Ok(report.exit)
 }
 
@@ -114,6 +124,8 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             sockets: arguments.socket,
             env: arguments.env,
             mode: arguments.mode.map(FilesystemMode::from),
+            budgets: arguments.budget,
+            timeout: arguments.timeout,
         },
         folder: arguments.directory,
         argv,
@@ -122,7 +134,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
-        Progress::Note(_) if quiet => {}
+        Progress::Note(_) | Progress::Notice(Notice::Limit(_)) if quiet => {}
         Progress::Note(note) => print::error(print::escape(note)),
         Progress::Notice(Notice::GateLost) => {
             print::error("the gate died: this session has no network any more");
@@ -135,6 +147,9 @@ fn tell(progress: Progress<'_>, quiet: bool) {
         Progress::Notice(Notice::Killing) => {
             print::error("the command did not end when asked: killing the jail");
         }
+        Progress::Notice(Notice::Limit(limit)) => {
+            print::error(format!("{limit}: {}", consequence(limit.action)));
+        }
     }
 }
 
@@ -143,14 +158,27 @@ fn explain_denials(report: &Report) {
     let Some(summary) = &report.summary else {
         return;
     };
+    for limit in &summary.limits {
+        print::error(format!("{limit} ({})", limit.action));
+    }
     for denied in &summary.denied {
         print::error(print::escape(&denial(denied)));
     }
-    if !summary.denied.is_empty() {
+    if !summary.denied.is_empty() || !summary.limits.is_empty() {
         print::error(format!(
             "all of it: portcullis audit show {}",
             report.session
         ));
+    }
+}
+
+/// What follows when a budget is used up.
+fn consequence(action: BudgetAction) -> &'static str {
+    match action {
+        BudgetAction::Warn => "the session goes on",
+        BudgetAction::Ask => "without a yes it stays at that",
+        BudgetAction::Deny => "more is refused",
+        BudgetAction::Kill => "the session ends",
     }
 }
 

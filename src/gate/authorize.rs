@@ -3,14 +3,21 @@
 //! audit writer has acknowledged it. (In XACML's words: the policy decision point is
 //! `policy::decide`, this is the enforcement point.)
 
+use std::rc::Rc;
+
 use tokio::time::Instant;
 
 use crate::audit::AuditEvent;
 use crate::ids::ConnId;
 use crate::policy::{
-    DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport, Verdict, decide,
+    Answered, Decision, DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport,
+    Verdict, decide,
 };
 
+use super::budget::{self, Seen};
+use super::open::Lease;
+use super::questions::{self, Outcome};
+use super::report::AuditLost;
 use super::state::Gate;
 
 /// The longest path that goes into a record.
@@ -23,12 +30,18 @@ const MAX_RECORDED_PATH: usize = 1024;
 pub(super) struct Permit {
     destination: Destination,
     since: Instant,
+    lease: Rc<Lease>,
 }
 
 impl Permit {
     /// What is permitted.
     pub(super) fn destination(&self) -> &Destination {
         &self.destination
+    }
+
+    /// What a new policy can take back.
+    pub(super) fn lease(&self) -> &Rc<Lease> {
+        &self.lease
     }
 
     /// When it was decided.
@@ -115,62 +128,143 @@ impl Refusal {
     }
 }
 
-/// Decides, records, waits for the acknowledgement; then and only then answers.
+/// Decides, records, waits for the acknowledgement; then and only then answers. Where the policy asks,
+/// so do we: the answer is on record before it counts, and the policy has the last word. `seen` is what
+/// leaves with the head of a request that the gate reads ([`Seen::of`]), nothing for a tunnel.
 pub(super) async fn authorize(
-    gate: &Gate,
+    gate: &Rc<Gate>,
     conn: ConnId,
     request: EgressRequest,
+    seen: Seen,
 ) -> Result<Permit, Refusal> {
-    let decision = decide(&gate.rules(), &request);
+    // What asking came to, once it was done.
+    let mut answer = None;
+    // Whether the budgets have counted it: once, however often it is decided.
+    let mut admitted = false;
+    loop {
+        let mut decision = decide(&gate.rules(), &request);
+        let asks = decision.verdict == Verdict::Ask;
+        let known = match answer.take() {
+            _ if !asks => None,
+            Some(answer) => Some(answer),
+            None => standing_answer(gate, conn, &request, &decision),
+        };
+        if let Some((answered, by)) = known {
+            answered_by(&mut decision, answered, by);
+        }
+        if decision.verdict == Verdict::Allow && !admitted {
+            admitted = budget::admit(gate, conn, &request, seen).await;
+            if !admitted {
+                decision.verdict = Verdict::Deny;
+                decision.reason = Some(DenyReason::BudgetExhausted);
+            }
+        }
+        if record(gate, conn, &request, &decision).await.is_err() {
+            return Err(refused(request, DenyReason::AuditUnavailable, None));
+        }
+        let overtaken = decision.generation != *gate.rules().generation();
+        match decision.verdict {
+            // A new policy came into force meanwhile; what it denies, or asks, counts.
+            Verdict::Allow if overtaken => {}
+            Verdict::Allow => return Ok(permit(gate, conn, request, decision, asks)),
+            Verdict::Ask => match questions::ask(gate, conn, &request, &decision).await {
+                Outcome::Allowed(by) => answer = Some((Answered::Allow, by)),
+                Outcome::Denied(by) => answer = Some((Answered::Deny, by)),
+                Outcome::Superseded => {}
+                Outcome::AuditLost => {
+                    return Err(refused(request, DenyReason::AuditUnavailable, None));
+                }
+            },
+            Verdict::Deny => {
+                let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
+                gate.summary
+                    .count_denied(&request.host, request.port, reason);
+                return Err(refused(request, reason, decision.rule));
+            }
+        }
+    }
+}
+
+/// An answer that was given before and covers this request: for the whole session, or for the tunnel
+/// that it comes through.
+fn standing_answer(
+    gate: &Gate,
+    conn: ConnId,
+    request: &EgressRequest,
+    decision: &Decision,
+) -> Option<(Answered, RuleId)> {
+    let inside = || {
+        let approved = request.transport == Transport::Inspected
+            && !decision.specific
+            && gate.leases.is_approved(conn, request);
+        approved.then(|| (Answered::Allow, RuleId::new("approved with its tunnel")))
+    };
+    gate.questions.remembered(request, decision).or_else(inside)
+}
+
+/// Turns "ask" into what was answered.
+fn answered_by(decision: &mut Decision, answered: Answered, by: RuleId) {
+    decision.rule = Some(by);
+    (decision.verdict, decision.reason) = match answered {
+        Answered::Allow => (Verdict::Allow, None),
+        Answered::Deny => (Verdict::Deny, Some(DenyReason::NotApproved)),
+    };
+}
+
+async fn record(
+    gate: &Gate,
+    conn: ConnId,
+    request: &EgressRequest,
+    decision: &Decision,
+) -> Result<(), AuditLost> {
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
         host: request.host.clone(),
         port: request.port,
-        method: request.method,
-        path: request.path.map(capped),
+        method: request.method.clone(),
+        path: request.path.clone().map(capped),
         verdict: decision.verdict,
         reason: decision.reason,
         rule: decision.rule.clone(),
-        generation: decision.generation,
+        generation: decision.generation.clone(),
     });
-    let refused = |host, reason, rule| Refusal {
-        reason,
-        host: Some(host),
-        port: Some(request.port),
-        rule,
+    recorded.await
+}
+
+/// The one place that makes a permit. No await stands between the last look at the policy and here.
+fn permit(
+    gate: &Gate,
+    conn: ConnId,
+    request: EgressRequest,
+    decision: Decision,
+    approved: bool,
+) -> Permit {
+    gate.summary.count_allowed();
+    gate.counters.count_request(&request.host, request.port);
+    let destination = Destination {
+        conn,
+        transport: request.transport,
+        host: request.host.clone(),
+        port: request.port,
+        handling: decision.handling,
+        rule: decision.rule,
     };
-    if recorded.await.is_err() {
-        return Err(refused(request.host, DenyReason::AuditUnavailable, None));
+    Permit {
+        destination,
+        since: Instant::now(),
+        lease: gate
+            .leases
+            .grant(conn, request, decision.handling, approved),
     }
-    match decision.verdict {
-        Verdict::Allow => {
-            gate.summary.count_allowed();
-            Ok(Permit {
-                destination: Destination {
-                    conn,
-                    transport: request.transport,
-                    host: request.host,
-                    port: request.port,
-                    handling: decision.handling,
-                    rule: decision.rule,
-                },
-                since: Instant::now(),
-            })
-        }
-        // Nobody can be asked yet.
-        Verdict::Ask => {
-            let reason = DenyReason::NotApproved;
-            gate.summary
-                .count_denied(&request.host, request.port, reason);
-            Err(refused(request.host, reason, decision.rule))
-        }
-        Verdict::Deny => {
-            let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
-            gate.summary
-                .count_denied(&request.host, request.port, reason);
-            Err(refused(request.host, reason, decision.rule))
-        }
+}
+
+fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> Refusal {
+    Refusal {
+        reason,
+        port: Some(request.port),
+        host: Some(request.host),
+        rule,
     }
 }
 

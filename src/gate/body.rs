@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -11,12 +11,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::audit::EndedBy;
 
 use super::head::Answering;
+use super::relay::Direction;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
 
-/// Why a body is cut short when nothing can be recorded any more.
-const AUDIT_LOST: &str = "the audit writer does not answer";
+/// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
+const STOPPED: &str = "the gate stopped it";
 
 /// A request's content on its way to the origin.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub(super) struct Uploaded {
     /// `None`: no content.
     inner: Option<Incoming>,
     tally: Rc<Tally>,
+    /// Read, and not yet within the budgets.
+    held: Bytes,
 }
 
 impl Uploaded {
@@ -32,12 +35,17 @@ impl Uploaded {
         Self {
             inner: Some(inner),
             tally,
+            held: Bytes::new(),
         }
     }
 
     /// No content.
     pub(super) fn empty(tally: Rc<Tally>) -> Self {
-        Self { inner: None, tally }
+        Self {
+            inner: None,
+            tally,
+            held: Bytes::new(),
+        }
     }
 }
 
@@ -49,23 +57,38 @@ impl Body for Uploaded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return Poll::Ready(Some(Err(io::Error::other(AUDIT_LOST))));
+        if self.tally.poll_stopped(context).is_ready() {
+            return Poll::Ready(Some(Err(io::Error::other(STOPPED))));
         }
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(None);
-        };
-        let polled = Pin::new(inner).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && let Some(data) = frame.data_ref()
-        {
-            self.tally.add_up(data.len());
+        loop {
+            let this = &mut *self;
+            if !this.held.is_empty() {
+                let part = ready!(poll_within(
+                    &this.tally,
+                    context,
+                    Direction::Up,
+                    &mut this.held
+                ));
+                return Poll::Ready(Some(part.map(|part| {
+                    this.tally.add_up(part.len());
+                    Frame::data(part)
+                })));
+            }
+            let Some(inner) = &mut this.inner else {
+                return Poll::Ready(None);
+            };
+            let Some(frame) = ready!(Pin::new(inner).poll_frame(context)) else {
+                return Poll::Ready(None);
+            };
+            match frame.map_err(io::Error::other)?.into_data() {
+                Ok(data) => this.held = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
         }
-        polled.map_err(io::Error::other)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -74,6 +97,17 @@ impl Body for Uploaded {
             None => SizeHint::with_exact(0),
         }
     }
+}
+
+/// As much of what is held as the budgets have room for.
+fn poll_within(
+    tally: &Tally,
+    context: &Context<'_>,
+    direction: Direction,
+    held: &mut Bytes,
+) -> Poll<io::Result<Bytes>> {
+    let taken = ready!(tally.poll_reserve(context, direction, held.len()))?;
+    Poll::Ready(Ok(held.split_to(taken.min(held.len()))))
 }
 
 /// What goes back to the client.
@@ -140,7 +174,7 @@ impl Body for GateBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Full(bytes) => bytes.is_none(),
-            Content::Relayed(relayed) => relayed.inner.is_end_stream(),
+            Content::Relayed(relayed) => relayed.is_end_stream(),
         }
     }
 
@@ -160,6 +194,8 @@ pub(super) struct Relayed {
     gate: Rc<Gate>,
     inner: Incoming,
     tally: Rc<Tally>,
+    /// Read, and not yet within the budgets.
+    held: Bytes,
     /// Fires when the origin has been silent for the idle limit.
     alarm: Pin<Box<Sleep>>,
     /// The origin's connection, to be kept once the content is complete.
@@ -177,6 +213,7 @@ impl Relayed {
             gate: Rc::clone(gate),
             inner,
             tally,
+            held: Bytes::new(),
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
             connection: Some(connection),
         };
@@ -188,21 +225,28 @@ impl Relayed {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if !self.tally.is_recordable() {
-            return self.fail(EndedBy::Gate, AUDIT_LOST);
+        if self.tally.poll_stopped(context).is_ready() {
+            return self.fail(EndedBy::Gate, STOPPED);
         }
         loop {
+            if !self.held.is_empty() {
+                let part = poll_within(&self.tally, context, Direction::Down, &mut self.held);
+                let Ok(part) = ready!(part) else {
+                    return self.fail(EndedBy::Budget, "a budget is used up");
+                };
+                self.tally.add_down(part.len());
+                self.finish_if_complete();
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     // Trailers end here: `Trailer` and `TE` are fields of one hop.
-                    let Some(data) = frame.data_ref() else {
+                    let Ok(data) = frame.into_data() else {
                         continue;
                     };
-                    self.tally.add_down(data.len());
                     let deadline = Instant::now() + self.gate.limits.idle;
                     self.alarm.as_mut().reset(deadline);
-                    self.finish_if_complete();
-                    return Poll::Ready(Some(Ok(frame)));
+                    self.held = data;
                 }
                 Poll::Ready(Some(Err(_))) => {
                     return self.fail(EndedBy::Error, "the origin broke off");
@@ -233,9 +277,13 @@ impl Relayed {
 
     /// hyper does not ask again once a body says that it is over, so neither may we wait for that.
     fn finish_if_complete(&mut self) {
-        if self.inner.is_end_stream() {
+        if self.is_end_stream() {
             self.finish();
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_empty() && self.inner.is_end_stream()
     }
 
     fn finish(&mut self) {

@@ -2,7 +2,6 @@
 //! every system call that relaying does not need. Whatever runs later must be created before this or
 //! stand in the table. A kernel that lacks Landlock or seccomp ends the start.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -20,6 +19,7 @@ use seccompiler::{
 use crate::policy;
 use crate::sys::{capability, harden, seccomp};
 
+use super::live::Reachable;
 use super::state::Gate;
 
 /// The newest Landlock interface whose rights are asked for; TCP needs 4 (Linux 6.7), scopes 6 (6.12).
@@ -75,7 +75,10 @@ pub(super) fn confine(gate: &Gate, name_servers: &[SocketAddr]) -> Result<(), Co
         return Err(ConfineError::CapabilitiesLeft(one.clone()));
     }
     // 4. Landlock, while its system calls are still allowed.
-    no_files_and_few_ports(&reachable_ports(gate, name_servers))?;
+    let reachable = gate
+        .reachable
+        .get_or_init(|| reachable_ports(gate, name_servers));
+    no_files_and_few_ports(reachable)?;
     // 5. Seccomp last.
     let program = seccomp::allow_only(table()?, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
     seccomp::install(&program)?;
@@ -96,27 +99,36 @@ fn raise_descriptors(connections: usize) -> Result<(), ConfineError> {
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted), hard).map_err(failed)
 }
 
-/// Ports that some rule allows (where everything leaves by an upstream proxy, that proxy's instead),
-/// and those of the name servers.
-fn reachable_ports(gate: &Gate, name_servers: &[SocketAddr]) -> BTreeSet<u16> {
+/// Ports that some rule allows, those of the web, which a later policy may allow, and those of the name
+/// servers. Every port, where any may be asked for: Landlock cannot be widened once there is an answer.
+/// Where everything leaves by an upstream proxy, that proxy's port stands for all of them.
+fn reachable_ports(gate: &Gate, name_servers: &[SocketAddr]) -> Reachable {
     let rules = gate.rules();
-    let servers = name_servers.iter().map(SocketAddr::port);
     let direct = !gate.via.takes_everything(&rules);
-    let allowed = direct.then(|| rules.ports()).into_iter().flatten();
+    if direct && rules.asks_for_unlisted() {
+        return Reachable::All;
+    }
+    let servers = name_servers.iter().map(SocketAddr::port);
+    let web = [policy::Port::HTTP, policy::Port::HTTPS];
+    let allowed = rules.ports().into_iter().chain(web).filter(|_| direct);
     let by_tcp = allowed.chain(gate.via.ports());
-    by_tcp.map(policy::Port::number).chain(servers).collect()
+    let by_tcp = by_tcp.map(policy::Port::number);
+    Reachable::Only(by_tcp.chain(servers).collect())
 }
 
 /// No file at all, no TCP port to bind, TCP connections to these ports alone, no signal and no abstract
 /// socket beyond ourselves.
-fn no_files_and_few_ports(ports: &BTreeSet<u16>) -> Result<(), ConfineError> {
+fn no_files_and_few_ports(reachable: &Reachable) -> Result<(), ConfineError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST_ABI))?
-        .handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp)?
-        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
-        .create()?;
-    for port in ports {
+        .handle_access(AccessNet::BindTcp)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?;
+    if matches!(reachable, Reachable::Only(_)) {
+        ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
+    }
+    let mut ruleset = ruleset.create()?;
+    for port in reachable.listed() {
         ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
     let status = ruleset.restrict_self()?;

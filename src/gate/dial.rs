@@ -43,7 +43,12 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
             None => directly(gate, destination).await,
         }
     });
-    let Ok(connected) = connected.await else {
+    let connected = tokio::select! {
+        biased;
+        () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),
+        connected = connected => connected,
+    };
+    let Ok(connected) = connected else {
         let (reason, who) = match proxy {
             Some(proxy) => (
                 DenyReason::UpstreamProxyFailed,
@@ -73,6 +78,11 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
     })
 }
 
+fn taken_back(gate: &Gate, destination: &Destination, tally: &Tally) -> Refusal {
+    let detail = "a new policy does not permit it".to_owned();
+    destination.fail(gate, tally.refused_because(), detail)
+}
+
 /// Opens a socket for datagrams to a permitted destination and to nowhere else: it is connected. An
 /// upstream proxy carries none, and they do not go past it either.
 pub(super) async fn dial_datagrams(
@@ -89,7 +99,12 @@ pub(super) async fn dial_datagrams(
         );
         return Err(destination.fail(gate, DenyReason::UpstreamProxyFailed, detail));
     }
-    let Ok(pinned) = timeout(gate.limits.dial, resolve::pin(gate, destination)).await else {
+    let pinned = tokio::select! {
+        biased;
+        () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),
+        pinned = timeout(gate.limits.dial, resolve::pin(gate, destination)) => pinned,
+    };
+    let Ok(pinned) = pinned else {
         return Err(destination.fail(gate, DenyReason::TimedOut, format!("{who}: no answer")));
     };
     let mut opened = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));

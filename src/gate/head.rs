@@ -333,6 +333,14 @@ mod tests {
                 "a control character in a field",
             ),
             (GOOD.replace("Host: a", "Host: \ra"), "a CR within a line"),
+            (
+                GOOD.replace("Host: a", "Host:\x0ca"),
+                "a control character in a field",
+            ),
+            (
+                GOOD.replace("a.test\r\n\r\n", "a.test\r\r\n\r\n"),
+                "a CR within a line",
+            ),
             (post("Host: b.test\r\n"), "more than one Host"),
             (
                 post("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"),

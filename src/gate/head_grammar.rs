@@ -21,14 +21,12 @@ pub(super) enum Framing {
 /// Checks one whole head, up to and including its empty line.
 pub(super) fn check(head: &[u8]) -> Result<Framing, &'static str> {
     let head = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
-    let mut lines = head.split(|byte| *byte == b'\n');
-    let whole = |line: &'_ [u8]| !line.contains(&b'\r');
-    let strip = |line| <[u8]>::strip_suffix(line, b"\r").unwrap_or(line);
-    let request_line = lines.next().map(strip).unwrap_or_default();
+    let mut lines = lines(head);
+    let request_line = lines.next().unwrap_or_default();
     let version = check_request_line(request_line)?;
     let mut fields = Fields::default();
-    for line in lines.map(strip) {
-        if !whole(line) {
+    for line in lines {
+        if line.contains(&b'\r') {
             return Err("a CR within a line");
         }
         fields.add(line)?;
@@ -37,6 +35,18 @@ pub(super) fn check(head: &[u8]) -> Result<Framing, &'static str> {
         }
     }
     fields.framing(request_line.starts_with(CONNECT), version)
+}
+
+/// The lines of a head, without the CR LF between them.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(head);
+    std::iter::from_fn(move || {
+        let from = rest?;
+        let end = memchr::memmem::find(from, b"\r\n");
+        let (line, after) = from.split_at_checked(end.unwrap_or(from.len()))?;
+        rest = end.and_then(|_| after.get(2..));
+        Some(line)
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +101,7 @@ impl Fields {
         if name.is_empty() || !name.iter().copied().all(is_token_byte) {
             return Err("a field name that is not a token");
         }
-        let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
+        let value = without_white_space(value.strip_prefix(b":").unwrap_or(value));
         if value
             .iter()
             .any(|byte| byte.is_ascii_control() && *byte != b'\t')
@@ -128,6 +138,15 @@ impl Fields {
             (false, None | Some(0)) => Ok(Framing::Empty),
         }
     }
+}
+
+/// Without the optional white space round a field's value: SP and HTAB, nothing else (RFC 9110 section
+/// 5.6.3).
+fn without_white_space(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// Up to 18 digits, so that it fits and no reader overflows.

@@ -21,6 +21,7 @@ use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
+use super::budget::Seen;
 use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
 use super::head_grammar::MAX_FIELDS;
@@ -122,8 +123,15 @@ impl Connection {
         let last =
             transport == Transport::Connect || request.headers().contains_key(TRANSFER_ENCODING);
         let after = if last { After::Close } else { After::KeepAlive };
+        let seen = match transport {
+            Transport::Forward | Transport::Inspected => Seen::of(&request),
+            Transport::Connect
+            | Transport::Socks5
+            | Transport::Transparent
+            | Transport::Socks5Udp => Seen::default(),
+        };
         let answer = match self.read(&request, transport).await {
-            Ok(asked) => match authorize(&self.gate, self.id, asked).await {
+            Ok(asked) => match authorize(&self.gate, self.id, asked, seen).await {
                 Ok(permit) => self.carry_out(permit, request).await,
                 Err(refusal) => Err(refusal),
             },

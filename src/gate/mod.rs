@@ -9,7 +9,10 @@
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy → [`upstream`] for a request, [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
-//! Whatever is refused is told by [`respond`] and recorded through [`report`].
+//! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
+//! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
+//! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
+//! at the moment, so that it can be taken back.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -18,15 +21,23 @@
 mod authority;
 mod authorize;
 mod body;
+mod budget;
 mod client_hello;
 mod confine;
+mod control;
+mod counters;
 mod dial;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod head;
 mod head_grammar;
 mod hop;
 mod http;
 mod http_request;
 mod listen;
+mod live;
+mod open;
+mod questions;
 mod relay;
 mod report;
 mod resolve;

@@ -59,19 +59,36 @@ pub(super) async fn pump(
             }
         }
         from.readable().await?;
-        match copy_once(gate, from, to) {
+        match copy_once(gate, (from, to), tally, direction) {
             Ok(Copied::End) => return finish(to),
-            Ok(Copied::Bytes(moved, unsent)) => {
-                if let Some(unsent) = unsent {
-                    send_all(to, &unsent).await?;
-                }
-                copied = copied.saturating_add(moved);
-                direction.count(tally, moved);
+            Ok(Copied::Bytes { read, taken, rest }) => {
+                let (unsent, beyond) = rest.split_at(rest.len() - (read - taken));
+                send_all(to, unsent).await?;
+                direction.count(tally, taken);
+                send_within(to, beyond, tally, direction).await?;
+                copied = copied.saturating_add(read);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Sends every byte for which the budgets have room, and counts it. An error when one is used up.
+pub(super) async fn send_within(
+    to: &TcpStream,
+    mut bytes: &[u8],
+    tally: &Tally,
+    direction: Direction,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let taken = tally.reserve(direction, bytes.len()).await?;
+        let (now, later) = bytes.split_at(taken.min(bytes.len()));
+        send_all(to, now).await?;
+        direction.count(tally, now.len());
+        bytes = later;
+    }
+    Ok(())
 }
 
 /// Sends every byte.
@@ -98,23 +115,40 @@ pub(super) fn finish(to: &TcpStream) -> io::Result<()> {
 
 enum Copied {
     End,
-    /// How many were read, and those of them that the receiver did not take yet.
-    Bytes(usize, Option<Vec<u8>>),
+    Bytes {
+        /// How many were read.
+        read: usize,
+        /// For how many of them the budgets had room.
+        taken: usize,
+        /// Those that the receiver did not take yet, and those beyond the budgets.
+        rest: Vec<u8>,
+    },
 }
 
-/// One read and one write, without waiting, through the shared buffer.
-fn copy_once(gate: &Gate, from: &TcpStream, to: &TcpStream) -> io::Result<Copied> {
+/// One read and one write, without waiting, through the shared buffer. An empty rest costs no memory.
+fn copy_once(
+    gate: &Gate,
+    (from, to): (&TcpStream, &TcpStream),
+    tally: &Tally,
+    direction: Direction,
+) -> io::Result<Copied> {
     let mut buffer = gate.scratch.borrow_mut();
-    let got = from.try_read(&mut buffer)?;
-    if got == 0 {
+    let read = from.try_read(&mut buffer)?;
+    if read == 0 {
         return Ok(Copied::End);
     }
-    let bytes = buffer.get(..got).unwrap_or_default();
-    let sent = match to.try_write(bytes) {
+    let bytes = buffer.get(..read).unwrap_or_default();
+    let taken = tally.take(direction, read);
+    let within = bytes.get(..taken).unwrap_or_default();
+    let sent = match within {
+        [] => Ok(0),
+        within => to.try_write(within),
+    };
+    let sent = match sent {
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(error),
     };
-    let unsent = bytes.get(sent..).filter(|rest| !rest.is_empty());
-    Ok(Copied::Bytes(got, unsent.map(<[u8]>::to_vec)))
+    let rest = bytes.get(sent..).unwrap_or_default().to_vec();
+    Ok(Copied::Bytes { read, taken, rest })
 }

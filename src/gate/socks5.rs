@@ -12,8 +12,9 @@ use crate::ids::ConnId;
 use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 
 use super::authorize::{Refusal, authorize};
+use super::budget::Seen;
 use super::dial::dial;
-use super::listen::close_after;
+use super::listen::{close_after, until_gone};
 use super::respond::socks5_reply;
 use super::socks5_wire::{self, Command, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;
@@ -134,6 +135,8 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
     let opened = tokio::select! {
         opened = open(gate, id, asked) => opened,
         () = gate.until_stopping() => return,
+        // An answer may take minutes: nobody is asked for a client that has left.
+        () = until_gone(&stream) => return,
     };
     match opened {
         Ok((outbound, tally)) => {
@@ -153,7 +156,7 @@ async fn open(
     id: ConnId,
     asked: EgressRequest,
 ) -> Result<(super::dial::Outbound, Tally), Refusal> {
-    let permit = authorize(gate, id, asked).await?;
+    let permit = authorize(gate, id, asked, Seen::default()).await?;
     let tally = Tally::open(gate, &permit);
     let outbound = dial(gate, permit, &tally).await?;
     Ok((outbound, tally))

@@ -23,8 +23,10 @@ use crate::ids::ConnId;
 use crate::policy::{DenyReason, EgressRequest, Host, NetworkPolicy, Port, Transport};
 
 use super::authorize::{Refusal, authorize};
+use super::budget::Seen;
 use super::dial::dial_datagrams;
 use super::listen::{Place, Places};
+use super::relay::Direction;
 use super::socks5_datagram::{self, Datagram};
 use super::state::{CHUNK, Gate};
 use super::tally::Tally;
@@ -297,7 +299,14 @@ impl Flow {
     /// Answers with its destination when it is over.
     async fn run(mut self) -> (Host, Port) {
         if let Ok((socket, tally)) = self.open().await {
-            self.relay(&socket, &tally).await;
+            let gate = Rc::clone(&self.gate);
+            tokio::select! {
+                // A permit that was taken back lets no datagram pass.
+                biased;
+                () = tally.until_revoked() => {}
+                () = self.relay(&gate, &socket, &tally) => {}
+                () = tally.idle_for(IDLE) => tally.end(EndedBy::Gate),
+            }
         } else {
             // It is on record; what is sent there meanwhile is dropped with it.
             let drained = async { while self.payloads.recv().await.is_some() {} };
@@ -316,31 +325,24 @@ impl Flow {
             path: None,
             websocket: false,
         };
-        let permit = authorize(&self.gate, self.id, asked).await?;
+        let permit = authorize(&self.gate, self.id, asked, Seen::default()).await?;
         let tally = Tally::open(&self.gate, &permit);
         let socket = dial_datagrams(&self.gate, permit, &tally).await?;
         Ok((socket, tally))
     }
 
-    async fn relay(&mut self, socket: &UdpSocket, tally: &Tally) {
+    async fn relay(&mut self, gate: &Gate, socket: &UdpSocket, tally: &Tally) {
         let header = socks5_datagram::header(&self.to);
         loop {
             let moved = tokio::select! {
                 payload = self.payloads.recv() => match payload {
-                    Some(payload) => socket.send(&payload).await.map(|sent| tally.add_up(sent)),
+                    Some(payload) => send(socket, &payload, tally).await,
                     None => return tally.end(EndedBy::Client),
                 },
-                answer = receive(&self.gate, socket, &header) => match answer {
-                    Ok(answer) => {
-                        // One that is too long with its header is lost, as on any link.
-                        if self.relay.socket.send_to(&answer, self.client).await.is_ok() {
-                            tally.add_down(answer.len() - header.len());
-                        }
-                        Ok(())
-                    }
+                answer = receive(gate, socket, &header) => match answer {
+                    Ok(answer) => self.answer(&answer, answer.len() - header.len(), tally).await,
                     Err(error) => Err(error),
                 },
-                () = tally.idle_for(IDLE) => return tally.end(EndedBy::Gate),
             };
             match moved {
                 Ok(()) => {}
@@ -350,6 +352,29 @@ impl Flow {
             }
         }
     }
+
+    async fn answer(&self, answer: &[u8], payload: usize, tally: &Tally) -> io::Result<()> {
+        reserve(tally, Direction::Down, payload).await?;
+        // One that is too long with its header is lost, as on any link.
+        if self.relay.socket.send_to(answer, self.client).await.is_ok() {
+            tally.add_down(payload);
+        }
+        Ok(())
+    }
+}
+
+async fn send(socket: &UdpSocket, payload: &[u8], tally: &Tally) -> io::Result<()> {
+    reserve(tally, Direction::Up, payload.len()).await?;
+    socket.send(payload).await.map(|sent| tally.add_up(sent))
+}
+
+/// Takes a whole datagram from the budgets: it cannot be sent in part.
+async fn reserve(tally: &Tally, direction: Direction, mut bytes: usize) -> io::Result<()> {
+    while bytes > 0 {
+        let taken = tally.reserve(direction, bytes).await?;
+        bytes = bytes.saturating_sub(taken);
+    }
+    Ok(())
 }
 
 fn is_of_the_datagram(error: &io::Error) -> bool {

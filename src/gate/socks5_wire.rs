@@ -54,10 +54,10 @@ pub(super) fn read_greeting(bytes: &[u8]) -> Result<Read<bool>, Malformed> {
         return Ok(Read::More(2 - bytes.len()));
     };
     let [_, count] = *head;
-    let missing = usize::from(count).saturating_sub(methods.len());
-    if missing > 0 {
-        return Ok(Read::More(missing));
-    }
+    let count = usize::from(count);
+    let Some(methods) = methods.get(..count) else {
+        return Ok(Read::More(count - methods.len()));
+    };
     Ok(Read::Whole(methods.contains(&NO_AUTHENTICATION)))
 }
 

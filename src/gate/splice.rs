@@ -48,16 +48,22 @@ pub(super) async fn pump(
             return Ok(());
         }
         let mut left = filled;
+        // How much of it may be sent.
+        let mut taken = 0;
         while left > 0 {
+            if taken == 0 {
+                taken = tally.reserve(direction, left).await?.min(left);
+            }
             let sent = to
                 .async_io(Interest::WRITABLE, || {
-                    again(|| rustix::pipe::splice(&pipe.read, None, to, None, left, flags))
+                    again(|| rustix::pipe::splice(&pipe.read, None, to, None, taken, flags))
                 })
                 .await?;
             if sent == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             left -= sent.min(left);
+            taken -= sent.min(taken);
             direction.count(tally, sent);
         }
     }

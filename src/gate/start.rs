@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -18,12 +17,16 @@ use tokio::time::timeout;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
 use crate::sys::fd::inherit;
-use crate::wire::frame;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
+use super::budget::{self, Ledger};
 use super::confine::{ConfineError, confine};
+use super::control::{self, Control};
+use super::counters::Counters;
 use super::listen::{Door, Places, accept};
+use super::open::Leases;
+use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::socks5_udp::{self, Relay};
@@ -40,9 +43,6 @@ const AUDIT: i32 = 4;
 
 /// For the writer to acknowledge the last records.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
-
-/// The longest command after the first; both are one word.
-const MAX_COMMAND: usize = 1024;
 
 /// Why the gate did not serve.
 #[derive(Debug, thiserror::Error)]
@@ -135,8 +135,15 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
             .spelling_out(via.names()),
         via,
         relay: OnceCell::new(),
+        control: Control::default(),
+        questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
+        leases: Leases::default(),
+        changes: watch::Sender::new(()),
+        reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        ledger: Ledger::new(policy),
+        counters: Counters::default(),
         pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
@@ -184,6 +191,7 @@ async fn serve(
 ) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
+    tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
     if let Some((socket, port)) = datagrams {
@@ -195,46 +203,13 @@ async fn serve(
     for (listener, door) in doors {
         accepting.spawn_local(accept(Rc::clone(&gate), listener, door, Rc::clone(&places)));
     }
-    let mut control = asynchronous(control)?;
-    reply(&mut control, &GateReply::Serving).await?;
-    match next_command(&mut control).await? {
-        GateCommand::Drain => {}
-        GateCommand::Serve => return Err(StartError::NotServe),
-    }
-    gate.stopping.send_replace(true);
-    while accepting.join_next().await.is_some() {}
-    gate.pool.clear();
-    // A writer that is gone or stuck does not keep the session from ending.
-    drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
-    reply(&mut control, &GateReply::Drained(gate.summary.report())).await
-}
-
-fn asynchronous(control: &Channel) -> Result<UnixStream, WireError> {
-    let stream = StdUnixStream::from(std::os::fd::AsFd::as_fd(control).try_clone_to_owned()?);
-    stream.set_nonblocking(true)?;
-    Ok(UnixStream::from_std(stream)?)
-}
-
-async fn next_command(control: &mut UnixStream) -> Result<GateCommand, WireError> {
-    let mut header = [0; 4];
-    match control.read_exact(&mut header).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(WireError::Closed);
-        }
-        Err(error) => return Err(error.into()),
-    }
-    let length = frame::body_length(header)?;
-    if length > MAX_COMMAND {
-        return Err(WireError::TooLong(length));
-    }
-    let mut body = vec![0; length];
-    control.read_exact(&mut body).await?;
-    frame::decode(&body)
-}
-
-async fn reply(control: &mut UnixStream, reply: &GateReply) -> Result<(), StartError> {
-    let bytes = frame::encode(reply)?;
-    control.write_all(&bytes).await.map_err(WireError::Io)?;
-    Ok(())
+    let wind_up = async {
+        gate.stopping.send_replace(true);
+        while accepting.join_next().await.is_some() {}
+        gate.pool.clear();
+        // A writer that is gone or stuck does not keep the session from ending.
+        drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
+        GateReply::Drained(gate.summary.report(gate.ledger.crossed()))
+    };
+    Ok(control::serve(&gate, control, wind_up).await?)
 }

@@ -8,6 +8,12 @@ use tokio::sync::watch;
 
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::budget::Ledger;
+use super::control::Control;
+use super::counters::Counters;
+use super::live::Reachable;
+use super::open::Leases;
+use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::socks5_udp::Relay;
@@ -31,10 +37,24 @@ pub(super) struct Gate {
     pub(super) via: Via,
     /// The relay for datagrams, where the policy has one; there once the gate serves.
     pub(super) relay: OnceCell<Rc<Relay>>,
+    /// What the session is told.
+    pub(super) control: Control,
+    /// Who waits for an answer, and what was answered.
+    pub(super) questions: Questions,
+    /// What is permitted at the moment.
+    pub(super) leases: Leases,
+    /// Told of every new policy, once it is in force.
+    pub(super) changes: watch::Sender<()>,
+    /// Where the gate's own confinement lets it connect to; set once it is in force.
+    pub(super) reachable: OnceCell<Reachable>,
     /// The audit channel.
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// What may be used, and how far it is used up.
+    pub(super) ledger: Ledger,
+    /// Live counters.
+    pub(super) counters: Counters,
     /// Idle connections to plain HTTP origins.
     pub(super) pool: Pool,
     /// One read buffer for all relays: an idle tunnel holds none.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use crate::policy::{DenyReason, Host, Port};
-use crate::wire::gate::{DeniedDestination, GateSummary};
+use crate::wire::gate::{DeniedDestination, GateSummary, LimitNotice};
 
 /// Refused destinations that are told apart; a jail that asks for more only adds to those known.
 const TRACKED: usize = 1024;
@@ -18,6 +18,7 @@ pub(super) struct Summary {
     allowed: Cell<u64>,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
+    refused: Cell<u64>,
     denied: RefCell<HashMap<(Host, Port), (DenyReason, u64)>>,
 }
 
@@ -36,6 +37,7 @@ impl Summary {
 
     /// A destination was refused.
     pub(super) fn count_denied(&self, host: &Host, port: Port, reason: DenyReason) {
+        self.refused.set(self.refused.get().saturating_add(1));
         let mut denied = self.denied.borrow_mut();
         let key = (host.clone(), port);
         if denied.len() >= TRACKED && !denied.contains_key(&key) {
@@ -45,8 +47,13 @@ impl Summary {
         *entry = (reason, entry.1.saturating_add(1));
     }
 
-    /// The counters, most refused first.
-    pub(super) fn report(&self) -> GateSummary {
+    /// How often something was refused.
+    pub(super) fn denied(&self) -> u64 {
+        self.refused.get()
+    }
+
+    /// The counters, most refused first, and the limits that were crossed.
+    pub(super) fn report(&self, limits: Vec<LimitNotice>) -> GateSummary {
         let mut denied: Vec<_> = self
             .denied
             .borrow()
@@ -65,6 +72,7 @@ impl Summary {
             bytes_up: self.bytes_up.get(),
             bytes_down: self.bytes_down.get(),
             denied,
+            limits,
         }
     }
 }

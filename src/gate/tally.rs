@@ -2,15 +2,23 @@
 //! stands, dropping it records `egress.closed`: no way of ending, cancellation included, goes unseen.
 
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use crate::audit::{AuditEvent, EndedBy};
 use crate::ids::ConnId;
+use crate::policy::DenyReason;
 
 use super::authorize::Permit;
+use super::budget::Account;
+use super::counters::Row;
+use super::open::Lease;
+use super::relay::Direction;
 use super::state::Gate;
 
 /// Counts until it is dropped.
@@ -29,6 +37,14 @@ pub(super) struct Tally {
     active: Cell<Instant>,
     /// Whether a connection stands, so that there is an end to record.
     connected: Cell<bool>,
+    /// What the budgets leave.
+    account: Account,
+    /// Live counters of the destination.
+    row: Rc<Row>,
+    /// Whether more was sent than was taken before, and that was too much.
+    overrun: Cell<bool>,
+    /// What a new policy can take back.
+    lease: Rc<Lease>,
 }
 
 impl Tally {
@@ -43,25 +59,93 @@ impl Tally {
             ended_by: Cell::new(None),
             active: Cell::new(Instant::now()),
             connected: Cell::new(false),
+            account: gate.ledger.open(permit.lease().asked()),
+            row: gate
+                .counters
+                .row(&permit.destination().host, permit.destination().port),
+            overrun: Cell::new(false),
+            lease: Rc::clone(permit.lease()),
         }
     }
 
     /// A connection stands: from here on the end is recorded.
     pub(super) fn connected(&self) {
-        self.connected.set(true);
+        self.gate.counters.opened();
+        self.stands();
+    }
+
+    /// One that stood already is tried again: from here on the end is recorded.
+    pub(super) fn reuses(&self) {
+        self.stands();
+    }
+
+    /// It did answer: no connection had to be opened, though the budget was charged for one.
+    pub(super) fn reused(&self) {
+        self.account.reused();
+    }
+
+    fn stands(&self) {
+        if !self.connected.replace(true) {
+            self.gate.counters.connected();
+        }
         self.active.set(Instant::now());
+    }
+
+    /// Takes as much of this from the budgets as there is, without waiting; perhaps nothing. Whoever
+    /// sends takes first, and counts with [`Tally::add_up`] or [`Tally::add_down`] after.
+    pub(super) fn take(&self, direction: Direction, wanted: usize) -> usize {
+        self.account.take(&self.gate, direction, wanted)
+    }
+
+    /// Takes at least one byte of this from the budgets. Waits while somebody is asked for more; an
+    /// error says that a budget is used up and the tunnel or body must end here.
+    pub(super) async fn reserve(&self, direction: Direction, wanted: usize) -> io::Result<usize> {
+        poll_fn(|context| self.poll_reserve(context, direction, wanted)).await
+    }
+
+    /// [`Tally::reserve`] for what is polled.
+    pub(super) fn poll_reserve(
+        &self,
+        context: &Context<'_>,
+        direction: Direction,
+        wanted: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.account
+            .poll_take(&self.gate, context, direction, wanted)
+            .map(|taken| {
+                taken.ok_or_else(|| {
+                    self.end(EndedBy::Budget);
+                    io::Error::from(io::ErrorKind::QuotaExceeded)
+                })
+            })
     }
 
     /// Bytes went to the network.
     pub(super) fn add_up(&self, bytes: usize) {
         self.up.set(self.up.get().saturating_add(bytes as u64));
-        self.active.set(Instant::now());
+        self.moved(Direction::Up, bytes);
     }
 
     /// Bytes went to the jail.
     pub(super) fn add_down(&self, bytes: usize) {
         self.down.set(self.down.get().saturating_add(bytes as u64));
-        self.active.set(Instant::now());
+        self.moved(Direction::Down, bytes);
+    }
+
+    fn moved(&self, direction: Direction, bytes: usize) {
+        let now = Instant::now();
+        self.active.set(now);
+        self.gate.ledger.touch(now);
+        self.gate.counters.count_bytes(&self.row, direction, bytes);
+        if self.account.sent(&self.gate, direction, bytes as u64) {
+            self.overrun.set(true);
+            self.end(EndedBy::Budget);
+        }
+    }
+
+    /// Whether a budget ended it.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.ended_by.get() == Some(EndedBy::Budget)
     }
 
     /// Remembers who ended it; the first one counts.
@@ -84,14 +168,41 @@ impl Tally {
 }
 
 impl Tally {
-    /// Whether bytes may still move: not without a writer to record their end.
-    pub(super) fn is_recordable(&self) -> bool {
-        !self.gate.reporter.is_lost()
+    /// Whether bytes may still move: not without a writer to record their end, not against a new
+    /// policy, nor after too many.
+    pub(super) fn may_go_on(&self) -> bool {
+        !self.gate.reporter.is_lost() && !self.lease.is_revoked() && !self.overrun.get()
+    }
+
+    /// Resolves once a new policy does not permit it any more; says so in the account.
+    pub(super) async fn until_revoked(&self) {
+        self.lease.until_revoked().await;
+        self.end(EndedBy::Policy);
+    }
+
+    /// Why a new policy does not permit it.
+    pub(super) fn refused_because(&self) -> DenyReason {
+        self.lease.refused_because(&self.gate.rules())
+    }
+
+    /// Ready once bytes may not move any more; woken for a new policy. Says so in the account.
+    pub(super) fn poll_stopped(&self, context: &Context<'_>) -> Poll<()> {
+        if self.lease.poll_revoked(context).is_ready() {
+            self.end(EndedBy::Policy);
+            return Poll::Ready(());
+        }
+        if !self.may_go_on() {
+            self.end(EndedBy::Gate);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 
     /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
     fn dropped_by(&self) -> EndedBy {
-        if *self.gate.stopping.borrow() || !self.is_recordable() {
+        if self.lease.is_revoked() {
+            EndedBy::Policy
+        } else if *self.gate.stopping.borrow() || !self.may_go_on() {
             EndedBy::Gate
         } else {
             EndedBy::Client
@@ -104,6 +215,7 @@ impl Drop for Tally {
         if !self.connected.get() {
             return;
         }
+        self.gate.counters.disconnected();
         let (bytes_up, bytes_down) = (self.up.get(), self.down.get());
         self.gate.summary.count_bytes(bytes_up, bytes_down);
         self.gate.reporter.note(AuditEvent::EgressClosed {

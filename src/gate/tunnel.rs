@@ -10,7 +10,7 @@ use crate::policy::{DenyReason, Handling};
 
 use super::dial::Outbound;
 use super::listen::close_after;
-use super::relay::{Direction, finish, pump, send_all};
+use super::relay::{Direction, finish, pump, send_within};
 use super::screen::{Screened, screen};
 use super::state::Gate;
 use super::tally::Tally;
@@ -27,6 +27,9 @@ pub(super) async fn run(
     tally: Tally,
 ) {
     let relayed = tokio::select! {
+        // A permit that was taken back while the origin was dialed lets no byte pass.
+        biased;
+        () = tally.until_revoked() => Ok(()),
         relayed = both_ways(gate, &client, early, &outbound, &tally) => relayed,
         () = tally.idle_for(gate.limits.idle) => {
             tally.end(EndedBy::Gate);
@@ -73,8 +76,7 @@ async fn both_ways(
         };
         match first {
             Ok(first) => {
-                send_all(origin, &first).await?;
-                tally.add_up(first.len());
+                send_within(origin, &first, tally, Direction::Up).await?;
                 pump(gate, client, origin, tally, Direction::Up).await?;
             }
             Err(Screened::Closed) => finish(origin)?,

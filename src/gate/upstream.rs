@@ -188,6 +188,8 @@ enum Unanswered {
     Silent,
     /// A protocol switch that nobody asked for.
     Switched,
+    /// A new policy does not permit it any more.
+    Revoked,
 }
 
 impl Exchange {
@@ -214,8 +216,12 @@ impl Exchange {
     ) -> Result<Response<GateBody>, Unanswered> {
         match self.gate.pool.take(&self.key()).await {
             Some(sender) => {
-                self.tally.connected();
-                self.send(sender, request).await
+                self.tally.reuses();
+                let answered = self.send(sender, request).await;
+                if answered.is_ok() {
+                    self.tally.reused();
+                }
+                answered
             }
             None => Err(Unanswered::Unsent(Box::new(request))),
         }
@@ -230,6 +236,7 @@ impl Exchange {
         let answered = tokio::select! {
             answered = sender.try_send_request(request) => answered,
             () = self.tally.idle_for(self.gate.limits.idle) => return Err(Unanswered::Silent),
+            () = self.tally.until_revoked() => return Err(Unanswered::Revoked),
         };
         let response = answered.map_err(|mut error| match error.take_message() {
             Some(request) => Unanswered::Unsent(Box::new(request)),
@@ -252,6 +259,11 @@ impl Exchange {
     /// Records it and makes the answer for the client.
     fn refuse(&self, unanswered: &Unanswered) -> Refusal {
         let (reason, by, what) = match unanswered {
+            _ if self.tally.is_used_up() => (
+                DenyReason::BudgetExhausted,
+                EndedBy::Budget,
+                "the content is longer than a budget allows",
+            ),
             Unanswered::Unsent(_) | Unanswered::BrokeOff => (
                 DenyReason::DialFailed,
                 EndedBy::Upstream,
@@ -263,6 +275,11 @@ impl Exchange {
                 "switched protocols unasked",
             ),
             Unanswered::Silent => (DenyReason::TimedOut, EndedBy::Gate, "no answer in time"),
+            Unanswered::Revoked => (
+                self.tally.refused_because(),
+                EndedBy::Policy,
+                "a new policy does not permit it",
+            ),
         };
         self.tally.end(by);
         let detail = format!(

@@ -184,6 +184,8 @@ pub struct Decision {
     pub reason: Option<DenyReason>,
     /// The rule that decided, if one did.
     pub rule: Option<RuleId>,
+    /// Whether the rule that decided speaks of methods or paths.
+    pub specific: bool,
     /// The policy that decided.
     pub generation: PolicyGeneration,
 }

@@ -110,6 +110,13 @@ pub enum HostError {
     },
 }
 
+/// The domain that somebody registered, at or above a name: one label below the public suffix, by the
+/// Public Suffix List, whose default for what it does not know is one label. A name that is a suffix
+/// itself is answered as it is.
+pub fn registrable(name: &DomainName) -> &str {
+    psl::domain_str(name.as_str()).unwrap_or(name.as_str())
+}
+
 impl Host {
     /// Reads a bare host: a name, a dotted-decimal IPv4 address, or an IPv6 address without brackets
     /// (RFC 4291 section 2.2) and without a zone.

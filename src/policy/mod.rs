@@ -5,11 +5,14 @@
 //!
 //! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
+//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) →
+//! [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) →
+//! [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod address;
+pub mod approval;
 pub mod decision;
 pub mod explain;
 pub mod host;
@@ -24,14 +27,16 @@ pub mod unix_socket;
 pub mod upstream;
 
 pub use address::{AddressClass, AddressPolicy};
+pub use approval::{Answered, QuestionEnd, Scope};
 pub use decision::{Decision, DenyReason, Handling, Verdict};
 pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
 pub use path::PathPattern;
 pub use profile::{
-    AuditPolicy, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides,
-    PolicyTest, Profile, ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
+    AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, CodexPolicy, DnsPolicy,
+    Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy, IsolationFloor, NetworkLimits,
+    NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile, ProfileError, Registry,
+    TlsHandling, Unlisted, WebsocketPolicy,
 };
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport};

@@ -65,7 +65,7 @@ fn allow(request: &EgressRequest) -> String {
     let (host, port) = (&request.host, request.port);
     if request.transport == Transport::Socks5Udp {
         return format!(
-            "in the profile [[network.rules]] host = \"{host}\", ports = [{port}], protocol = \"udp\", action = \"allow\""
+            "in the profile [network] enable_socks5_udp = true and [[network.rules]] host = \"{host}\", ports = [{port}], protocol = \"udp\", action = \"allow\""
         );
     }
     let flag = match host {

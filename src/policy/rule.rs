@@ -166,6 +166,23 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// Whether it speaks of this host; [`HostPattern::Any`] of every name.
+    pub fn covers(&self, host: &Host) -> bool {
+        let below = |parent: &DomainName, name: &DomainName| {
+            let rest = name.as_str().strip_suffix(parent.as_str());
+            rest.is_some_and(|rest| rest.ends_with('.'))
+        };
+        match (self, host) {
+            (Self::Exact(own), _) => own == host,
+            (Self::Any, Host::Name(_)) => true,
+            (Self::Below(parent), Host::Name(name)) => below(parent, name),
+            (Self::AtOrBelow(parent), Host::Name(name)) => parent == name || below(parent, name),
+            (Self::Any | Self::Below(_) | Self::AtOrBelow(_), Host::Addr(_)) => false,
+        }
+    }
+}
+
 /// `host:443` or `[::1]:443`, but not a bare IPv6 address.
 fn has_port(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {

@@ -12,7 +12,7 @@ use super::host::Host;
 use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
 use super::request::{EgressRequest, Port, Transport};
-use super::rule::{Effect, HostPattern, Protocol, Rule, RuleId};
+use super::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::ids::PolicyGeneration;
 
 /// A network policy, compiled for [`decide`].
@@ -23,6 +23,8 @@ pub struct Ruleset {
     unlisted: Unlisted,
     websocket: WebsocketPolicy,
     unconfined_tunnels: bool,
+    /// Whether datagrams are relayed at all.
+    datagrams: bool,
     /// What happens to TLS where no entry of `tls` speaks of the host.
     tls_default: TlsHandling,
     /// By name: rules for exactly it, and for what lies below it.
@@ -69,6 +71,7 @@ impl Ruleset {
             unlisted: policy.default,
             websocket: policy.websocket,
             unconfined_tunnels: policy.unconfined_tunnels,
+            datagrams: policy.relays_datagrams(),
             tls_default: policy.tls_default(),
             names: HashMap::new(),
             literals: HashMap::new(),
@@ -100,6 +103,21 @@ impl Ruleset {
     /// Which addresses may be dialed.
     pub fn addresses(&self) -> &AddressPolicy {
         &self.addresses
+    }
+
+    /// Whether a rule that allows or asks names exactly this host: then the name is the policy's, not
+    /// the jail's choice below a wildcard.
+    pub fn names(&self, host: &Host) -> bool {
+        let rules = match host {
+            Host::Addr(address) => self.literals.get(&address.to_canonical()),
+            Host::Name(name) => self.names.get(name.as_str()).map(|rules| &rules.exact),
+        };
+        rules.is_some_and(|rules| !rules.allows.is_empty() || !rules.asks.is_empty())
+    }
+
+    /// Whether a destination that no rule speaks of is asked for: then any port may be.
+    pub fn asks_for_unlisted(&self) -> bool {
+        self.enabled && self.unlisted == Unlisted::Ask
     }
 
     /// Every TCP port that some rule lets a request reach, in order: all that the gate's own Landlock has
@@ -256,7 +274,10 @@ pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
         verdict: judgement.verdict,
         handling: judgement.handling,
         reason: judgement.reason,
-        rule: judgement.rule.cloned(),
+        rule: judgement.rule.map(|rule| rule.id.clone()),
+        specific: judgement
+            .rule
+            .is_some_and(|rule| !rule.methods.is_empty() || !rule.paths.is_empty()),
         generation: rules.generation.clone(),
     }
 }
@@ -266,11 +287,11 @@ struct Judgement<'a> {
     verdict: Verdict,
     handling: Handling,
     reason: Option<DenyReason>,
-    rule: Option<&'a RuleId>,
+    rule: Option<&'a Rule>,
 }
 
 impl<'a> Judgement<'a> {
-    fn deny(reason: DenyReason, rule: Option<&'a RuleId>) -> Self {
+    fn deny(reason: DenyReason, rule: Option<&'a Rule>) -> Self {
         Self {
             verdict: Verdict::Deny,
             handling: Handling::Tunnel,
@@ -284,8 +305,11 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     if !rules.enabled {
         return Judgement::deny(DenyReason::NetworkDisabled, None);
     }
+    if is_datagrams(request) && !rules.datagrams {
+        return Judgement::deny(DenyReason::HostNotAllowed, None);
+    }
     if let Some((reason, rule)) = denial(rules, request) {
-        return Judgement::deny(reason, Some(&rule.id));
+        return Judgement::deny(reason, Some(rule));
     }
     let (verdict, rule) = match permission(rules, request) {
         Ok((verdict, rule)) => (verdict, Some(rule)),
@@ -305,7 +329,7 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
             verdict,
             handling,
             reason: None,
-            rule: rule.map(|rule| &rule.id),
+            rule,
         },
     }
 }

@@ -1,5 +1,6 @@
 //! The processes a session starts beside the jail: the audit writer and the gate.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
@@ -18,7 +20,7 @@ use crate::sys::process::Spawn;
 use crate::wire::audit::{Append, AppendError, AuditBoot, AuditReply, kept};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
-use crate::wire::{Channel, WireError};
+use crate::wire::{Channel, Inbox, WireError};
 
 use super::signals::{Arrived, Signals};
 
@@ -28,6 +30,9 @@ const START: Duration = Duration::from_secs(30);
 /// Nothing that a running companion is asked for takes this long: one that hangs (a stopped process, a
 /// stuck disk) must not keep the session from its end.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// The longest message of a gate, in bytes: a summary of 64 destinations is far below.
+const MAX_REPLY: usize = 1 << 20;
 
 /// Why a companion is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +248,8 @@ impl AsFd for AuditWriter {
 pub struct Gate {
     child: Child,
     control: Channel,
+    /// What has come on the channel since the gate serves.
+    inbox: RefCell<Inbox>,
 }
 
 impl Gate {
@@ -256,8 +263,15 @@ impl Gate {
         };
         let (control, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
         let child = start("portcullis-gate", [theirs.into(), audit.into()], None)?;
+        // A gate that is stopped and reads nothing must not stop the session as well.
+        set_socket_timeout(&control, Timeout::Send, Some(ANSWER))
+            .map_err(|errno| wire(io::Error::from(errno).into()))?;
         control.send(boot).map_err(wire)?;
-        Ok(Self { child, control })
+        Ok(Self {
+            child,
+            control,
+            inbox: RefCell::new(Inbox::new(MAX_REPLY)),
+        })
     }
 
     /// Waits until the gate is confined.
@@ -290,17 +304,38 @@ impl Gate {
         }
     }
 
-    /// Has every connection closed and recorded.
+    /// Commands something of a gate that serves; what it answers comes through [`Gate::heard`].
+    pub fn command(&self, command: &GateCommand) -> Result<(), CompanionError> {
+        self.control.send(command).map_err(Self::wire)
+    }
+
+    /// The next message of a gate that serves, if one is there; never waits.
+    pub fn heard(&self) -> Result<Option<GateReply>, CompanionError> {
+        let mut inbox = self.inbox.borrow_mut();
+        inbox.next(&self.control).map_err(Self::wire)
+    }
+
+    /// Has every connection closed and recorded. What the gate told unasked until then is too late.
     pub fn drain(&self) -> Result<GateSummary, CompanionError> {
-        self.control
-            .send(&GateCommand::Drain)
-            .map_err(|source| CompanionError::Wire {
-                who: Self::WHO,
-                source,
-            })?;
-        match receive(Self::WHO, &self.control, None)?.message {
-            GateReply::Drained(summary) => Ok(summary),
-            other => Err(Self::complaint(other)),
+        self.command(&GateCommand::Drain)?;
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            match self.heard()? {
+                Some(GateReply::Drained(summary)) => return Ok(summary),
+                Some(GateReply::Failed(message)) => {
+                    return Err(Self::complaint(GateReply::Failed(message)));
+                }
+                Some(_) => continue,
+                None => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(CompanionError::TimedOut {
+                    who: Self::WHO,
+                    patience: ANSWER,
+                });
+            }
+            readable([self.control.as_fd()], left).map_err(CompanionError::Wait)?;
         }
     }
 
@@ -315,9 +350,14 @@ impl Gate {
                 who: Self::WHO,
                 message,
             },
-            GateReply::Confined { .. } | GateReply::Serving | GateReply::Drained(_) => {
-                CompanionError::Unexpected(Self::WHO)
-            }
+            _ => CompanionError::Unexpected(Self::WHO),
+        }
+    }
+
+    fn wire(source: WireError) -> CompanionError {
+        CompanionError::Wire {
+            who: Self::WHO,
+            source,
         }
     }
 }
@@ -343,6 +383,7 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
         hosts_file,
         roots: String::new(),
         upstream: None,
+        approval_seconds: 0,
     }
 }
 

@@ -12,13 +12,14 @@ use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Running};
-use crate::wire::gate::{GateBoot, GateSummary};
+use crate::wire::gate::{GateBoot, GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
 use super::error::LaunchError;
+use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
 use super::trust::path_outside;
@@ -33,6 +34,8 @@ pub struct Report {
     pub exit: Exit,
     /// What the gate let through and refused; `None` when the gate was lost.
     pub summary: Option<GateSummary>,
+    /// The budget that ended the session, if one did.
+    pub killed: Option<LimitNotice>,
 }
 
 /// Runs one session:
@@ -58,7 +61,7 @@ pub fn run(
     let mut companions = Companions::start(&plan)?;
     let outcome = jail
         .start(&plan, &mut companions, &mut signals)
-        .and_then(|live| live.watch(&companions, &mut signals, tell));
+        .and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
     companions.end(&plan, outcome, tell)
 }
 
@@ -132,6 +135,7 @@ impl Companions {
             session: plan.session,
             exit: Exit::Command(ended.status),
             summary,
+            killed: ended.killed,
         })
     }
 
@@ -304,22 +308,27 @@ struct Ended {
     running: Running,
     /// The command's own.
     status: u8,
+    /// The budget that ended it, if one did.
+    killed: Option<LimitNotice>,
 }
 
 impl Live {
     /// Step 7, and the first of step 8: the placeholders may go.
     fn watch(
         mut self,
-        companions: &Companions,
+        plan: &Plan,
+        companions: &mut Companions,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
+        let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let watch = Watch {
             signals,
             jail: self.running.child(),
             command: &self.command,
             gate: Some(&companions.gate),
-            audit: Some(&companions.audit),
+            audit: Some(&mut companions.audit),
+            limits: &mut limits,
         };
         let system = |source| LaunchError::System {
             what: "watch the jail",
@@ -331,6 +340,7 @@ impl Live {
         Ok(Ended {
             running: self.running,
             status,
+            killed: limits.into_killed(),
         })
     }
 }

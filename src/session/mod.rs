@@ -14,6 +14,7 @@ pub mod companions;
 pub mod environment;
 pub mod error;
 pub mod launch;
+pub mod limits;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
@@ -28,7 +29,7 @@ pub use plan::LaunchRequest;
 pub use watch::Notice;
 
 /// What a person should hear before the command ends.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub enum Progress<'a> {
     /// Something about the launch that the caller may not expect.
     Note(&'a str),

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, Gate, readable};
+use super::companions::{AuditWriter, CompanionError, Gate, readable};
+use super::limits::{self, Limits};
 use super::signals::{Arrived, Signals};
+use crate::wire::gate::{GateReply, LimitNotice};
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -29,11 +31,13 @@ pub struct Watch<'a> {
     /// The gate; `None` once its death has been told.
     pub gate: Option<&'a Gate>,
     /// The audit writer; `None` once its death has been told.
-    pub audit: Option<&'a AuditWriter>,
+    pub audit: Option<&'a mut AuditWriter>,
+    /// What may end the session before its command does.
+    pub limits: &'a mut Limits,
 }
 
 /// What a person should hear while the session goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The gate died: the jail has no network any more.
     GateLost,
@@ -41,6 +45,8 @@ pub enum Notice {
     AuditLost,
     /// The command did not end in time: the jail is killed.
     Killing,
+    /// A budget is used up, and the session goes on.
+    Limit(LimitNotice),
 }
 
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
@@ -55,6 +61,12 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
             tell(Notice::Killing);
             watch.jail.kill()?;
             return watch.jail.wait().map(exit_status);
+        }
+        while let Some(notice) = watch.limits.reached() {
+            if watch.exceeded(notice, &mut tell) {
+                watch.jail.kill()?;
+                return watch.jail.wait().map(exit_status);
+            }
         }
         watch.wait(kill_at, &mut tell)?;
         while let Some(arrived) = watch.signals.take()? {
@@ -79,21 +91,69 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
 impl Watch<'_> {
     /// Sleeps until a signal arrives (a child's end is one), a companion dies or `until`.
     fn wait(&mut self, until: Option<Instant>, tell: &mut impl FnMut(Notice)) -> io::Result<()> {
+        let until = until.into_iter().chain(self.limits.next()).min();
         let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
         let signals = self.signals.as_fd();
         // A companion whose death was told is replaced by the signal queue, which may be polled twice.
         let gate = self.gate.map_or(signals, AsFd::as_fd);
-        let audit = self.audit.map_or(signals, AsFd::as_fd);
+        let audit = self.audit.as_deref().map_or(signals, AsFd::as_fd);
         let [_, gate_ready, audit_ready] = readable([signals, gate, audit], timeout)?;
-        // Neither speaks unasked while the command runs: something to read is the end of the channel.
-        if gate_ready && self.gate.take().is_some() {
+        if gate_ready
+            && let Some(gate) = self.gate
+            && hear(gate, self.limits, tell).is_err()
+        {
+            self.gate = None;
+            self.limits.gate_lost();
             tell(Notice::GateLost);
         }
+        // The audit writer does not speak unasked: something to read is the end of its channel.
         if audit_ready && self.audit.take().is_some() {
             tell(Notice::AuditLost);
         }
         Ok(())
     }
+}
+
+impl Watch<'_> {
+    /// Records and tells that a limit is reached; answers whether the session ends here. A record that
+    /// cannot be kept does not put that off.
+    fn exceeded(&mut self, notice: LimitNotice, tell: &mut impl FnMut(Notice)) -> bool {
+        if let (Some(audit), Some(event)) = (self.audit.as_mut(), limits::record(&notice)) {
+            audit.append(event).ok();
+        }
+        let ends = limits::ends(&notice);
+        if ends {
+            self.limits.kill(notice);
+        } else {
+            tell(Notice::Limit(notice));
+        }
+        ends
+    }
+}
+
+/// Takes what the gate says while the command runs. Only its end, or what does not belong here, is an
+/// error.
+fn hear(
+    gate: &Gate,
+    limits: &mut Limits,
+    _tell: &mut impl FnMut(Notice),
+) -> Result<(), CompanionError> {
+    while let Some(reply) = gate.heard()? {
+        match reply {
+            GateReply::Limit(notice) => limits.heard(notice),
+            // Answers that nobody waits for.
+            GateReply::Counters(_)
+            | GateReply::Question(_)
+            | GateReply::Withdrawn(_)
+            | GateReply::Applied(_)
+            | GateReply::NotApplied(_) => {}
+            GateReply::Confined { .. }
+            | GateReply::Serving
+            | GateReply::Drained(_)
+            | GateReply::Failed(_) => return Err(CompanionError::Unexpected("gate")),
+        }
+    }
+    Ok(())
 }
 
 /// Passes a signal on to the command, unless the terminal has sent it there already.

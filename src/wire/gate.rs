@@ -7,13 +7,18 @@
 //! that); the gate answers [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
 //! [`GateReply::Drained`]. A closed control channel ends the gate at once.
+//!
+//! While it serves, the gate also speaks unasked: it says so at each such message. These may come at any
+//! time after [`GateReply::Serving`] and before [`GateReply::Drained`].
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    DenyReason, Host, NetworkPolicy, NoProxy, Password, Port, ProxyUrl, ResolveNames,
+    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
+    NoProxy, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
 };
 
 /// First frame: everything the gate needs to know.
@@ -29,6 +34,9 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
     /// policy has TLS looked into.
     pub roots: String,
+    /// How long an answer to a question is waited for, in seconds; 0: nobody is asked, and what would be
+    /// is refused.
+    pub approval_seconds: u32,
     /// The proxy that leads out, where one does.
     pub upstream: Option<UpstreamProxy>,
 }
@@ -65,6 +73,12 @@ pub enum GateCommand {
     Serve,
     /// The command is over: close everything, record it, report.
     Drain,
+    /// How far has it come? Answered by [`GateReply::Counters`].
+    Counters,
+    /// The answer to a question. Of no account unless the question waits for it.
+    Answer(Answer),
+    /// Another policy from now on. Answered by [`GateReply::Applied`] or [`GateReply::NotApplied`].
+    Policy(Box<NetworkPolicy>),
 }
 
 /// What the gate answers.
@@ -83,6 +97,75 @@ pub enum GateReply {
     Drained(GateSummary),
     /// It could not start; one line, cause and cure.
     Failed(String),
+    /// The counters as they stand.
+    Counters(Counters),
+    /// Unasked: a budget is used up. Once for each time that it comes to that.
+    Limit(LimitNotice),
+    /// Unasked: a request waits for an answer.
+    Question(Question),
+    /// Unasked: nobody waits for this answer any more.
+    Withdrawn(QuestionId),
+    /// The policy is in force.
+    Applied(Applied),
+    /// It is not, the one before stays; why, one line.
+    NotApplied(String),
+}
+
+/// What somebody is asked: may the session reach this?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    /// What the answer is for.
+    pub id: QuestionId,
+    /// The host as asked for.
+    pub host: Host,
+    /// The port as asked for.
+    pub port: Port,
+    /// The front door.
+    pub transport: Transport,
+    /// The method of the request that asked first, where the gate sees it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub method: Option<Method>,
+    /// Its path without query, where the gate sees it, at most 512 characters. From the jail: escape it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<String>,
+    /// Whether the answer is for this method and path alone, because the rule speaks of them; else it is
+    /// for the host and port.
+    pub exact: bool,
+    /// The rule that asks; none: the policy asks for what no rule speaks of.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rule: Option<RuleId>,
+    /// How long the gate waits, in seconds.
+    pub wait_seconds: u64,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answer {
+    /// Which question.
+    pub question: QuestionId,
+    /// Yes or no.
+    pub verdict: Answered,
+    /// How far it reaches; the gate takes [`Scope::Profile`] as [`Scope::Session`].
+    pub scope: Scope,
+    /// Who answered, for the record.
+    pub by: String,
+}
+
+/// What a new policy changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Applied {
+    /// The policy in force.
+    pub generation: PolicyGeneration,
+    /// False: it is the one that was in force already.
+    pub changed: bool,
+    /// Connections that it does not permit any more, and that are closed.
+    pub closed: u64,
+    /// Ports that its rules let be reached and the gate's own confinement does not: they need a new
+    /// session.
+    pub unreachable: Vec<Port>,
 }
 
 /// What a session reached and what it was refused, for the last lines of `run`.
@@ -97,6 +180,87 @@ pub struct GateSummary {
     pub bytes_down: u64,
     /// What was refused, most often first, at most 64 destinations.
     pub denied: Vec<DeniedDestination>,
+    /// Budgets that were used up, in order, at most 64.
+    pub limits: Vec<LimitNotice>,
+}
+
+/// A budget that is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitNotice {
+    /// What was counted.
+    pub what: BudgetKind,
+    /// The hosts whose budget it is; `None`: the session's.
+    pub host: Option<HostPattern>,
+    /// How much was used: bytes, a number or milliseconds, by the kind.
+    pub used: u64,
+    /// How much might be used.
+    pub max: u64,
+    /// What follows.
+    pub action: BudgetAction,
+}
+
+impl std::fmt::Display for LimitNotice {
+    /// As `bytes_up budget of 200M for *.example.com used up`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} budget of {}", self.what, self.what.amount(self.max))?;
+        if let Some(host) = &self.host {
+            write!(f, " for {host}")?;
+        }
+        f.write_str(" used up")
+    }
+}
+
+/// What a session has done so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Payload bytes to the network.
+    pub bytes_up: u64,
+    /// Payload bytes from the network.
+    pub bytes_down: u64,
+    /// Requests and tunnels that were let through.
+    pub requests: u64,
+    /// Connections to the network that carry something now.
+    pub connections_open: u64,
+    /// Connections to the network that were opened.
+    pub connections_total: u64,
+    /// Requests that were refused.
+    pub denied: u64,
+    /// By destination, those with the most bytes first, at most 128; then all others as one.
+    pub hosts: Vec<HostCounters>,
+    /// How far each budget is used up, the session's first, at most 64.
+    pub budgets: Vec<BudgetUse>,
+}
+
+/// What one destination got.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostCounters {
+    /// The host as asked for; `None`: all that are not listed.
+    pub host: Option<Host>,
+    /// The port as asked for.
+    pub port: Option<Port>,
+    /// Requests and tunnels that were let through.
+    pub requests: u64,
+    /// Payload bytes to it.
+    pub bytes_up: u64,
+    /// Payload bytes from it.
+    pub bytes_down: u64,
+}
+
+/// How far one budget is used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetUse {
+    /// What is counted.
+    pub what: BudgetKind,
+    /// The hosts whose budget it is; `None`: the session's.
+    pub host: Option<HostPattern>,
+    /// How much is used.
+    pub used: u64,
+    /// How much may be used.
+    pub max: u64,
 }
 
 /// One refused destination.

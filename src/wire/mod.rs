@@ -1,6 +1,6 @@
 //! What crosses process borders: length-capped frames on Unix sockets, with passed descriptors.
 //!
-//! Owns: the framing ([`frame`]) and the messages of each border, one file a border: [`audit`]
+//! Owns: the framing ([`frame`], [`inbox`]) and the messages of each border, one file a border: [`audit`]
 //! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init),
 //! [`sweep`] (session ↔ sweeper of placeholders).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
@@ -10,7 +10,9 @@
 pub mod audit;
 pub mod frame;
 pub mod gate;
+pub mod inbox;
 pub mod init;
 pub mod sweep;
 
 pub use frame::{Channel, MAX_FRAME, WireError};
+pub use inbox::Inbox;

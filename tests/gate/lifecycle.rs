@@ -2,7 +2,7 @@
 
 use portcullis::audit::{AuditEvent, EndedBy};
 use portcullis::policy::DenyReason;
-use portcullis::wire::gate::{DeniedDestination, GateCommand, GateReply, GateSummary};
+use portcullis::wire::gate::{Counters, DeniedDestination, GateCommand, GateReply, GateSummary};
 use portcullis::wire::{Channel, WireError};
 
 use crate::client::{Raw, get};
@@ -43,6 +43,7 @@ fn draining_closes_every_connection_records_it_and_reports() {
             denied("b.test", DenyReason::HostNotAllowed, 2),
             denied("a.test", DenyReason::PortNotAllowed, 1),
         ],
+        limits: Vec::new(),
     };
     assert_eq!(summary, expected);
     // Every end is on record before the report.
@@ -66,6 +67,31 @@ fn draining_closes_every_connection_records_it_and_reports() {
         assert_eq!(tunnel.rest(), b"");
     }
     drop(idle);
+}
+
+#[test]
+fn counters_are_told_while_the_gate_serves() {
+    let gate = spec().start();
+    for _ in 0..2 {
+        get(gate.http, "b.test", "/");
+        gate.control().send(&GateCommand::Counters).unwrap();
+    }
+    let count = |count| GateSummary {
+        denied: vec![DeniedDestination {
+            host: portcullis::policy::Host::parse("b.test").unwrap(),
+            port: portcullis::policy::Port::HTTP,
+            reason: DenyReason::HostNotAllowed,
+            count,
+        }],
+        ..GateSummary::default()
+    };
+    let counters = |denied| Counters {
+        denied,
+        ..Counters::default()
+    };
+    assert_eq!(gate.reply(), GateReply::Counters(counters(1)));
+    assert_eq!(gate.reply(), GateReply::Counters(counters(2)));
+    assert_eq!(gate.drain(), count(2));
 }
 
 #[test]

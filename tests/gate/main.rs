@@ -10,7 +10,9 @@
     reason = "tests start real clients and connect to the gate as the jail does"
 )]
 
+mod ask;
 mod audit;
+mod budgets;
 mod client;
 mod confinement;
 mod connect;
@@ -18,6 +20,7 @@ mod dns;
 mod http;
 mod lifecycle;
 mod limits;
+mod live;
 mod malformed;
 mod socks5;
 mod socks5_udp;

@@ -9,6 +9,8 @@ use portcullis::policy::{
     Transport, Verdict,
 };
 
+use portcullis::wire::gate::GateCommand;
+
 use crate::client::Raw;
 use crate::test_gate::{GateSpec, PATIENCE, TestGate, spec};
 
@@ -446,4 +448,60 @@ fn an_upstream_proxy_is_not_gone_around() {
     assert!(detail.contains("datagrams do not go through"), "{detail}");
     assert_eq!(echo.seen(), Vec::<String>::new());
     assert_eq!(proxy.log.connections(), 0);
+}
+
+fn ended(gate: &TestGate) -> (u64, u64, EndedBy) {
+    let event = gate.audit.wait_for_one("an end", |event| {
+        matches!(event, AuditEvent::EgressClosed { .. })
+    });
+    match event {
+        AuditEvent::EgressClosed {
+            bytes_up,
+            bytes_down,
+            ended_by,
+            ..
+        } => (bytes_up, bytes_down, ended_by),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_budget_lets_no_datagram_out_that_does_not_fit() {
+    let echo = Echo::start();
+    let budgets = toml::from_str("bytes_up = { max = 6, action = 'deny' }").unwrap();
+    let gate = udp(relaying(), "127.0.0.1", echo.port())
+        .policy(|policy| policy.budgets = budgets)
+        .start();
+    let client = Client::open(&gate);
+    let header = to_address([127, 0, 0, 1], echo.port());
+    client.assert_echo(&header, b"ping");
+    client.send(&header, b"more");
+    assert_eq!(ended(&gate), (4, 4, EndedBy::Budget));
+    assert_eq!(echo.seen(), ["ping"]);
+}
+
+#[test]
+fn a_new_policy_without_the_rule_ends_it() {
+    let echo = Echo::start();
+    let gate = udp(relaying(), "127.0.0.1", echo.port()).start();
+    let client = Client::open(&gate);
+    let header = to_address([127, 0, 0, 1], echo.port());
+    client.assert_echo(&header, b"before");
+    let policy = Box::new(relaying().policy);
+    gate.control().send(&GateCommand::Policy(policy)).unwrap();
+    assert_eq!(ended(&gate), (6, 6, EndedBy::Policy));
+    client.send(&header, b"after");
+    gate.audit.wait_for("a denial", |events| {
+        let denied = |event: &&AuditEvent| {
+            matches!(
+                event,
+                AuditEvent::EgressDecided {
+                    verdict: Verdict::Deny,
+                    ..
+                }
+            )
+        };
+        events.iter().filter(denied).count() == 1
+    });
+    assert_eq!(echo.seen(), ["before"]);
 }

@@ -31,6 +31,7 @@ pub(crate) struct GateSpec {
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
     pub(crate) upstream: Option<UpstreamProxy>,
+    pub(crate) approval_seconds: u32,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -53,6 +54,7 @@ pub(crate) fn spec() -> GateSpec {
         hosts_file: String::new(),
         roots: String::new(),
         upstream: None,
+        approval_seconds: 60,
     }
 }
 
@@ -160,6 +162,7 @@ impl TestGate {
             hosts_file: spec.hosts_file,
             roots: spec.roots,
             upstream: spec.upstream,
+            approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
         let gate = Self {
@@ -185,9 +188,13 @@ impl TestGate {
     /// Ends the session's side and answers what the gate reports.
     pub(crate) fn drain(&self) -> GateSummary {
         self.control().send(&GateCommand::Drain).unwrap();
-        match self.reply() {
-            GateReply::Drained(summary) => summary,
-            other => panic!("not drained: {other:?}"),
+        loop {
+            match self.reply() {
+                GateReply::Drained(summary) => return summary,
+                // Said unasked, before it drained.
+                GateReply::Question(_) | GateReply::Withdrawn(_) | GateReply::Limit(_) => {}
+                other => panic!("not drained: {other:?}"),
+            }
         }
     }
 }

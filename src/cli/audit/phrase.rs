@@ -72,22 +72,46 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             known.remove(conn);
             row("DENY", &about, &format!("{reason}: {}", escape(detail)))
         }
-        AuditEvent::EgressClosed {
-            conn,
-            bytes_up,
-            bytes_down,
-            ms,
-            ended_by,
-        } => {
+        AuditEvent::EgressClosed { conn, .. } => {
             let about = named(known, *conn);
             known.remove(conn);
-            let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
-            row(
-                "",
-                &about,
-                &format!("{up} up, {down} down, {time}, by {}", ender(*ended_by)),
-            )
+            row("", &about, &closed(event))
         }
+        AuditEvent::LimitHit { .. } => limit(event),
+        AuditEvent::ApprovalAsked {
+            question,
+            host,
+            port,
+            method,
+            path,
+            rule,
+            ..
+        } => {
+            let mut what = format!("question {question}");
+            for part in [method.as_ref().map(Method::as_str), path.as_deref()] {
+                what.extend(part.map(|part| format!(" {}", escape(part))));
+            }
+            what.extend(
+                rule.as_ref()
+                    .map(|rule| format!(", by {}", escape(rule.as_str()))),
+            );
+            row("ask", &destination(host, *port), &what)
+        }
+        AuditEvent::ApprovalAnswered {
+            question,
+            end,
+            scope,
+            by,
+        } => {
+            let mut what = end.to_string();
+            what.extend(scope.map(|scope| format!(" ({scope})")));
+            what.extend(by.as_ref().map(|by| format!(" by {}", escape(by))));
+            row("", &format!("question {question}"), &what)
+        }
+        AuditEvent::PolicyApplied { generation } => {
+            format!("generation {}", escape(generation.as_str()))
+        }
+        AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
@@ -125,6 +149,41 @@ fn decided(event: &AuditEvent) -> String {
         Verdict::Deny => "DENY",
     };
     row(verdict, &destination(host, *port), &why)
+}
+
+fn closed(event: &AuditEvent) -> String {
+    let AuditEvent::EgressClosed {
+        bytes_up,
+        bytes_down,
+        ms,
+        ended_by,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
+    format!("{up} up, {down} down, {time}, by {}", ender(*ended_by))
+}
+
+fn limit(event: &AuditEvent) -> String {
+    let AuditEvent::LimitHit {
+        what,
+        host,
+        used,
+        max,
+        action,
+    } = event
+    else {
+        return String::new();
+    };
+    let about = host.as_ref().map_or_else(String::new, ToString::to_string);
+    let (used, max) = (what.amount(*used), what.amount(*max));
+    row(
+        "LIMIT",
+        &about,
+        &format!("{what}: {used} of {max}, {action}"),
+    )
 }
 
 /// The columns of a line about the network.
@@ -177,6 +236,8 @@ fn ender(by: EndedBy) -> &'static str {
         EndedBy::Upstream => "upstream",
         EndedBy::Gate => "gate",
         EndedBy::Error => "error",
+        EndedBy::Budget => "budget",
+        EndedBy::Policy => "new policy",
     }
 }
 

@@ -193,6 +193,18 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }
+    for limit in &summary.limits {
+        let host = limit.host.as_ref();
+        let host = host.map_or_else(String::new, |host| {
+            format!(" for {}", escape(&host.to_string()))
+        });
+        let times = if limit.count == 1 {
+            String::new()
+        } else {
+            format!(" ({} times)", limit.count)
+        };
+        lines.push(format!("budget     {}{host} used up{times}", limit.what));
+    }
     if !summary.destinations.is_empty() {
         lines.push(String::new());
         lines.extend(table(&summary.destinations));

@@ -62,6 +62,10 @@ pub(super) struct NetworkFile {
     pub(super) addresses: AddressesFile,
     pub(super) dns: DnsFile,
     pub(super) limits: LimitsFile,
+    /// Values stay TOML: each is an amount or a table, and an error names the key.
+    pub(super) budgets: toml::Table,
+    /// Read one by one, so that an error names the entry.
+    pub(super) budget_rules: Vec<toml::Value>,
 }
 
 /// One entry of `[[network.rules]]`.

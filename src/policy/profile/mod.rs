@@ -4,6 +4,7 @@
 //! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
 
+mod budgets;
 mod builtin;
 mod cases;
 mod error;
@@ -17,6 +18,7 @@ mod unix_sockets;
 mod upstream;
 mod value;
 
+pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
@@ -152,6 +154,10 @@ pub struct NetworkPolicy {
     pub registries: Vec<Registry>,
     /// Bounds that keep one session from starving the host.
     pub limits: NetworkLimits,
+    /// How much one session may send, receive and ask for.
+    pub budgets: Budgets,
+    /// The same for some hosts.
+    pub budget_rules: Vec<BudgetRule>,
 }
 
 impl NetworkPolicy {
@@ -199,6 +205,8 @@ impl Default for NetworkPolicy {
             dns: DnsPolicy::default(),
             registries: Vec::new(),
             limits: NetworkLimits::default(),
+            budgets: Budgets::default(),
+            budget_rules: Vec::new(),
         }
     }
 }

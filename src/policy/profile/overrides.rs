@@ -27,6 +27,10 @@ pub struct Overrides {
     pub env: Vec<String>,
     /// `--mode`.
     pub mode: Option<FilesystemMode>,
+    /// `--budget KEY=AMOUNT[:ACTION]`.
+    pub budgets: Vec<String>,
+    /// `--timeout TIME`.
+    pub timeout: Option<String>,
 }
 
 impl Profile {
@@ -70,6 +74,17 @@ impl Profile {
         for text in &overrides.env {
             self.variable(text)
                 .map_err(|problem| wrong("--env", text, problem))?;
+        }
+        let budgets = &mut self.network.budgets;
+        for text in &overrides.budgets {
+            budgets
+                .set_flag(text)
+                .map_err(|problem| wrong("--budget", text, problem))?;
+        }
+        if let Some(text) = &overrides.timeout {
+            budgets
+                .set_timeout(text)
+                .map_err(|problem| wrong("--timeout", text, problem))?;
         }
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
         Ok(self)

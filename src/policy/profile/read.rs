@@ -13,8 +13,8 @@ use super::file::{
 };
 use super::{
     AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, rules, unix_sockets,
-    upstream, value,
+    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, budgets, rules,
+    unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -155,7 +155,9 @@ fn network(
             value::name_server(source, &key, text)?,
         );
     }
-    limits(&mut policy.limits, source, &file.limits)
+    limits(&mut policy.limits, source, &file.limits)?;
+    budgets::overlay(&mut policy.budgets, source, file.budgets)?;
+    budgets::rules(&mut policy.budget_rules, source, file.budget_rules)
 }
 
 fn limits(

@@ -1,0 +1,228 @@
+//! One budget while it is used up: how much, of how much, and what was said about it.
+
+use std::cell::{Cell, RefCell};
+use std::task::{Context, Waker};
+
+use crate::policy::{Budget, BudgetAction, BudgetKind, HostPattern};
+use crate::wire::gate::LimitNotice;
+
+/// Counts one thing for one scope. Without a limit it only counts.
+#[derive(Debug)]
+pub(in crate::gate) struct Meter {
+    what: BudgetKind,
+    host: Option<HostPattern>,
+    used: Cell<u64>,
+    /// `u64::MAX`: no limit.
+    max: Cell<u64>,
+    /// What a yes adds.
+    step: Cell<u64>,
+    action: Cell<BudgetAction>,
+    /// Whether this crossing is on record.
+    recorded: Cell<bool>,
+    /// Whether the session was told of it.
+    told: Cell<bool>,
+    question: Cell<Question>,
+    /// Relays and requests that wait for the answer.
+    waiting: RefCell<Vec<Waker>>,
+}
+
+/// How far the question about a used up budget has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question {
+    /// Not asked.
+    None,
+    /// Asked, not answered.
+    Open,
+    /// The answer was no, or none came.
+    Refused,
+}
+
+/// What becomes of who wants more than is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing more.
+    Refused,
+    /// Somebody has to be asked: the caller does it.
+    Ask,
+    /// Somebody is asked.
+    Wait,
+}
+
+impl Meter {
+    /// A meter for this budget, or one that only counts.
+    pub(super) fn new(
+        what: BudgetKind,
+        host: Option<&HostPattern>,
+        budget: Option<&Budget>,
+    ) -> Self {
+        let meter = Self {
+            what,
+            host: host.cloned(),
+            used: Cell::new(0),
+            max: Cell::new(u64::MAX),
+            step: Cell::new(0),
+            action: Cell::new(BudgetAction::Deny),
+            recorded: Cell::new(false),
+            told: Cell::new(false),
+            question: Cell::new(Question::None),
+            waiting: RefCell::default(),
+        };
+        meter.adopt(budget);
+        meter
+    }
+
+    /// Takes a new limit over; what was used stays used.
+    pub(super) fn adopt(&self, budget: Option<&Budget>) {
+        let (max, action) = budget.map_or((u64::MAX, BudgetAction::Deny), |budget| {
+            (budget.max, budget.action)
+        });
+        if (self.step.get(), self.action.get()) == (max, action) {
+            // The same as before, perhaps raised meanwhile by a yes.
+            return;
+        }
+        self.max.set(max);
+        self.step.set(max);
+        self.action.set(action);
+        self.start_over();
+    }
+
+    /// What is counted.
+    pub(super) fn what(&self) -> BudgetKind {
+        self.what
+    }
+
+    /// How much was used.
+    pub(super) fn used(&self) -> u64 {
+        self.used.get()
+    }
+
+    /// How much may be used.
+    pub(super) fn max(&self) -> u64 {
+        self.max.get()
+    }
+
+    /// Whether there is a limit at all.
+    pub(super) fn is_limited(&self) -> bool {
+        self.max.get() != u64::MAX
+    }
+
+    /// Whether going over the limit has no other consequence than a word.
+    pub(super) fn only_warns(&self) -> bool {
+        self.action.get() == BudgetAction::Warn
+    }
+
+    /// How much may still be charged.
+    pub(super) fn room(&self) -> u64 {
+        if self.only_warns() {
+            u64::MAX
+        } else {
+            self.max.get().saturating_sub(self.used.get())
+        }
+    }
+
+    /// Uses some of it up.
+    pub(super) fn charge(&self, amount: u64) {
+        self.used.set(self.used.get().saturating_add(amount));
+    }
+
+    /// Gives back what was not needed.
+    pub(super) fn refund(&self, amount: u64) {
+        self.used.set(self.used.get().saturating_sub(amount));
+    }
+
+    /// For what is not counted one by one.
+    pub(super) fn set_used(&self, used: u64) {
+        self.used.set(used);
+    }
+
+    /// Whether more was used than the limit says: only a meter that warns lets it come to that.
+    pub(super) fn is_over(&self) -> bool {
+        self.used.get() > self.max.get()
+    }
+
+    /// The crossing to be recorded; `None` if it is already.
+    pub(super) fn crossing(&self, host: Option<HostPattern>) -> Option<LimitNotice> {
+        if self.recorded.replace(true) {
+            return None;
+        }
+        Some(LimitNotice {
+            what: self.what,
+            host: host.or_else(|| self.host.clone()),
+            used: self.used.get(),
+            max: self.max.get(),
+            action: self.action.get(),
+        })
+    }
+
+    /// Whether the session has yet to hear of it.
+    pub(super) fn is_untold(&self) -> bool {
+        !self.told.replace(true)
+    }
+
+    /// The next crossing is one of its own.
+    pub(super) fn rearm(&self) {
+        self.recorded.set(false);
+    }
+
+    /// What becomes of who wants more.
+    pub(super) fn settle(&self) -> Verdict {
+        match (self.action.get(), self.question.get()) {
+            (BudgetAction::Ask, Question::None) => {
+                self.question.set(Question::Open);
+                Verdict::Ask
+            }
+            (BudgetAction::Ask, Question::Open) => Verdict::Wait,
+            (BudgetAction::Ask, Question::Refused)
+            | (BudgetAction::Warn | BudgetAction::Deny | BudgetAction::Kill, _) => Verdict::Refused,
+        }
+    }
+
+    /// What is asked about it, for a person.
+    pub(super) fn question(&self) -> String {
+        let amount = |amount| self.what.amount(amount);
+        let (max, step) = (amount(self.max.get()), amount(self.step.get()));
+        let host = self.host.as_ref();
+        let host = host.map_or_else(String::new, |host| format!(" for {host}"));
+        format!(
+            "budget {}{host}: {max} used up; a yes adds {step}",
+            self.what
+        )
+    }
+
+    /// Wakes this task when there is an answer.
+    pub(super) fn wait(&self, context: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+            waiting.push(context.waker().clone());
+        }
+    }
+
+    /// The answer to its question.
+    pub(super) fn answer(&self, yes: bool) {
+        if self.question.get() != Question::Open {
+            // The limit is another by now.
+            return;
+        }
+        if yes {
+            let raised = self.max.get().saturating_add(self.step.get());
+            self.max.set(raised);
+            self.start_over();
+        } else {
+            self.question.set(Question::Refused);
+            self.wake();
+        }
+    }
+
+    fn start_over(&self) {
+        self.recorded.set(false);
+        self.told.set(false);
+        self.question.set(Question::None);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        for waker in self.waiting.take() {
+            waker.wake();
+        }
+    }
+}

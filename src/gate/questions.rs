@@ -1,0 +1,385 @@
+//! Asking: a request that the policy answers with "ask" waits here for whoever answers for the session.
+//!
+//! One question is asked for all that want the same; its life is a task of its own ([`conduct`]), so that
+//! a client that leaves takes nobody's answer with it. An answer counts once, and only after it is on
+//! record. Trusts the session for what was answered; never lets anything through itself: whoever waited
+//! asks the policy again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
+
+use crate::audit::AuditEvent;
+use crate::ids::{ConnId, QuestionId};
+use crate::policy::{
+    Answered, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Verdict,
+    decide,
+};
+use crate::wire::gate::{Answer, GateReply, Question};
+
+use super::state::Gate;
+
+/// Questions that wait for an answer at once; what would be one more is refused.
+const PENDING: usize = 32;
+
+/// Answers that are remembered for the session; later ones count once.
+const REMEMBERED: usize = 4096;
+
+/// The longest word for who answered.
+const MAX_BY: usize = 128;
+
+/// The longest path that is shown to whoever answers.
+const MAX_SHOWN_PATH: usize = 512;
+
+/// What makes two requests one question.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Subject {
+    host: Host,
+    port: Port,
+    /// Method and path, if the rule that asks speaks of them: what is approved is what was shown.
+    exactly: Option<(Option<Method>, Option<String>)>,
+    /// The budget that is used up, if the question is whether it may be raised.
+    budget: Option<RuleId>,
+}
+
+impl Subject {
+    fn of(request: &EgressRequest, decision: &Decision) -> Self {
+        Self {
+            host: request.host.clone(),
+            port: request.port,
+            exactly: decision
+                .specific
+                .then(|| (request.method.clone(), request.path.clone())),
+            budget: None,
+        }
+    }
+}
+
+/// What asking came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Somebody agreed: who, as a rule.
+    Allowed(RuleId),
+    /// Nobody did: why, as a rule.
+    Denied(RuleId),
+    /// The policy has changed: ask it again.
+    Superseded,
+    /// The answer could not be recorded.
+    AuditLost,
+}
+
+/// The questions of one gate.
+#[derive(Debug)]
+pub(super) struct Questions {
+    /// How long an answer is waited for; zero: nobody is asked.
+    wait: Duration,
+    pending: RefCell<BTreeMap<QuestionId, Rc<Pending>>>,
+    remembered: RefCell<HashMap<Subject, (Answered, RuleId)>>,
+    last: Cell<u64>,
+}
+
+/// One question.
+#[derive(Debug)]
+struct Pending {
+    id: QuestionId,
+    conn: ConnId,
+    subject: Subject,
+    request: EgressRequest,
+    rule: Option<RuleId>,
+    /// Takes the answer; empty once there is one, or it is too late.
+    answer: RefCell<Option<oneshot::Sender<Answer>>>,
+    /// How many wait; the task ends the question at none.
+    waiting: watch::Sender<usize>,
+    outcome: watch::Sender<Option<Outcome>>,
+}
+
+/// One that waits, until dropped.
+struct Waiting(Rc<Pending>);
+
+impl Waiting {
+    fn on(pending: &Rc<Pending>) -> Self {
+        pending.waiting.send_modify(|count| *count += 1);
+        Self(Rc::clone(pending))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0
+            .waiting
+            .send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Questions {
+    pub(super) fn new(wait: Duration) -> Self {
+        Self {
+            wait,
+            pending: RefCell::default(),
+            remembered: RefCell::default(),
+            last: Cell::new(0),
+        }
+    }
+
+    /// What was answered before for the whole session.
+    pub(super) fn remembered(
+        &self,
+        request: &EgressRequest,
+        decision: &Decision,
+    ) -> Option<(Answered, RuleId)> {
+        let remembered = self.remembered.borrow();
+        if remembered.is_empty() {
+            return None;
+        }
+        remembered.get(&Subject::of(request, decision)).cloned()
+    }
+
+    /// Takes an answer. One that comes late, twice or for nothing is of no account.
+    pub(super) fn answer(&self, answer: Answer) {
+        let pending = self.pending.borrow().get(&answer.question).map(Rc::clone);
+        if let Some(waiting) = pending.and_then(|pending| pending.answer.take()) {
+            // The task has just given up by itself.
+            drop(waiting.send(answer));
+        }
+    }
+
+    /// Joins the question that is already asked, or asks.
+    fn join(
+        &self,
+        gate: &Rc<Gate>,
+        conn: ConnId,
+        request: &EgressRequest,
+        subject: Subject,
+        rule: Option<RuleId>,
+    ) -> Option<Waiting> {
+        let mut pending = self.pending.borrow_mut();
+        let same = pending
+            .values()
+            .find(|pending| pending.subject == subject && pending.answer.borrow().is_some());
+        if let Some(same) = same {
+            return Some(Waiting::on(same));
+        }
+        if pending.len() >= PENDING {
+            return None;
+        }
+        self.last.set(self.last.get().saturating_add(1));
+        let (answer, answered) = oneshot::channel();
+        let new = Rc::new(Pending {
+            id: QuestionId(self.last.get()),
+            conn,
+            subject,
+            request: request.clone(),
+            rule,
+            answer: RefCell::new(Some(answer)),
+            waiting: watch::Sender::new(0),
+            outcome: watch::Sender::new(None),
+        });
+        pending.insert(new.id, Rc::clone(&new));
+        let waiting = Waiting::on(&new);
+        let gate = Rc::clone(gate);
+        tokio::task::spawn_local(async move {
+            let outcome = conduct(&gate, &new, answered).await;
+            gate.questions.pending.borrow_mut().remove(&new.id);
+            new.outcome.send_replace(Some(outcome));
+        });
+        Some(waiting)
+    }
+}
+
+/// Asks, and waits for what comes of it. Bounded by the policy's patience and two records.
+pub(super) async fn ask(
+    gate: &Rc<Gate>,
+    conn: ConnId,
+    request: &EgressRequest,
+    decision: &Decision,
+) -> Outcome {
+    let questions = &gate.questions;
+    if questions.wait.is_zero() {
+        return Outcome::Denied(RuleId::new("approvals: nobody is asked (wait_seconds = 0)"));
+    }
+    let subject = Subject::of(request, decision);
+    let rule = decision.rule.clone();
+    let Some(waiting) = questions.join(gate, conn, request, subject, rule) else {
+        let why = format!("approvals: {PENDING} questions wait for an answer already");
+        return Outcome::Denied(RuleId::new(why));
+    };
+    let mut outcome = waiting.0.outcome.subscribe();
+    match outcome.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(outcome)) => outcome.clone(),
+        // The sender lives in what we hold.
+        Ok(None) | Err(_) => Outcome::AuditLost,
+    }
+}
+
+/// Asks whether a budget that is used up may be raised; `budget` says which and by how much, and stands
+/// where a rule does. Whatever is not a yes is a no.
+pub(super) async fn ask_for_more(
+    gate: &Rc<Gate>,
+    conn: ConnId,
+    request: &EgressRequest,
+    budget: RuleId,
+) -> bool {
+    if gate.questions.wait.is_zero() {
+        return false;
+    }
+    let subject = Subject {
+        host: request.host.clone(),
+        port: request.port,
+        exactly: None,
+        budget: Some(budget.clone()),
+    };
+    let Some(waiting) = gate
+        .questions
+        .join(gate, conn, request, subject, Some(budget))
+    else {
+        return false;
+    };
+    let mut outcome = waiting.0.outcome.subscribe();
+    let outcome = outcome.wait_for(Option::is_some).await;
+    matches!(outcome.as_deref(), Ok(Some(Outcome::Allowed(_))))
+}
+
+/// The life of one question: recorded, told, answered or not, recorded again.
+async fn conduct(gate: &Gate, pending: &Pending, answered: oneshot::Receiver<Answer>) -> Outcome {
+    if gate.reporter.record(asked(pending)).await.is_err() {
+        return Outcome::AuditLost;
+    }
+    let (end, answer) = match gate.control.tell(GateReply::Question(shown(gate, pending))) {
+        Ok(()) => until_answered(gate, pending, answered).await,
+        Err(_) => (QuestionEnd::Unheard, None),
+    };
+    // From here on it is a new question.
+    pending.answer.take();
+    if answer.is_none() && end != QuestionEnd::Unheard {
+        // A session that does not read has more to worry about.
+        gate.control.tell(GateReply::Withdrawn(pending.id)).ok();
+    }
+    let (scope, by) = match answer {
+        Some(Answer { scope, by, .. }) => (scope, Some(short(&by))),
+        None => (Scope::Once, None),
+    };
+    let recorded = gate.reporter.record(AuditEvent::ApprovalAnswered {
+        question: pending.id,
+        end,
+        scope: by.is_some().then_some(scope),
+        by: by.clone(),
+    });
+    if recorded.await.is_err() {
+        return Outcome::AuditLost;
+    }
+    settle(gate, pending, end, scope, by.as_deref().unwrap_or_default())
+}
+
+fn asked(pending: &Pending) -> AuditEvent {
+    let request = &pending.request;
+    AuditEvent::ApprovalAsked {
+        question: pending.id,
+        conn: pending.conn,
+        transport: request.transport,
+        host: request.host.clone(),
+        port: request.port,
+        method: request.method.clone(),
+        path: request.path.clone(),
+        rule: pending.rule.clone(),
+    }
+}
+
+fn shown(gate: &Gate, pending: &Pending) -> Question {
+    let request = &pending.request;
+    let path = |path: &String| path.chars().take(MAX_SHOWN_PATH).collect();
+    Question {
+        id: pending.id,
+        host: request.host.clone(),
+        port: request.port,
+        transport: request.transport,
+        method: request.method.clone(),
+        path: request.path.as_ref().map(path),
+        exact: pending.subject.exactly.is_some(),
+        rule: pending.rule.clone(),
+        wait_seconds: gate.questions.wait.as_secs(),
+    }
+}
+
+async fn until_answered(
+    gate: &Gate,
+    pending: &Pending,
+    answered: oneshot::Receiver<Answer>,
+) -> (QuestionEnd, Option<Answer>) {
+    let mut waiting = pending.waiting.subscribe();
+    let none_waits = async {
+        // The sender lives in `pending`.
+        drop(waiting.wait_for(|count| *count == 0).await);
+    };
+    tokio::select! {
+        // An answer that is there counts, whatever else has happened.
+        biased;
+        Ok(answer) = answered => match answer.verdict {
+            Answered::Allow => (QuestionEnd::Allowed, Some(answer)),
+            Answered::Deny => (QuestionEnd::Denied, Some(answer)),
+        },
+        () = gate.until_interrupted() => (QuestionEnd::Withdrawn, None),
+        () = none_waits => (QuestionEnd::Withdrawn, None),
+        () = until_not_asked(gate, pending) => (QuestionEnd::Superseded, None),
+        () = sleep(gate.questions.wait) => (QuestionEnd::Expired, None),
+    }
+}
+
+/// Resolves once a new policy decides this by itself. A budget's question stays: what it asks does not
+/// depend on the rules.
+async fn until_not_asked(gate: &Gate, pending: &Pending) {
+    if pending.subject.budget.is_some() {
+        return std::future::pending().await;
+    }
+    let request = &pending.request;
+    let mut changes = gate.changes.subscribe();
+    // The sender lives in the gate.
+    while decide(&gate.rules(), request).verdict == Verdict::Ask && changes.changed().await.is_ok()
+    {
+    }
+}
+
+/// What the question came to, for all that wait; a far-reaching answer is remembered.
+fn settle(gate: &Gate, pending: &Pending, end: QuestionEnd, scope: Scope, by: &str) -> Outcome {
+    let id = pending.id;
+    let remember = |answered, rule: &RuleId| {
+        let mut remembered = gate.questions.remembered.borrow_mut();
+        // A budget that is used up again is another question.
+        let lasts = scope > Scope::Once && pending.subject.budget.is_none();
+        if lasts && remembered.len() < REMEMBERED {
+            remembered.insert(pending.subject.clone(), (answered, rule.clone()));
+        }
+    };
+    match end {
+        QuestionEnd::Allowed => {
+            let rule = RuleId::new(format!("approved by {by} (question {id}, {scope})"));
+            remember(Answered::Allow, &rule);
+            Outcome::Allowed(rule)
+        }
+        QuestionEnd::Denied => {
+            let rule = RuleId::new(format!("denied by {by} (question {id}, {scope})"));
+            remember(Answered::Deny, &rule);
+            Outcome::Denied(rule)
+        }
+        QuestionEnd::Superseded => Outcome::Superseded,
+        QuestionEnd::Expired => {
+            let seconds = gate.questions.wait.as_secs();
+            let why = format!("approvals: no answer to question {id} within {seconds} s");
+            Outcome::Denied(RuleId::new(why))
+        }
+        QuestionEnd::Withdrawn | QuestionEnd::Unheard => {
+            Outcome::Denied(RuleId::new(format!("approvals: question {id} {end}")))
+        }
+    }
+}
+
+/// Who answered, safe for a record and a header.
+fn short(by: &str) -> String {
+    by.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_BY)
+        .collect()
+}

@@ -1,0 +1,499 @@
+//! `[network.budgets]` and `[[network.budget_rules]]`: how much may leave, arrive and happen in one
+//! session, or at some hosts of it, and what follows when it is used up.
+//!
+//! The file form and the valid form meet here: a budget serialises as it is written in a profile, so
+//! that `policy show` reads back and the gate gets what was shown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ProfileError, not_one_of};
+use super::file::entry;
+use super::read::{Source, append};
+use crate::policy::host::shown;
+use crate::policy::rule::HostPattern;
+
+/// What is counted. The word is the key of a profile and stands in records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetKind {
+    /// Bytes to the network: payload, and the heads of requests that the gate sees.
+    BytesUp,
+    /// Payload bytes from the network.
+    BytesDown,
+    /// Requests and tunnels that were let through.
+    Requests,
+    /// Connections opened to the network.
+    Connections,
+    /// Requests within a window of time.
+    Rate,
+    /// Distinct hosts that were let through.
+    Hosts,
+    /// Distinct names below one registrable domain that no rule names itself: what a tunnel through
+    /// DNS labels needs many of.
+    Labels,
+    /// Bytes of path and query in requests that the gate sees.
+    UrlBytes,
+    /// Bytes of names and values of header fields in requests that the gate sees.
+    HeaderBytes,
+    /// Milliseconds without a byte in any direction.
+    IdleTime,
+    /// Milliseconds since the command was started.
+    TotalTime,
+}
+
+/// What follows when a budget is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetAction {
+    /// It is recorded and told, once; everything goes on.
+    Warn,
+    /// Whoever answers for the session is asked; a yes raises the budget by its own size, anything
+    /// else is a deny.
+    Ask,
+    /// Requests are refused, tunnels end at the limit.
+    Deny,
+    /// As deny, and the session is ended.
+    Kill,
+}
+
+/// One budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// How much: bytes, a number, or milliseconds, by the kind.
+    pub max: u64,
+    /// The window of a [`BudgetKind::Rate`] in milliseconds; zero for every other kind.
+    pub per: u64,
+    /// What follows.
+    pub action: BudgetAction,
+}
+
+/// Budgets by what they count; what is not there is not limited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    try_from = "BTreeMap<BudgetKind, BudgetFile>",
+    into = "BTreeMap<BudgetKind, BudgetFile>"
+)]
+pub struct Budgets(BTreeMap<BudgetKind, Budget>);
+
+/// Budgets that all hosts of one pattern share, beside those of the session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetRule {
+    /// The hosts.
+    pub host: HostPattern,
+    /// How much.
+    #[serde(flatten)]
+    pub budgets: Budgets,
+}
+
+/// The most names that a set of names may hold.
+const MAX_NAMES: u64 = 65_536;
+
+/// 1 EiB, a billion billion requests: more than any session moves.
+const MAX_AMOUNT: u64 = 1 << 60;
+
+/// Rules for hosts that one policy may have; each costs a comparison a request.
+const MAX_RULES: usize = 256;
+
+/// Thirty days, in milliseconds.
+const MAX_TIME: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// A budget as it is written in a table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table with max and action")]
+struct BudgetFile {
+    max: Amount,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    per: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    action: Option<BudgetAction>,
+}
+
+/// A number, or a text with a unit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a number, or a text as \"200M\" or \"30m\"")]
+enum Amount {
+    Number(u64),
+    Text(String),
+}
+
+// === impl BudgetKind ===
+
+impl BudgetKind {
+    /// Every kind, in the order of the documentation.
+    pub const ALL: [Self; 11] = [
+        Self::BytesUp,
+        Self::BytesDown,
+        Self::Requests,
+        Self::Connections,
+        Self::Rate,
+        Self::Hosts,
+        Self::Labels,
+        Self::UrlBytes,
+        Self::HeaderBytes,
+        Self::IdleTime,
+        Self::TotalTime,
+    ];
+
+    /// The key in a profile and the word in records.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::BytesUp => "bytes_up",
+            Self::BytesDown => "bytes_down",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Rate => "rate",
+            Self::Hosts => "hosts",
+            Self::Labels => "labels",
+            Self::UrlBytes => "url_bytes",
+            Self::HeaderBytes => "header_bytes",
+            Self::IdleTime => "idle_time",
+            Self::TotalTime => "total_time",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.key() == text)
+    }
+
+    /// Whether it is a time of the whole session.
+    pub fn is_time(self) -> bool {
+        matches!(self, Self::IdleTime | Self::TotalTime)
+    }
+
+    fn is_bytes(self) -> bool {
+        matches!(
+            self,
+            Self::BytesUp | Self::BytesDown | Self::UrlBytes | Self::HeaderBytes
+        )
+    }
+
+    /// Whether it can be said of some hosts alone.
+    fn is_of_hosts(self) -> bool {
+        !self.is_time() && self != Self::Hosts
+    }
+
+    fn range(self) -> (u64, u64) {
+        match self {
+            Self::Hosts | Self::Labels => (1, MAX_NAMES),
+            Self::IdleTime | Self::TotalTime => (1, MAX_TIME),
+            Self::Rate => (1, 1_000_000),
+            Self::BytesUp
+            | Self::BytesDown
+            | Self::Requests
+            | Self::Connections
+            | Self::UrlBytes
+            | Self::HeaderBytes => (1, MAX_AMOUNT),
+        }
+    }
+
+    /// An amount of this kind in words: `200M`, `30m`, `10000`.
+    pub fn amount(self, amount: u64) -> String {
+        let units: &[(u64, &str)] = if self.is_bytes() {
+            &[
+                (1 << 40, "T"),
+                (1 << 30, "G"),
+                (1 << 20, "M"),
+                (1 << 10, "K"),
+            ]
+        } else if self.is_time() {
+            &[(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")]
+        } else {
+            &[]
+        };
+        let fitting = units
+            .iter()
+            .find(|(unit, _)| amount >= *unit && amount.is_multiple_of(*unit));
+        match fitting {
+            Some((unit, name)) => format!("{}{name}", amount / unit),
+            None => amount.to_string(),
+        }
+    }
+
+    /// Reads an amount of this kind.
+    fn read(self, amount: &Amount) -> Result<u64, String> {
+        let found = match amount {
+            Amount::Number(_) if self.is_time() => None,
+            Amount::Number(number) => Some(*number),
+            Amount::Text(text) if self.is_time() => milliseconds(text),
+            Amount::Text(text) if self.is_bytes() => size(text),
+            Amount::Text(text) => decimal(text),
+        };
+        let (least, most) = self.range();
+        found
+            .filter(|found| (least..=most).contains(found))
+            .ok_or_else(|| {
+                let written = match amount {
+                    Amount::Number(number) => number.to_string(),
+                    Amount::Text(text) => shown(text),
+                };
+                let forms = if self.is_time() {
+                    "a time as \"90s\", \"30m\" or \"8h\""
+                } else if self.is_bytes() {
+                    "a size as 512, \"64K\", \"200M\" or \"2G\""
+                } else {
+                    "a number"
+                };
+                format!(
+                    "{written} is not {forms}, from {} to {}",
+                    self.amount(least),
+                    self.amount(most)
+                )
+            })
+    }
+}
+
+impl fmt::Display for BudgetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.key())
+    }
+}
+
+impl fmt::Display for BudgetAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warn => "warn",
+            Self::Ask => "ask",
+            Self::Deny => "deny",
+            Self::Kill => "kill",
+        })
+    }
+}
+
+/// Decimal digits alone: no sign, no space.
+fn decimal(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
+}
+
+/// Bytes, in powers of 1024.
+fn size(text: &str) -> Option<u64> {
+    let units = [
+        ("K", 1 << 10),
+        ("M", 1 << 20),
+        ("G", 1 << 30),
+        ("T", 1 << 40),
+    ];
+    let scaled = units
+        .into_iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)));
+    let (digits, unit) = scaled.unwrap_or((text, 1_u64));
+    decimal(digits)?.checked_mul(unit)
+}
+
+/// A time with its unit.
+fn milliseconds(text: &str) -> Option<u64> {
+    // "ms" before "s", which it ends with.
+    let units = [
+        ("ms", 1),
+        ("s", 1000),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+    ];
+    let (digits, unit) = units
+        .into_iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
+    decimal(digits)?.checked_mul(unit)
+}
+
+// === impl Budget ===
+
+impl Budget {
+    fn read(kind: BudgetKind, file: &BudgetFile) -> Result<Self, (&'static str, String)> {
+        let max = kind.read(&file.max).map_err(|problem| ("max", problem))?;
+        let per = match (kind, &file.per) {
+            (BudgetKind::Rate, None) => 1000,
+            (BudgetKind::Rate, Some(text)) => {
+                let ms = milliseconds(text).filter(|ms| (1..=86_400_000).contains(ms));
+                ms.ok_or_else(|| {
+                    let problem = format!("{} is not a time as \"1s\", up to 1d", shown(text));
+                    ("per", problem)
+                })?
+            }
+            (_, None) => 0,
+            (_, Some(_)) => return Err(("per", "only a rate has a window".to_owned())),
+        };
+        let action = match (kind.is_time(), file.action) {
+            (false, action) => action.unwrap_or(BudgetAction::Deny),
+            (true, None) => BudgetAction::Kill,
+            (true, Some(action @ (BudgetAction::Warn | BudgetAction::Kill))) => action,
+            (true, Some(_)) => {
+                let problem = "a time that is over can be warned of or end the session: write \"warn\" or \"kill\"";
+                return Err(("action", problem.to_owned()));
+            }
+        };
+        Ok(Self { max, per, action })
+    }
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// The budget of a kind, if there is one.
+    pub fn get(&self, kind: BudgetKind) -> Option<&Budget> {
+        self.0.get(&kind)
+    }
+
+    /// Whether nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Sets a budget from its text on the command line: `KEY=AMOUNT`, with `/WINDOW` after a rate, and
+    /// `:ACTION` if it is not the default.
+    pub(super) fn set_flag(&mut self, text: &str) -> Result<(), String> {
+        let forms = "accepted are \"bytes_up=10M\", \"requests=500:warn\", \"rate=20/1s\"";
+        let (key, rest) = text
+            .split_once('=')
+            .ok_or_else(|| format!("no amount; {forms}"))?;
+        let kind = BudgetKind::parse(key)
+            .ok_or_else(|| format!("{} is no budget; {forms}", shown(key)))?;
+        let (rest, action) = match rest.split_once(':') {
+            None => (rest, None),
+            Some((rest, action)) => (rest, Some(action_of(action)?)),
+        };
+        let (max, per) = match rest.split_once('/') {
+            None => (rest, None),
+            Some((max, per)) => (max, Some(per.to_owned())),
+        };
+        let file = BudgetFile {
+            max: Amount::Text(max.to_owned()),
+            per,
+            action,
+        };
+        let budget = Budget::read(kind, &file).map_err(|(_, problem)| problem)?;
+        self.0.insert(kind, budget);
+        Ok(())
+    }
+
+    /// Ends the session after this time.
+    pub(super) fn set_timeout(&mut self, text: &str) -> Result<(), String> {
+        self.set_flag(&format!("{}={text}:kill", BudgetKind::TotalTime))
+    }
+}
+
+fn action_of(text: &str) -> Result<BudgetAction, String> {
+    [
+        BudgetAction::Warn,
+        BudgetAction::Ask,
+        BudgetAction::Deny,
+        BudgetAction::Kill,
+    ]
+    .into_iter()
+    .find(|action| action.to_string() == text)
+    .ok_or_else(|| format!("{} is none of warn, ask, deny, kill", shown(text)))
+}
+
+impl FromIterator<(BudgetKind, Budget)> for Budgets {
+    fn from_iter<T: IntoIterator<Item = (BudgetKind, Budget)>>(budgets: T) -> Self {
+        Self(budgets.into_iter().collect())
+    }
+}
+
+impl TryFrom<BTreeMap<BudgetKind, BudgetFile>> for Budgets {
+    type Error = String;
+
+    fn try_from(files: BTreeMap<BudgetKind, BudgetFile>) -> Result<Self, String> {
+        let read = |(kind, file)| {
+            let budget = Budget::read(kind, &file);
+            budget
+                .map(|budget| (kind, budget))
+                .map_err(|(key, problem)| format!("{kind}.{key}: {problem}"))
+        };
+        files.into_iter().map(read).collect()
+    }
+}
+
+impl From<Budgets> for BTreeMap<BudgetKind, BudgetFile> {
+    fn from(budgets: Budgets) -> Self {
+        let written = |(kind, budget): (BudgetKind, Budget)| {
+            let max = kind.amount(budget.max);
+            let file = BudgetFile {
+                max: decimal(&max).map_or(Amount::Text(max), Amount::Number),
+                per: (kind == BudgetKind::Rate).then(|| BudgetKind::TotalTime.amount(budget.per)),
+                action: Some(budget.action),
+            };
+            (kind, file)
+        };
+        budgets.0.into_iter().map(written).collect()
+    }
+}
+
+// === from a profile ===
+
+/// Lays the keys of `[network.budgets]` over those of the extended profile.
+pub(super) fn overlay(
+    policy: &mut Budgets,
+    source: Source<'_>,
+    found: toml::Table,
+) -> Result<(), ProfileError> {
+    for (key, value) in found {
+        let (kind, budget) = one(source, "network.budgets", &key, value, |_| true)?;
+        policy.0.insert(kind, budget);
+    }
+    Ok(())
+}
+
+/// Adds the entries of `[[network.budget_rules]]`.
+pub(super) fn rules(
+    policy: &mut Vec<BudgetRule>,
+    source: Source<'_>,
+    found: Vec<toml::Value>,
+) -> Result<(), ProfileError> {
+    for (i, value) in found.into_iter().enumerate() {
+        let at = format!("network.budget_rules[{i}]");
+        let mut table: toml::Table = entry(source.profile, &at, value)?;
+        let Some(toml::Value::String(host)) = table.remove("host") else {
+            return Err(source.wrong(&at, "needs host = \"api.example.com\" or a pattern"));
+        };
+        let host = HostPattern::parse(&host)
+            .map_err(|problem| source.wrong(&format!("{at}.host"), problem))?;
+        let budgets: Budgets = table
+            .into_iter()
+            .map(|(key, value)| one(source, &at, &key, value, BudgetKind::is_of_hosts))
+            .collect::<Result<_, _>>()?;
+        if budgets.is_empty() {
+            return Err(source.wrong(&at, "limits nothing; add one as bytes_up = \"10M\""));
+        }
+        append(policy, BudgetRule { host, budgets });
+    }
+    if policy.len() > MAX_RULES {
+        let problem = format!("more than {MAX_RULES} rules; use wider patterns");
+        return Err(source.wrong("network.budget_rules", problem));
+    }
+    Ok(())
+}
+
+/// One key: a bare amount, or a table.
+fn one(
+    source: Source<'_>,
+    at: &str,
+    key: &str,
+    value: toml::Value,
+    accepted: fn(BudgetKind) -> bool,
+) -> Result<(BudgetKind, Budget), ProfileError> {
+    let at = format!("{at}.{key}");
+    let Some(kind) = BudgetKind::parse(key).filter(|kind| accepted(*kind)) else {
+        let keys: Vec<_> = BudgetKind::ALL
+            .into_iter()
+            .filter(|kind| accepted(*kind))
+            .map(BudgetKind::key)
+            .collect();
+        return Err(not_one_of(source.profile, &at, key, &keys));
+    };
+    let file = if value.is_table() {
+        entry(source.profile, &at, value)?
+    } else {
+        BudgetFile {
+            max: entry(source.profile, &at, value)?,
+            per: None,
+            action: None,
+        }
+    };
+    let budget = Budget::read(kind, &file)
+        .map_err(|(part, problem)| source.wrong(&format!("{at}.{part}"), problem))?;
+    Ok((kind, budget))
+}
