@@ -13,25 +13,7 @@ pub(super) type Destinations = HashMap<ConnId, String>;
 /// What an event says, without its name.
 pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
     match event {
-        AuditEvent::SessionStarted {
-            argv,
-            profile,
-            mode,
-            unix_sockets,
-            ..
-        } => {
-            let mut sockets = String::new();
-            for socket in unix_sockets {
-                sockets.push_str(", socket ");
-                sockets.push_str(&escape(&socket.path));
-            }
-            format!(
-                "{} (profile {}, {}{sockets})",
-                command(argv),
-                escape(profile),
-                escape(mode)
-            )
-        }
+        AuditEvent::SessionStarted { .. } => started(event),
         AuditEvent::EgressDecided {
             conn,
             host,
@@ -117,6 +99,24 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             format!("{} after {}", status(how), duration(*ms))
         }
     }
+}
+
+fn started(event: &AuditEvent) -> String {
+    let AuditEvent::SessionStarted {
+        argv,
+        profile,
+        mode,
+        unix_sockets,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let mut how = format!("profile {}, {}", escape(profile), escape(mode));
+    for socket in unix_sockets {
+        how.extend([", socket ", &escape(&socket.path)]);
+    }
+    format!("{} ({how})", command(argv))
 }
 
 fn decided(event: &AuditEvent) -> String {
