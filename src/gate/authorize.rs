@@ -11,13 +11,14 @@ use crate::audit::AuditEvent;
 use crate::ids::ConnId;
 use crate::policy::{
     Answered, Decision, DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport,
-    Verdict, decide,
+    Verdict, WebsocketPolicy, decide,
 };
 
 use super::budget::{self, Seen};
 use super::open::Lease;
 use super::questions::{self, Outcome};
 use super::report::AuditLost;
+use super::respond::UPGRADE_REQUIRED;
 use super::state::Gate;
 
 /// The longest path that goes into a record.
@@ -82,6 +83,7 @@ impl Destination {
             host: Some(self.host.clone()),
             port: Some(self.port),
             rule: self.rule.clone(),
+            detail: None,
         }
     }
 }
@@ -97,6 +99,8 @@ pub(super) struct Refusal {
     pub(super) port: Option<Port>,
     /// The rule that decided.
     pub(super) rule: Option<RuleId>,
+    /// One word more, from a list of ours: never what a peer said.
+    pub(super) detail: Option<&'static str>,
 }
 
 impl Refusal {
@@ -124,6 +128,7 @@ impl Refusal {
             host: None,
             port: None,
             rule: None,
+            detail: None,
         }
     }
 }
@@ -137,17 +142,40 @@ pub(super) async fn authorize(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    decide_and_record(gate, None, conn, request, seen).await
+}
+
+/// The same for a request inside a tunnel that the gate has opened: an approval of the tunnel covers
+/// what is asked for within, unless a rule asks about just that.
+pub(super) async fn authorize_within(
+    gate: &Rc<Gate>,
+    tunnel: &Lease,
+    conn: ConnId,
+    request: EgressRequest,
+    seen: Seen,
+) -> Result<Permit, Refusal> {
+    decide_and_record(gate, Some(tunnel), conn, request, seen).await
+}
+
+async fn decide_and_record(
+    gate: &Rc<Gate>,
+    tunnel: Option<&Lease>,
+    conn: ConnId,
+    request: EgressRequest,
+    seen: Seen,
+) -> Result<Permit, Refusal> {
     // What asking came to, once it was done.
     let mut answer = None;
     // Whether the budgets have counted it: once, however often it is decided.
     let mut admitted = false;
     loop {
-        let mut decision = decide(&gate.rules(), &request);
+        let rules = gate.rules();
+        let mut decision = decide(&rules, &request);
         let asks = decision.verdict == Verdict::Ask;
         let known = match answer.take() {
             _ if !asks => None,
             Some(answer) => Some(answer),
-            None => standing_answer(gate, conn, &request, &decision),
+            None => standing_answer(gate, tunnel, &request, &decision),
         };
         if let Some((answered, by)) = known {
             answered_by(&mut decision, answered, by);
@@ -179,7 +207,12 @@ pub(super) async fn authorize(
                 let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
                 gate.summary
                     .count_denied(&request.host, request.port, reason);
-                return Err(refused(request, reason, decision.rule));
+                let upgrade_required = reason == DenyReason::WebsocketNotAllowed
+                    && rules.websocket() == WebsocketPolicy::UpgradeRequired;
+                return Err(Refusal {
+                    detail: upgrade_required.then_some(UPGRADE_REQUIRED),
+                    ..refused(request, reason, decision.rule)
+                });
             }
         }
     }
@@ -189,14 +222,12 @@ pub(super) async fn authorize(
 /// that it comes through.
 fn standing_answer(
     gate: &Gate,
-    conn: ConnId,
+    tunnel: Option<&Lease>,
     request: &EgressRequest,
     decision: &Decision,
 ) -> Option<(Answered, RuleId)> {
     let inside = || {
-        let approved = request.transport == Transport::Inspected
-            && !decision.specific
-            && gate.leases.is_approved(conn, request);
+        let approved = !decision.specific && tunnel.is_some_and(|tunnel| tunnel.approves(request));
         approved.then(|| (Answered::Allow, RuleId::new("approved with its tunnel")))
     };
     gate.questions.remembered(request, decision).or_else(inside)
@@ -265,6 +296,7 @@ fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> 
         port: Some(request.port),
         host: Some(request.host),
         rule,
+        detail: None,
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::audit::EndedBy;
 
 use super::head::Answering;
+use super::hop;
 use super::relay::Direction;
 use super::state::Gate;
 use super::tally::Tally;
@@ -25,6 +26,8 @@ pub(super) struct Uploaded {
     /// `None`: no content.
     inner: Option<Incoming>,
     tally: Rc<Tally>,
+    /// Whether trailers go on.
+    trailers: bool,
     /// Read, and not yet within the budgets.
     held: Bytes,
 }
@@ -35,8 +38,14 @@ impl Uploaded {
         Self {
             inner: Some(inner),
             tally,
+            trailers: false,
             held: Bytes::new(),
         }
+    }
+
+    /// Whether trailers go on: those of HTTP/2 do, to an origin that speaks it.
+    pub(super) fn pass_trailers(&mut self, pass: bool) {
+        self.trailers = pass;
     }
 
     /// No content.
@@ -44,6 +53,7 @@ impl Uploaded {
         Self {
             inner: None,
             tally,
+            trailers: false,
             held: Bytes::new(),
         }
     }
@@ -82,7 +92,13 @@ impl Body for Uploaded {
             };
             match frame.map_err(io::Error::other)?.into_data() {
                 Ok(data) => this.held = data,
-                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                Err(frame) => {
+                    if this.trailers
+                        && let Some(trailers) = passed_on(frame, &this.tally, Direction::Up)
+                    {
+                        return Poll::Ready(Some(Ok(trailers)));
+                    }
+                }
             }
         }
     }
@@ -97,6 +113,21 @@ impl Body for Uploaded {
             None => SizeHint::with_exact(0),
         }
     }
+}
+
+/// Trailers as the next hop gets them, if any are left and the budgets have room for all of them.
+fn passed_on(frame: Frame<Bytes>, tally: &Tally, direction: Direction) -> Option<Frame<Bytes>> {
+    let mut trailers = frame.into_trailers().ok()?;
+    hop::strip_trailers(&mut trailers);
+    let fields = trailers.iter();
+    let size = fields
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum();
+    if size == 0 || tally.take(direction, size) < size {
+        return None;
+    }
+    direction.count(tally, size);
+    Some(Frame::trailers(trailers))
 }
 
 /// As much of what is held as the budgets have room for.
@@ -200,6 +231,8 @@ pub(super) struct Relayed {
     alarm: Pin<Box<Sleep>>,
     /// The origin's connection, to be kept once the content is complete.
     connection: Option<Reusable>,
+    /// Whether trailers go on: those of HTTP/2 do, to a client that speaks it.
+    trailers: bool,
 }
 
 impl Relayed {
@@ -208,6 +241,7 @@ impl Relayed {
         inner: Incoming,
         tally: Rc<Tally>,
         connection: Reusable,
+        trailers: bool,
     ) -> Self {
         let mut relayed = Self {
             gate: Rc::clone(gate),
@@ -215,6 +249,7 @@ impl Relayed {
             tally,
             held: Bytes::new(),
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
+            trailers: trailers && connection.has_trailers(),
             connection: Some(connection),
         };
         relayed.finish_if_complete();
@@ -240,13 +275,22 @@ impl Relayed {
             }
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers end here: `Trailer` and `TE` are fields of one hop.
-                    let Ok(data) = frame.into_data() else {
-                        continue;
+                    let frame = match frame.into_data() {
+                        Ok(data) => {
+                            let deadline = Instant::now() + self.gate.limits.idle;
+                            self.alarm.as_mut().reset(deadline);
+                            self.held = data;
+                            continue;
+                        }
+                        Err(frame) => frame,
                     };
-                    let deadline = Instant::now() + self.gate.limits.idle;
-                    self.alarm.as_mut().reset(deadline);
-                    self.held = data;
+                    if self.trailers
+                        && let Some(trailers) = passed_on(frame, &self.tally, Direction::Down)
+                    {
+                        // Nobody asks for more after them.
+                        self.finish();
+                        return Poll::Ready(Some(Ok(trailers)));
+                    }
                 }
                 Poll::Ready(Some(Err(_))) => {
                     return self.fail(EndedBy::Error, "the origin broke off");
@@ -256,10 +300,15 @@ impl Relayed {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
-                    return match self.alarm.as_mut().poll(context) {
-                        Poll::Ready(()) => self.fail(EndedBy::Gate, "the origin is silent"),
-                        Poll::Pending => Poll::Pending,
-                    };
+                    if self.alarm.as_mut().poll(context).is_pending() {
+                        return Poll::Pending;
+                    }
+                    // A client may still be sending: then the origin need not say anything.
+                    let deadline = self.tally.idle_at(self.gate.limits.idle);
+                    if deadline <= Instant::now() {
+                        return self.fail(EndedBy::Gate, "the origin is silent");
+                    }
+                    self.alarm.as_mut().reset(deadline);
                 }
             }
         }

@@ -24,6 +24,9 @@ const CLIENT_HELLO: u8 = 1;
 /// Extension `server_name`; the name type in it is 0 as well (`host_name`).
 const SERVER_NAME: u16 = 0;
 
+/// Extension `encrypted_client_hello` (RFC 9849 section 5).
+const ENCRYPTED_HELLO: u16 = 0xfe0d;
+
 /// The server name of a hello.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ServerName {
@@ -56,6 +59,8 @@ pub(super) struct HelloReader {
     next: usize,
     /// The handshake message so far.
     message: Vec<u8>,
+    /// Whether the whole hello has the extension of Encrypted ClientHello.
+    encrypted: bool,
 }
 
 impl HelloReader {
@@ -69,10 +74,17 @@ impl HelloReader {
             };
             self.message.extend_from_slice(fragment);
             self.next += RECORD_HEADER + fragment.len();
-            if let Some(name) = whole_message(&self.message)? {
-                return Ok(Some(name));
+            if let Some(hello) = whole_message(&self.message)? {
+                self.encrypted = hello.encrypted;
+                return Ok(Some(hello.name));
             }
         }
+    }
+
+    /// Whether the hello, once whole, has the extension of Encrypted ClientHello (RFC 9849). What is in
+    /// it cannot be told from the noise that some clients always send (section 6.2).
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// Everything that was pushed.
@@ -113,7 +125,7 @@ fn next_fragment(bytes: &[u8]) -> Result<Option<&[u8]>, HelloError> {
 }
 
 /// Reads the handshake message, once it is there in full.
-fn whole_message(message: &[u8]) -> Result<Option<ServerName>, HelloError> {
+fn whole_message(message: &[u8]) -> Result<Option<Hello>, HelloError> {
     let mut reader = Reader(message);
     if reader.u8().is_some_and(|kind| kind != CLIENT_HELLO) {
         return Err(HelloError::Malformed("not a ClientHello"));
@@ -130,11 +142,19 @@ fn whole_message(message: &[u8]) -> Result<Option<ServerName>, HelloError> {
     if !reader.0.is_empty() {
         return Err(HelloError::Malformed("bytes after the message"));
     }
-    server_name(body).map(Some)
+    read_body(body).map(Some)
+}
+
+/// What is wanted of a hello.
+#[derive(Debug, PartialEq, Eq)]
+struct Hello {
+    name: ServerName,
+    /// Whether the extension of Encrypted ClientHello is there.
+    encrypted: bool,
 }
 
 /// Walks the hello to its extensions.
-fn server_name(body: &[u8]) -> Result<ServerName, HelloError> {
+fn read_body(body: &[u8]) -> Result<Hello, HelloError> {
     let mut reader = Reader(body);
     let short = HelloError::Malformed("cut short");
     let major = reader.u16().ok_or(short)? >> 8;
@@ -151,16 +171,19 @@ fn server_name(body: &[u8]) -> Result<ServerName, HelloError> {
         return Err(HelloError::Malformed("impossible field"));
     }
     if reader.0.is_empty() {
-        return Ok(ServerName::Absent);
+        return Ok(Hello {
+            name: ServerName::Absent,
+            encrypted: false,
+        });
     }
     let extensions = reader.vec16().ok_or(short)?;
     if !reader.0.is_empty() {
         return Err(HelloError::Malformed("bytes after the extensions"));
     }
-    server_name_extension(extensions)
+    read_extensions(extensions)
 }
 
-fn server_name_extension(extensions: &[u8]) -> Result<ServerName, HelloError> {
+fn read_extensions(extensions: &[u8]) -> Result<Hello, HelloError> {
     let mut reader = Reader(extensions);
     let short = HelloError::Malformed("extension cut short");
     let mut seen = HashSet::new();
@@ -176,7 +199,10 @@ fn server_name_extension(extensions: &[u8]) -> Result<ServerName, HelloError> {
             name = ServerName::Named(host_name(content)?);
         }
     }
-    Ok(name)
+    Ok(Hello {
+        name,
+        encrypted: seen.contains(&ENCRYPTED_HELLO),
+    })
 }
 
 /// A `ServerNameList` with exactly one `host_name`.
@@ -339,6 +365,17 @@ mod tests {
     }
 
     #[test]
+    fn an_encrypted_hello_is_noticed() {
+        for (extra, expected) in [(0xfe0d, true), (0xfe0e, false)] {
+            let extensions = [names(&[(0, b"a.test")]), (extra, vec![0; 30])];
+            let mut reader = HelloReader::default();
+            let name = reader.push(&records(&message(&extensions), 20)).unwrap();
+            assert_eq!(name, Some(ServerName::Named("a.test".into())));
+            assert_eq!(reader.is_encrypted(), expected, "{extra:x}");
+        }
+    }
+
+    #[test]
     fn other_protocols_are_recognised_by_their_first_byte() {
         for bytes in [
             &b"S"[..],
@@ -365,8 +402,8 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             drop(read(&bytes));
             drop(read(&records(&[&[CLIENT_HELLO, 0, 2, 0][..], &bytes].concat(), 4096)));
-            drop(server_name(&bytes));
-            drop(server_name_extension(&bytes));
+            drop(read_body(&bytes));
+            drop(read_extensions(&bytes));
             drop(host_name(&bytes));
         }
 

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use crate::policy::Transport;
@@ -20,20 +19,20 @@ use crate::policy::Transport;
 use super::head_grammar::{CONNECT, Framing, check, is_token_byte};
 use super::state::Limits;
 
-/// A socket whose incoming heads are checked.
+/// A stream whose incoming heads are checked: a client's socket, or what comes out of its TLS.
 #[derive(Debug)]
-pub(super) struct Guarded {
-    stream: TcpStream,
+pub(super) struct Guarded<S> {
+    stream: S,
     watch: Rc<Watch>,
 }
 
-impl Guarded {
-    pub(super) fn new(stream: TcpStream, watch: Rc<Watch>) -> Self {
+impl<S> Guarded<S> {
+    pub(super) fn new(stream: S, watch: Rc<Watch>) -> Self {
         Self { stream, watch }
     }
 
-    /// Gives the socket back.
-    pub(super) fn into_stream(self) -> TcpStream {
+    /// Gives the stream back.
+    pub(super) fn into_stream(self) -> S {
         self.stream
     }
 }
@@ -42,6 +41,8 @@ impl Guarded {
 #[derive(Debug)]
 pub(super) struct Watch {
     limits: Limits,
+    /// Whether the bytes come out of a TLS connection that ends here.
+    within_tls: bool,
     /// The head being read.
     head: RefCell<Vec<u8>>,
     expect: Cell<Expect>,
@@ -62,7 +63,7 @@ pub(super) struct Watch {
 enum Expect {
     Head,
     Body(u64),
-    /// A chunked body, after which the connection closes, or a tunnel.
+    /// A chunked body or a request for a WebSocket, after which the connection closes, or a tunnel.
     Rest,
 }
 
@@ -76,9 +77,20 @@ pub(super) enum Expired {
 }
 
 impl Watch {
+    /// For the proxy door.
     pub(super) fn new(limits: Limits) -> Self {
+        Self::with(limits, false)
+    }
+
+    /// For what comes out of a TLS connection that ends here.
+    pub(super) fn inspecting(limits: Limits) -> Self {
+        Self::with(limits, true)
+    }
+
+    fn with(limits: Limits, within_tls: bool) -> Self {
         Self {
             limits,
+            within_tls,
             head: RefCell::default(),
             expect: Cell::new(Expect::Head),
             head_since: Cell::new(Some(Instant::now())),
@@ -96,7 +108,9 @@ impl Watch {
 
     /// The door that the head at fault, or late, was for.
     pub(super) fn transport(&self) -> Transport {
-        if self.head.borrow().starts_with(CONNECT) {
+        if self.within_tls {
+            Transport::Inspected
+        } else if self.head.borrow().starts_with(CONNECT) {
             Transport::Connect
         } else {
             Transport::Forward
@@ -211,7 +225,7 @@ impl Drop for Answering {
 
 // === impl Guarded ===
 
-impl AsyncRead for Guarded {
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -232,7 +246,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

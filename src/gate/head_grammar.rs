@@ -3,6 +3,8 @@
 
 use hyper::Uri;
 
+use super::websocket;
+
 /// How the head of a tunnel begins.
 pub(super) const CONNECT: &[u8] = b"CONNECT ";
 
@@ -15,6 +17,7 @@ pub(super) enum Framing {
     Empty,
     Length(u64),
     Chunked,
+    /// No head follows that could be checked: a tunnel, or what may become a WebSocket.
     Tunnel,
 }
 
@@ -89,6 +92,7 @@ struct Fields {
     length: Option<u64>,
     chunked: bool,
     host: bool,
+    websocket: bool,
 }
 
 impl Fields {
@@ -118,6 +122,8 @@ impl Fields {
             {
                 return Err("a Transfer-Encoding other than chunked");
             }
+        } else if name.eq_ignore_ascii_case(b"upgrade") {
+            self.websocket |= websocket::is_named_by(value);
         } else if name.eq_ignore_ascii_case(b"host") && std::mem::replace(&mut self.host, true) {
             return Err("more than one Host");
         }
@@ -135,6 +141,7 @@ impl Fields {
             (false, None | Some(0)) if connect => Ok(Framing::Tunnel),
             (true, None) => Ok(Framing::Chunked),
             (false, Some(length @ 1..)) => Ok(Framing::Length(length)),
+            (false, None | Some(0)) if self.websocket => Ok(Framing::Tunnel),
             (false, None | Some(0)) => Ok(Framing::Empty),
         }
     }

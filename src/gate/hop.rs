@@ -21,7 +21,7 @@ const OF_ONE_HOP: [HeaderName; 9] = [
 
 /// Fields that `Connection` may not name: without them the request would mean something else at the
 /// origin than what was judged here.
-const PROTECTED: [&str; 9] = [
+const PROTECTED: [&str; 11] = [
     "host",
     "content-length",
     "content-type",
@@ -31,6 +31,19 @@ const PROTECTED: [&str; 9] = [
     "cookie",
     "cache-control",
     "range",
+    "sec-websocket-key",
+    "sec-websocket-version",
+];
+
+/// Fields beside [`PROTECTED`] that say how to read, whom to ask or who asks.
+const NOT_IN_TRAILERS: [&str; 7] = [
+    "content-range",
+    "set-cookie",
+    "location",
+    "age",
+    "expires",
+    "vary",
+    "www-authenticate",
 ];
 
 /// `Connection` names a field that may not be taken away, or is not a list of tokens.
@@ -58,6 +71,15 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
     remove(headers, &named);
     headers.remove(hyper::header::TRANSFER_ENCODING);
+}
+
+/// Takes from trailers what has a meaning only in a head (RFC 9110 section 6.5.1): a reader that merges
+/// them would take it for one.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    remove(trailers, &[]);
+    for name in PROTECTED.iter().chain(&NOT_IN_TRAILERS) {
+        trailers.remove(*name);
+    }
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
@@ -108,6 +130,20 @@ mod tests {
         assert_eq!(check_request(&request), Ok(()));
         strip_request(&mut request);
         assert_eq!(request, headers(&[("authorization", "Bearer x")]));
+    }
+
+    #[test]
+    fn trailers_carry_nothing_that_belongs_into_a_head() {
+        let mut trailers = headers(&[
+            ("grpc-status", "0"),
+            ("content-length", "9"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "close"),
+            ("set-cookie", "a=1"),
+            ("authorization", "Bearer x"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers, headers(&[("grpc-status", "0")]));
     }
 
     #[test]

@@ -9,15 +9,16 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
+use crate::policy::{DenyReason, EgressRequest, Handling, Transport};
 
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
@@ -28,13 +29,17 @@ use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
+use super::mitm;
 use super::respond::{self, After};
 use super::state::Gate;
 use super::tally::Tally;
 use super::tunnel;
-use super::upstream;
+use super::upgrade::relay_upgraded;
+use super::upstream::{self, Opened, OriginStream};
+use super::websocket;
 
-/// hyper's smallest read buffer; the policy's own limit is held by [`super::head`].
+/// hyper's smallest read buffer. Its limit lies this much above the policy's, which [`super::head`]
+/// holds: else hyper would answer first, without a record.
 const MIN_BUFFER: usize = 8192;
 
 /// One client connection.
@@ -42,14 +47,22 @@ struct Connection {
     gate: Rc<Gate>,
     id: ConnId,
     watch: Rc<Watch>,
-    /// Set once a CONNECT was answered with 200: the connection is a tunnel from then on.
-    tunnel: RefCell<Option<(Outbound, Tally)>>,
+    /// Set once a CONNECT was answered with 200, or a GET with 101: what the connection is from then on.
+    becomes: RefCell<Option<Becomes>>,
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Connection").field(&self.id).finish()
     }
+}
+
+/// What a connection can be after HTTP.
+enum Becomes {
+    /// A tunnel that is looked into; nothing was dialed.
+    Inspected(Permit),
+    Tunnel(Box<(Outbound, Tally)>),
+    Websocket(OriginStream),
 }
 
 /// How hyper's part of a connection ended.
@@ -71,7 +84,7 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
         gate: Rc::clone(&gate),
         id,
         watch: Rc::clone(&watch),
-        tunnel: RefCell::new(None),
+        becomes: RefCell::new(None),
     });
     let service = {
         let connection = Rc::clone(&connection);
@@ -91,22 +104,33 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     };
     let parts = served.into_parts();
     let stream = parts.io.into_inner().into_stream();
-    let opened = connection.tunnel.take();
-    match (end, opened) {
-        (End::Done, Some((outbound, tally))) => {
+    let becomes = connection.becomes.take();
+    match (end, becomes) {
+        (End::Done, Some(Becomes::Inspected(permit))) => {
+            mitm::serve_tunnel(&gate, stream, &parts.read_buf, permit).await;
+        }
+        (End::Done, Some(Becomes::Tunnel(tunnel))) => {
+            let (outbound, tally) = *tunnel;
             tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
+        }
+        (End::Done, Some(Becomes::Websocket(origin))) => {
+            let (read, write) = stream.into_split();
+            let early: &[u8] = &parts.read_buf;
+            let client = tokio::io::join(early.chain(read), write);
+            relay_upgraded(&gate, client, origin).await;
         }
         (end, _) => connection.close(stream, &end).await,
     }
 }
 
-fn server(gate: &Gate) -> http1::Builder {
+/// hyper's part, without its leniencies and its clocks.
+pub(super) fn server(gate: &Gate) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         // Times are kept by Watch, for heads and for idle connections alike.
         .header_read_timeout(None)
         .max_headers(MAX_FIELDS)
-        .max_buf_size(gate.limits.head_bytes.max(MIN_BUFFER))
+        .max_buf_size(gate.limits.head_bytes.saturating_add(MIN_BUFFER))
         .auto_date_header(false);
     builder
 }
@@ -119,9 +143,11 @@ impl Connection {
     ) -> Result<Response<GateBody>, Infallible> {
         let answering = self.watch.answer();
         let transport = http_request::transport(&request);
-        // After a chunked body the next head is not checked (see head), so it may not come.
-        let last =
-            transport == Transport::Connect || request.headers().contains_key(TRANSFER_ENCODING);
+        // After a chunked body, or in place of a WebSocket, the next head is not checked (see head), so it
+        // may not come.
+        let last = transport == Transport::Connect
+            || request.headers().contains_key(TRANSFER_ENCODING)
+            || websocket::is_named(request.headers());
         let after = if last { After::Close } else { After::KeepAlive };
         let seen = match transport {
             Transport::Forward | Transport::Inspected => Seen::of(&request),
@@ -131,17 +157,22 @@ impl Connection {
             | Transport::Socks5Udp => Seen::default(),
         };
         let answer = match self.read(&request, transport).await {
-            Ok(asked) => match authorize(&self.gate, self.id, asked, seen).await {
-                Ok(permit) => self.carry_out(permit, request).await,
-                Err(refusal) => Err(refusal),
-            },
+            Ok(asked) => {
+                let websocket = asked.websocket;
+                match authorize(&self.gate, self.id, asked, seen).await {
+                    Ok(permit) if websocket => self.open_websocket(permit, request).await,
+                    Ok(permit) => self.carry_out(permit, request).await,
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Err(refusal) => Err(refusal),
         };
         let mut response = match answer {
             Ok(response) => response,
             Err(refusal) => respond::refuse(&refusal, after),
         };
-        if after == After::Close && transport != Transport::Connect {
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if after == After::Close && transport != Transport::Connect && !switched {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -188,18 +219,40 @@ impl Connection {
             | Transport::Transparent
             | Transport::Socks5Udp => self.connect(permit).await,
             Transport::Forward | Transport::Inspected => {
-                let request = to_origin_form(request, &permit);
+                let request = to_origin_form(request);
                 upstream::forward(&self.gate, permit, request).await
             }
         }
     }
 
-    /// Dials, and leaves the connection for [`serve`] to make a tunnel of.
+    /// Dials, and leaves the connection for [`serve`] to make a tunnel of. Where it is looked into, only
+    /// the requests within dial.
     async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
+        if permit.destination().handling == Handling::Inspect {
+            self.becomes.replace(Some(Becomes::Inspected(permit)));
+            return Ok(Response::new(GateBody::empty()));
+        }
         let tally = Tally::open(&self.gate, &permit);
         let outbound = dial(&self.gate, permit, &tally).await?;
-        self.tunnel.replace(Some((outbound, tally)));
+        self.becomes
+            .replace(Some(Becomes::Tunnel(Box::new((outbound, tally)))));
         Ok(Response::new(GateBody::empty()))
+    }
+
+    /// Has the origin asked, and leaves the connection for [`serve`] to relay.
+    async fn open_websocket(
+        &self,
+        permit: Permit,
+        request: Request<Incoming>,
+    ) -> Result<Response<GateBody>, Refusal> {
+        let request = to_origin_form(request);
+        match upstream::open_websocket(&self.gate, permit, request).await? {
+            Opened::Switched(head, origin) => {
+                self.becomes.replace(Some(Becomes::Websocket(origin)));
+                Ok(head.map(|()| GateBody::empty()))
+            }
+            Opened::Answered(response) => Ok(response),
+        }
     }
 
     /// Ends a connection that is not a tunnel: a head at fault or late is recorded and answered.
@@ -223,19 +276,12 @@ impl Connection {
     }
 }
 
-/// The request as its origin gets it: origin-form, `Host` from the target that was judged, no field of
-/// one hop.
-fn to_origin_form(request: Request<Incoming>, permit: &Permit) -> Request<Incoming> {
+/// The request without what is of this hop: origin-form, no field of one hop. [`upstream`] names the host.
+fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
     let (mut head, body) = request.into_parts();
-    let destination = permit.destination();
     head.uri = origin_form(&head.uri);
-    head.version = hyper::Version::HTTP_11;
     head.extensions.clear();
     hop::strip_request(&mut head.headers);
-    head.headers.remove(HOST);
-    if let Ok(host) = HeaderValue::try_from(authority(&destination.host, destination.port)) {
-        head.headers.insert(HOST, host);
-    }
     Request::from_parts(head, body)
 }
 
@@ -246,18 +292,5 @@ fn origin_form(uri: &Uri) -> Uri {
         // An empty path with a query; it was judged as `/`, which is also the default.
         Some(path) => format!("/{path}").parse().unwrap_or_default(),
         None => Uri::default(),
-    }
-}
-
-/// RFC 9110 section 7.2: without the port where it is the scheme's own.
-fn authority(host: &Host, port: Port) -> String {
-    let host = match host {
-        Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]"),
-        Host::Addr(std::net::IpAddr::V4(_)) | Host::Name(_) => host.to_string(),
-    };
-    if port == Port::HTTP {
-        host
-    } else {
-        format!("{host}:{port}")
     }
 }

@@ -7,6 +7,7 @@ use hyper::{Method as HttpMethod, Request, Uri};
 use crate::policy::{EgressRequest, Host, Method, NetworkMode, Port, Transport};
 
 use super::authority::parse_authority;
+use super::websocket;
 
 /// Methods that are forwarded: those of RFC 9110 but TRACE (it reflects headers), PATCH (RFC 5789),
 /// QUERY, and WebDAV's, which svn and git's dumb transport use. Anything else, `get` included, is
@@ -65,7 +66,9 @@ pub(super) fn read<B: hyper::body::Body>(
         | Transport::Transparent
         | Transport::Socks5Udp => {
             if mode == NetworkMode::Limited {
-                check_reads_only(request)?;
+                let writes = !request.body().is_end_stream();
+                let reads = matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS");
+                check_reads_only(request.headers(), reads && writes)?;
             }
             read_forward(request)
         }
@@ -96,11 +99,8 @@ fn read_connect(uri: &Uri, headers: &HeaderMap) -> Result<EgressRequest, Malform
 }
 
 /// Absolute-form (RFC 9112 section 3.2.2).
-fn read_forward<B>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
-    let method = request.method().as_str();
-    let method = Method::parse(method)
-        .filter(|method| FORWARDED.contains(&method.as_str()))
-        .ok_or(Malformed("a method that is not forwarded"))?;
+fn read_forward<B: hyper::body::Body>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
+    let method = method(request)?;
     let uri = request.uri();
     match uri.scheme_str() {
         Some("http") => {}
@@ -130,7 +130,7 @@ fn read_forward<B>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
         port,
         method: Some(method),
         path: Some(path.to_owned()),
-        websocket: false,
+        websocket: websocket::is_asked_for(request)?,
     })
 }
 
@@ -144,15 +144,25 @@ fn read_host(headers: &HeaderMap) -> Result<Option<(Host, Option<Port>)>, Malfor
         .ok_or(Malformed("the Host field is not exactly a host and a port"))
 }
 
-/// With `mode = "limited"` nothing may be written: neither as content nor by a method in disguise.
-fn check_reads_only<B: hyper::body::Body>(request: &Request<B>) -> Result<(), Malformed> {
-    let reads = matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS");
-    if reads && !request.body().is_end_stream() {
+/// The method, if it is one that is forwarded.
+pub(super) fn method<B>(request: &Request<B>) -> Result<Method, Malformed> {
+    Method::parse(request.method().as_str())
+        .filter(|method| FORWARDED.contains(&method.as_str()))
+        .ok_or(Malformed("a method that is not forwarded"))
+}
+
+/// With `mode = "limited"` nothing may be written: neither as content of a method that only reads nor
+/// by a method in disguise.
+pub(super) fn check_reads_only(
+    headers: &HeaderMap,
+    reads_with_content: bool,
+) -> Result<(), Malformed> {
+    if reads_with_content {
         return Err(Malformed("content in a method that only reads"));
     }
     if METHOD_OVERRIDES
         .iter()
-        .any(|name| request.headers().contains_key(*name))
+        .any(|name| headers.contains_key(*name))
     {
         return Err(Malformed("a field that overrides the method"));
     }

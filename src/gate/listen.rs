@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::ids::ConnId;
 use crate::policy::{DenyReason, Transport};
 
 use super::authorize::Refusal;
@@ -39,7 +38,7 @@ pub(super) enum Door {
     Socks5,
 }
 
-/// Places for connections, and their numbers; one for all listeners of a gate.
+/// Places for connections; one for all listeners of a gate.
 #[derive(Debug)]
 pub(super) struct Places {
     limit: usize,
@@ -48,7 +47,6 @@ pub(super) struct Places {
     turned_away: Cell<usize>,
     /// Whether the present burst over the limit is on record.
     recorded: Cell<bool>,
-    last: Cell<u64>,
 }
 
 impl Places {
@@ -58,14 +56,7 @@ impl Places {
             taken: Cell::new(0),
             turned_away: Cell::new(0),
             recorded: Cell::new(false),
-            last: Cell::new(0),
         }
-    }
-
-    /// The number of the next connection.
-    pub(super) fn next_id(&self) -> ConnId {
-        self.last.set(self.last.get().saturating_add(1));
-        ConnId(self.last.get())
     }
 
     /// A place for what is no connection of the jail's but costs as much.
@@ -160,7 +151,7 @@ fn admit(
     let gate = Rc::clone(gate);
     if let Some(place) = Place::take(places, Kind::Served) {
         places.recorded.set(false);
-        let id = places.next_id();
+        let id = gate.next_conn();
         connections.spawn_local(async move {
             match door {
                 Door::Http => http::serve(gate, stream, id).await,
@@ -192,7 +183,7 @@ async fn record_burst(gate: &Gate, door: Door, places: &Places) {
     let reason = DenyReason::TooManyConnections;
     let detail = format!("{} connections are open, the session's limit", places.limit);
     // What the client is told does not depend on the record.
-    drop(Refusal::unreadable(gate, places.next_id(), transport, reason, detail).await);
+    drop(Refusal::unreadable(gate, gate.next_conn(), transport, reason, detail).await);
 }
 
 /// Tells a client that it is one too many, whatever it wanted.
@@ -205,6 +196,7 @@ async fn turn_away(stream: &TcpStream, door: Door) {
                 host: None,
                 port: None,
                 rule: None,
+                detail: None,
             };
             let status = respond::status(reason);
             close_after(stream, &respond::refuse_raw(&refusal, status)).await;

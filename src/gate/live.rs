@@ -53,7 +53,7 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
     }
     gate.policy.replace(Rc::clone(&rules));
     gate.ledger.adopt(policy);
-    // Idle connections are for the next request, which is judged anew; they are cheap to make again.
+    // Connections are for the next request, which is judged anew; they are cheap to make again.
     gate.pool.clear();
     let closed = gate.leases.revoke(&rules);
     gate.changes.send_replace(());

@@ -5,10 +5,14 @@
 //! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
 //! executes a program, opens a file, asks DNS or dials before a decision is recorded.
 //!
-//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] ([`socks5_udp`] for datagrams) → one
-//! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy → [`upstream`] for a request, [`tunnel`] for a tunnel:
-//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest.
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`]
+//! ([`socks5_udp`] for datagrams) → one `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
+//! which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy → [`upstream`] for a request
+//! (through [`origin_tls`] for one that came out of TLS; [`upgrade`] relays what became a WebSocket),
+//! [`tunnel`] for a tunnel:
+//! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
+//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
+//! from [`authorize`] on by itself.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
@@ -36,7 +40,9 @@ mod http;
 mod http_request;
 mod listen;
 mod live;
+mod mitm;
 mod open;
+mod origin_tls;
 mod questions;
 mod relay;
 mod report;
@@ -53,7 +59,9 @@ mod state;
 mod summary;
 mod tally;
 mod tunnel;
+mod upgrade;
 mod upstream;
 mod via;
+mod websocket;
 
 pub use start::main;

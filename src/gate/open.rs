@@ -73,17 +73,6 @@ impl Leases {
         refused.len() as u64
     }
 
-    /// Whether this connection goes on under an approval of the same destination, as the requests inside
-    /// an opened tunnel do.
-    pub(super) fn is_approved(&self, conn: ConnId, request: &EgressRequest) -> bool {
-        self.held().any(|lease| {
-            lease.approved
-                && lease.conn == conn
-                && lease.request.transport.is_tunnel()
-                && (&lease.request.host, lease.request.port) == (&request.host, request.port)
-        })
-    }
-
     fn held(&self) -> impl Iterator<Item = Rc<Lease>> {
         let held: Vec<_> = self
             .0
@@ -100,6 +89,13 @@ impl Lease {
     /// Who was permitted what.
     pub(super) fn asked(&self) -> (ConnId, &EgressRequest) {
         (self.conn, &self.request)
+    }
+
+    /// Whether somebody agreed to the tunnel that this request comes through: to its very destination.
+    pub(super) fn approves(&self, request: &EgressRequest) -> bool {
+        self.approved
+            && !self.revoked.get()
+            && (&self.request.host, self.request.port) == (&request.host, request.port)
     }
 
     /// Why these rules do not permit it.

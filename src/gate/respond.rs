@@ -17,6 +17,9 @@ const DENIED: HeaderName = HeaderName::from_static("x-portcullis-denied");
 /// What Codex looks for to tell a block from an outage (its own network proxy sets it).
 const PROXY_ERROR: HeaderName = HeaderName::from_static("x-proxy-error");
 
+/// The detail of a refusal whose status is 426: Codex then goes on over plain HTTP at once.
+pub(super) const UPGRADE_REQUIRED: &str = "upgrade_required";
+
 /// Whether the client may go on using the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
@@ -29,7 +32,11 @@ pub(super) enum After {
 /// The refusal as an HTTP response.
 pub(super) fn refuse(refusal: &Refusal, after: After) -> Response<GateBody> {
     let mut response = Response::new(GateBody::full(Bytes::from(body(refusal))));
-    *response.status_mut() = status(refusal.reason);
+    *response.status_mut() = if refusal.detail == Some(UPGRADE_REQUIRED) {
+        StatusCode::UPGRADE_REQUIRED
+    } else {
+        status(refusal.reason)
+    };
     let headers = response.headers_mut();
     let json = HeaderValue::from_static("application/json");
     headers.insert(CONTENT_TYPE, json);
@@ -98,6 +105,8 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
             StatusCode::SERVICE_UNAVAILABLE
         }
         DenyReason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        // In HTTP it comes of a request within TLS for another host than TLS was for.
+        DenyReason::SniMismatch => StatusCode::MISDIRECTED_REQUEST,
         DenyReason::NetworkDisabled
         | DenyReason::HostNotAllowed
         | DenyReason::HostDenied
@@ -106,7 +115,6 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
         | DenyReason::PathNotAllowed
         | DenyReason::TunnelNotAllowed
         | DenyReason::AddressRefused(_)
-        | DenyReason::SniMismatch
         | DenyReason::NotTls
         | DenyReason::WebsocketNotAllowed
         | DenyReason::ClientTlsFailed
@@ -152,6 +160,8 @@ struct Body {
     error: &'static str,
     code: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
@@ -164,6 +174,7 @@ fn body(refusal: &Refusal) -> Vec<u8> {
     let body = Body {
         error: "denied",
         code: refusal.reason.code(),
+        detail: refusal.detail,
         host: refusal.host.as_ref().map(ToString::to_string),
         port: refusal.port.map(crate::policy::Port::number),
         rule: refusal.rule.as_ref().map(ToString::to_string),

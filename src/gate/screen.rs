@@ -1,13 +1,17 @@
 //! Looks at a tunnel's first bytes before any of them goes up: on port 443 they must be a TLS hello
 //! for the permitted host; on other ports TLS must be for it, and anything else may pass.
 //!
-//! What this cannot see, because the tunnel is not opened: the `Host` inside TLS (fronting), the inner
-//! name of ECH (RFC 9849; the outer one must match), and a second hello after a HelloRetryRequest.
+//! Where TLS is looked into it must be TLS on every port.
+//!
+//! What this cannot see, where the tunnel is not opened: the `Host` inside TLS (fronting), and a second
+//! hello after a HelloRetryRequest. The inner name of an Encrypted ClientHello (RFC 9849) could not be
+//! seen either, so in a tunnel a hello with that extension is refused, be it only the noise that
+//! browsers send (section 6.2): the two look alike. Where TLS ends here there is no inner name.
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::policy::{DenyReason, Host, Port};
+use crate::policy::{DenyReason, Handling, Host, Port};
 
 use super::authorize::Destination;
 use super::client_hello::{FIRST_BYTE, HelloError, HelloReader, ServerName};
@@ -31,9 +35,11 @@ pub(super) async fn screen(
     destination: &Destination,
     limits: &Limits,
 ) -> Result<Vec<u8>, Screened> {
-    let first = first_bytes(client, early, destination.port, limits).await?;
+    let inspected = destination.handling == Handling::Inspect;
+    let tls_only = inspected || destination.port == Port::HTTPS;
+    let first = first_bytes(client, early, tls_only, limits).await?;
     let speaks_tls = first.first() == Some(&FIRST_BYTE);
-    if destination.port != Port::HTTPS && !speaks_tls {
+    if !tls_only && !speaks_tls {
         return Ok(first);
     }
     let mut reader = HelloReader::default();
@@ -43,15 +49,19 @@ pub(super) async fn screen(
         return Err(Screened::Refused(DenyReason::TimedOut, detail));
     };
     compare(&destination.host, &hello?)?;
+    if reader.is_encrypted() && !inspected {
+        let detail = "the ClientHello has the encrypted_client_hello extension".to_owned();
+        return Err(Screened::Refused(DenyReason::EncryptedHello, detail));
+    }
     Ok(reader.into_raw())
 }
 
-/// The first bytes, already read or yet to come. On 443 the client must speak within the time for a
+/// The first bytes, already read or yet to come. Where only TLS may come the client must speak within the time for a
 /// head; elsewhere the server may speak first for as long as it likes.
 async fn first_bytes(
     client: &TcpStream,
     early: &[u8],
-    port: Port,
+    tls_only: bool,
     limits: &Limits,
 ) -> Result<Vec<u8>, Screened> {
     if !early.is_empty() {
@@ -59,7 +69,7 @@ async fn first_bytes(
     }
     let mut first = Vec::new();
     let wait = read_some(client, &mut first);
-    if port == Port::HTTPS {
+    if tls_only {
         timeout(limits.head, wait).await.unwrap_or_else(|_| {
             let detail = "no ClientHello in time".to_owned();
             Err(Screened::Refused(DenyReason::TimedOut, detail))

@@ -1,5 +1,5 @@
-//! The SOCKS5 door: CONNECT without authentication and, where the policy has it, UDP ASSOCIATE. The jail's own network namespace is
-//! what says who may come here.
+//! The SOCKS5 door: CONNECT without authentication and, where the policy has it, UDP ASSOCIATE. The jail's
+//! own network namespace is what says who may come here.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,12 +9,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
+use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport};
 
-use super::authorize::{Refusal, authorize};
+use super::authorize::{Permit, Refusal, authorize};
 use super::budget::Seen;
-use super::dial::dial;
+use super::dial::{Outbound, dial};
 use super::listen::{close_after, until_gone};
+use super::mitm;
 use super::respond::socks5_reply;
 use super::socks5_wire::{self, Command, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;
@@ -139,7 +140,13 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
         () = until_gone(&stream) => return,
     };
     match opened {
-        Ok((outbound, tally)) => {
+        Ok(Opened::Inspect(permit)) => {
+            if send(&mut stream, &reply_bytes(SUCCEEDED)).await.is_ok() {
+                mitm::serve_tunnel(gate, stream, &[], permit).await;
+            }
+        }
+        Ok(Opened::Relay(opened)) => {
+            let (outbound, tally) = *opened;
             if send(&mut stream, &reply_bytes(SUCCEEDED)).await.is_ok() {
                 tunnel::run(gate, stream, &[], outbound, tally).await;
             }
@@ -151,15 +158,22 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
     }
 }
 
-async fn open(
-    gate: &Rc<Gate>,
-    id: ConnId,
-    asked: EgressRequest,
-) -> Result<(super::dial::Outbound, Tally), Refusal> {
+/// What was granted.
+enum Opened {
+    /// A tunnel to the origin.
+    Relay(Box<(Outbound, Tally)>),
+    /// A tunnel that is looked into; nothing was dialed.
+    Inspect(Permit),
+}
+
+async fn open(gate: &Rc<Gate>, id: ConnId, asked: EgressRequest) -> Result<Opened, Refusal> {
     let permit = authorize(gate, id, asked, Seen::default()).await?;
+    if permit.destination().handling == Handling::Inspect {
+        return Ok(Opened::Inspect(permit));
+    }
     let tally = Tally::open(gate, &permit);
     let outbound = dial(gate, permit, &tally).await?;
-    Ok((outbound, tally))
+    Ok(Opened::Relay(Box::new((outbound, tally))))
 }
 
 /// A reply (RFC 1928 section 6). The bound address is left out: which of the host's addresses leads to

@@ -135,7 +135,7 @@ impl Relay {
         };
         if new {
             let detail = format!("a datagram from {source}, which no SOCKS5 connection stands for");
-            refuse(gate, self.places.next_id(), DenyReason::Malformed, detail).await;
+            refuse(gate, gate.next_conn(), DenyReason::Malformed, detail).await;
         }
     }
 
@@ -272,7 +272,7 @@ impl Association {
         let flow = Flow {
             gate: Rc::clone(gate),
             relay: Rc::clone(&self.relay),
-            id: self.relay.places.next_id(),
+            id: gate.next_conn(),
             client,
             to: to.clone(),
             payloads,

@@ -1,6 +1,6 @@
 //! From the first instruction to the last: one list, in [`run`].
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -25,7 +25,9 @@ use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
 use super::counters::Counters;
 use super::listen::{Door, Places, accept};
+use super::mitm::{Leaves, MitmError};
 use super::open::Leases;
+use super::origin_tls::{OriginTls, OriginTlsError};
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -46,7 +48,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 /// Why the gate did not serve.
 #[derive(Debug, thiserror::Error)]
-enum StartError {
+pub(super) enum StartError {
     #[error("descriptor {number}: {source}; the gate is started by portcullis, not by hand")]
     Inherit {
         number: i32,
@@ -65,6 +67,10 @@ enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("certificate authority: {0}")]
+    Authority(#[from] MitmError),
+    #[error(transparent)]
+    OriginTls(#[from] OriginTlsError),
     #[error("confine: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -102,7 +108,8 @@ fn run(control: &Channel) -> Result<(), StartError> {
     let gate = build(&runtime, &boot, audit)?;
     // 5. Confinement, before the first byte from the jail can arrive.
     confine(&gate, &boot.name_servers)?;
-    control.send(&GateReply::Confined { authority: None })?;
+    let authority = gate.mitm.as_ref().map(Leaves::authority_pem);
+    control.send(&GateReply::Confined { authority })?;
     // 6. The listeners, made in the jail's network namespace.
     let mut received = control.recv_with::<GateCommand>()?;
     if received.message != GateCommand::Serve {
@@ -122,15 +129,26 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<Gate>, StartError> {
+/// The compiled policy and all that works by it.
+pub(super) fn build(
+    runtime: &Runtime,
+    boot: &GateBoot,
+    audit: StdUnixStream,
+) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    let mitm = policy.inspects().then(Leaves::new).transpose()?;
+    let origin_tls = policy
+        .inspects()
+        .then(|| OriginTls::new(&boot.roots))
+        .transpose()?;
+    let limits = Limits::from(&policy.limits);
     let via = Via::new(boot.upstream.as_ref());
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
-        limits: Limits::from(&policy.limits),
+        limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
             .spelling_out(via.names()),
         via,
@@ -142,9 +160,12 @@ fn build(runtime: &Runtime, boot: &GateBoot, audit: StdUnixStream) -> Result<Rc<
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
+        pool: Pool::new(limits.connections),
+        mitm,
+        last_conn: Cell::new(0),
+        origin_tls,
         ledger: Ledger::new(policy),
         counters: Counters::default(),
-        pool: Pool::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
     }))
@@ -206,7 +227,7 @@ async fn serve(
     let wind_up = async {
         gate.stopping.send_replace(true);
         while accepting.join_next().await.is_some() {}
-        gate.pool.clear();
+        gate.pool.close().await;
         // A writer that is gone or stuck does not keep the session from ending.
         drop(timeout(LAST_RECORDS, gate.reporter.settled()).await);
         GateReply::Drained(gate.summary.report(gate.ledger.crossed()))

@@ -1,18 +1,21 @@
 //! What every connection of one gate shares. One thread, so cells and no locks.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::ids::ConnId;
 use crate::policy::{NetworkLimits, Ruleset};
 
 use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
 use super::live::Reachable;
+use super::mitm::Leaves;
 use super::open::Leases;
+use super::origin_tls::OriginTls;
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
@@ -55,8 +58,14 @@ pub(super) struct Gate {
     pub(super) ledger: Ledger,
     /// Live counters.
     pub(super) counters: Counters,
-    /// Idle connections to plain HTTP origins.
+    /// Connections to origins that requests can be sent over.
     pub(super) pool: Pool,
+    /// The certificates that clients see, where the policy has any TLS looked into.
+    pub(super) mitm: Option<Leaves>,
+    /// The number given out last, see [`Gate::next_conn`].
+    pub(super) last_conn: Cell<u64>,
+    /// TLS towards origins, where the policy has any looked into.
+    pub(super) origin_tls: Option<OriginTls>,
     /// One read buffer for all relays: an idle tunnel holds none.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// True once the gate drains.
@@ -67,6 +76,13 @@ impl Gate {
     /// The rules that decide now. Whoever needs two answers of one policy keeps what it got.
     pub(super) fn rules(&self) -> Rc<Ruleset> {
         Rc::clone(&self.policy.borrow())
+    }
+
+    /// The next number for a connection, or for a request within a terminated one: both are told apart
+    /// by it in the log.
+    pub(super) fn next_conn(&self) -> ConnId {
+        self.last_conn.set(self.last_conn.get().saturating_add(1));
+        ConnId(self.last_conn.get())
     }
 
     /// Resolves when connections must end: the gate drains.

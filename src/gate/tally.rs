@@ -68,6 +68,14 @@ impl Tally {
         }
     }
 
+    /// Opens the account of a tunnel that is looked into: what moves is on the accounts of the requests
+    /// within, here only its end is recorded, in any case.
+    pub(super) fn for_tunnel(gate: &Rc<Gate>, permit: &Permit) -> Self {
+        let tally = Self::open(gate, permit);
+        tally.stands();
+        tally
+    }
+
     /// A connection stands: from here on the end is recorded.
     pub(super) fn connected(&self) {
         self.gate.counters.opened();
@@ -155,10 +163,15 @@ impl Tally {
         }
     }
 
+    /// When no byte will have moved for this long.
+    pub(super) fn idle_at(&self, limit: Duration) -> Instant {
+        self.active.get() + limit
+    }
+
     /// Resolves when no byte has moved for this long.
     pub(super) async fn idle_for(&self, limit: Duration) {
         loop {
-            let deadline = self.active.get() + limit;
+            let deadline = self.idle_at(limit);
             if deadline <= Instant::now() {
                 return;
             }
@@ -172,6 +185,11 @@ impl Tally {
     /// policy, nor after too many.
     pub(super) fn may_go_on(&self) -> bool {
         !self.gate.reporter.is_lost() && !self.lease.is_revoked() && !self.overrun.get()
+    }
+
+    /// Whether a new policy does not permit it any more.
+    pub(super) fn is_revoked(&self) -> bool {
+        self.lease.is_revoked()
     }
 
     /// Resolves once a new policy does not permit it any more; says so in the account.

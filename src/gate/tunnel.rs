@@ -16,7 +16,7 @@ use super::state::Gate;
 use super::tally::Tally;
 
 /// A fatal `access_denied` alert (RFC 8446 section 6.2): a TLS client can say why it failed.
-const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+pub(super) const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// Runs a tunnel to its end. `early` came from the client already.
 pub(super) async fn run(
@@ -68,7 +68,7 @@ async fn both_ways(
         let first = match outbound.destination.handling {
             Handling::Tunnel => screen(client, early, &outbound.destination, &gate.limits).await,
             Handling::Tcp => Ok(early.to_vec()),
-            // Nobody opens it yet.
+            // The doors hand these to `mitm`, before anything is dialed.
             Handling::Inspect => Err(Screened::Refused(
                 DenyReason::TunnelNotAllowed,
                 "it would have to be inspected".to_owned(),

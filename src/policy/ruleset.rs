@@ -100,6 +100,11 @@ impl Ruleset {
         self.mode
     }
 
+    /// Whether WebSockets may be opened, and how a refusal of one is told.
+    pub fn websocket(&self) -> WebsocketPolicy {
+        self.websocket
+    }
+
     /// Which addresses may be dialed.
     pub fn addresses(&self) -> &AddressPolicy {
         &self.addresses

@@ -22,9 +22,11 @@ mod lifecycle;
 mod limits;
 mod live;
 mod malformed;
+mod origins;
 mod socks5;
 mod socks5_udp;
 mod via;
+mod websocket;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;
@@ -32,5 +34,7 @@ mod dns_stub;
 mod proxy;
 #[path = "../support/gate.rs"]
 mod test_gate;
+#[path = "../support/tls_origin.rs"]
+mod tls_origin;
 #[path = "../support/upstream.rs"]
 mod upstream;

@@ -112,6 +112,8 @@ pub(crate) struct TestGate {
     pub(crate) socks: SocketAddr,
     /// The relay's socket, where the policy has one.
     udp: Option<UdpSocket>,
+    /// The certificate of the session's CA, where TLS is looked into.
+    pub(crate) authority: Option<String>,
     pub(crate) audit: AuditDouble,
     pub(crate) control: Option<Channel>,
     pub(crate) child: Child,
@@ -147,6 +149,7 @@ impl TestGate {
             .fd(audit_theirs, 4)
             .start()
             .unwrap();
+        let inspects = spec.policy.inspects();
         let doors = if spec.policy.enable_socks5 { 2 } else { 1 };
         let listeners = (0..doors)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
@@ -165,7 +168,8 @@ impl TestGate {
             approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
-        let gate = Self {
+        let mut gate = Self {
+            authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
             udp,
@@ -173,7 +177,11 @@ impl TestGate {
             control: Some(control),
             child,
         };
-        assert_eq!(gate.reply(), GateReply::Confined { authority: None });
+        gate.authority = match gate.reply() {
+            GateReply::Confined { authority } => authority,
+            other => panic!("not confined: {other:?}"),
+        };
+        assert_eq!(gate.authority.is_some(), inspects);
         (gate, listeners)
     }
 

@@ -1,0 +1,104 @@
+//! The session's certificate authority: made when the gate starts, gone when it ends. Its key exists
+//! in this process's memory alone; what leaves is the certificate.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+
+use crate::policy::Host;
+
+use super::leaf::MitmError;
+use super::random;
+
+/// How far the clocks of a session may differ: certificates are valid from this long ago.
+const SKEW: Duration = Duration::from_hours(1);
+
+/// How long the authority is valid. Must exceed the longest session.
+const AUTHORITY_LIFE: Duration = Duration::from_hours(7 * 24);
+
+/// How long a leaf is valid from now.
+pub(super) const LEAF_LIFE: Duration = Duration::from_hours(23);
+
+/// The longest common name (RFC 5280, `ub-common-name`).
+const MAX_COMMON_NAME: usize = 64;
+
+/// A certificate authority with its key.
+#[derive(Debug)]
+pub(super) struct Authority {
+    /// Shows everything but the key.
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    expires: SystemTime,
+}
+
+impl Authority {
+    /// A new one, under a name that tells it from those of other sessions and says nothing else.
+    pub(super) fn generate(now: SystemTime) -> Result<Self, MitmError> {
+        let mut params = CertificateParams::default();
+        let tag = u64::from_be_bytes(random::bytes()?);
+        let name = format!("Portcullis session {tag:016x}");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.serial_number = Some(serial()?);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let expires = now + AUTHORITY_LIFE;
+        params.not_before = (now - SKEW).into();
+        params.not_after = expires.into();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let issuer = CertifiedIssuer::self_signed(params, key)?;
+        Ok(Self { issuer, expires })
+    }
+
+    /// The certificate.
+    pub(super) fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A certificate for exactly this host and this key, to authenticate a server with.
+    pub(super) fn issue(
+        &self,
+        host: &Host,
+        key: &KeyPair,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, MitmError> {
+        let text = host.to_string();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![match host {
+            Host::Name(_) => SanType::DnsName(text.as_str().try_into()?),
+            Host::Addr(address) => SanType::IpAddress(*address),
+        }];
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        // Nobody reads it since RFC 6125, but a subject without any name would make the SAN critical.
+        let name = if text.len() <= MAX_COMMON_NAME {
+            text.as_str()
+        } else {
+            "portcullis"
+        };
+        params.distinguished_name.push(DnType::CommonName, name);
+        // Random, because NSS refuses two certificates of one issuer with one number.
+        params.serial_number = Some(serial()?);
+        // Writes the subject key identifier as well.
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.use_authority_key_identifier_extension = true;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = (now - SKEW).into();
+        params.not_after = self.expires.min(now + LEAF_LIFE).into();
+        let leaf = params.signed_by(key, &*self.issuer)?;
+        Ok(leaf.der().clone())
+    }
+}
+
+/// 16 random bytes, a positive number (RFC 5280 section 4.1.2.2).
+fn serial() -> Result<SerialNumber, MitmError> {
+    let mut bytes: [u8; 16] = random::bytes()?;
+    // Neither negative nor with a leading zero.
+    if let Some(first) = bytes.first_mut() {
+        *first = *first & 0x7f | 0x40;
+    }
+    Ok(SerialNumber::from(bytes.to_vec()))
+}

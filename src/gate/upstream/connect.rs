@@ -1,0 +1,121 @@
+//! From a permit to a connection that requests can be sent over: dial, TLS where it is asked for, the
+//! origin's choice of protocol.
+
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::audit::EndedBy;
+use crate::gate::authorize::{Permit, Refusal};
+use crate::gate::dial::dial;
+use crate::gate::origin_tls::{H2, Offer, TlsFailure};
+use crate::policy::DenyReason;
+
+use super::choices::Turn;
+use super::exchange::{Exchange, Unanswered};
+use super::pool::{Key, Lane, Place, Pool};
+use super::{http1, http2};
+
+/// A connection that stands by now, or one that is dialed. Requests that come while a first handshake is
+/// under way wait for it once, because it may give them a session to share. Says as well whether the
+/// connection stood.
+pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<(Lane, bool), Refusal> {
+    let gate = &exchange.gate;
+    let key = Key::from(permit.destination());
+    let asking = match gate.pool.choices.turn(&key) {
+        Some(Turn::Mine(asking)) => Some(asking),
+        Some(Turn::Other(mut known)) => {
+            let known = timeout(gate.limits.dial, known.changed());
+            drop(unless_revoked(exchange, known).await?);
+            if let Some(lane) = gate.pool.take(&key).await {
+                exchange.tally.reuses();
+                return Ok((lane, true));
+            }
+            None
+        }
+        None => None,
+    };
+    let dialed = open(exchange, permit, Offer::Any).await?;
+    let lane = match dialed {
+        Dialed::Plain(stream, place) => http1::open(gate, stream, place).await.map(Lane::Http1),
+        Dialed::Secure(stream, place) => {
+            if stream.get_ref().1.alpn_protocol() == Some(H2) {
+                let session = http2::open(gate, *stream, place).await;
+                session.map(|session| {
+                    let stream = session.stream();
+                    Pool::share(gate, &key, &session, exchange.epoch);
+                    Lane::Http2(stream)
+                })
+            } else {
+                gate.pool.choices.remember_http1(&key);
+                http1::open(gate, *stream, place).await.map(Lane::Http1)
+            }
+        }
+    };
+    drop(asking);
+    lane.map(|lane| (lane, false))
+        .ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
+}
+
+/// A connection nobody has spoken HTTP over yet.
+#[derive(Debug)]
+pub(super) enum Dialed {
+    /// As it was judged.
+    Plain(TcpStream, Place),
+    /// The same, verified.
+    Secure(Box<TlsStream<TcpStream>>, Place),
+}
+
+/// Dials, and shakes hands where the permit is for what came out of TLS.
+pub(super) async fn open(
+    exchange: &Exchange,
+    permit: Permit,
+    offer: Offer,
+) -> Result<Dialed, Refusal> {
+    let gate = Rc::clone(&exchange.gate);
+    let secure = Key::from(permit.destination()).secure;
+    let place = gate.pool.place(gate.limits.dial);
+    let Some(place) = unless_revoked(exchange, place).await? else {
+        let reason = DenyReason::TooManyConnections;
+        let detail = "every connection to origins that the session may have is in use";
+        return Err(exchange.destination.fail(&gate, reason, detail.to_owned()));
+    };
+    let outbound = dial(&gate, permit, &exchange.tally).await?;
+    if !secure {
+        return Ok(Dialed::Plain(outbound.stream, place));
+    }
+    let Some(tls) = &gate.origin_tls else {
+        // Not without a mistake of ours: what is inspected needs it at start.
+        return Err(exchange.fail(EndedBy::Gate, DenyReason::DialFailed, "no TLS", None));
+    };
+    let host = &outbound.destination.host;
+    let shaken = timeout(gate.limits.dial, tls.connect(host, offer, outbound.stream));
+    match unless_revoked(exchange, shaken).await? {
+        Ok(Ok(stream)) => Ok(Dialed::Secure(Box::new(stream), place)),
+        Ok(Err(failure)) => {
+            let (by, what) = match failure {
+                TlsFailure::Certificate(_) => (EndedBy::Gate, "the certificate is refused"),
+                TlsFailure::Handshake(_) => (EndedBy::Upstream, "the TLS handshake failed"),
+            };
+            Err(exchange.fail(by, failure.reason(), what, Some(failure.word())))
+        }
+        Err(_) => {
+            let what = "the TLS handshake was not over in time";
+            Err(exchange.fail(EndedBy::Gate, DenyReason::TimedOut, what, None))
+        }
+    }
+}
+
+/// Waits for this, unless a new policy takes the permit back meanwhile.
+async fn unless_revoked<T>(
+    exchange: &Exchange,
+    awaited: impl Future<Output = T>,
+) -> Result<T, Refusal> {
+    tokio::select! {
+        biased;
+        () = exchange.tally.until_revoked() => Err(exchange.refuse(&Unanswered::Revoked)),
+        done = awaited => Ok(done),
+    }
+}
