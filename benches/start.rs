@@ -124,6 +124,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         shown: Vec::new(),
         files: Vec::new(),
         replaced: Vec::new(),
+        sockets: &std::collections::BTreeMap::new(),
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();
@@ -134,7 +135,9 @@ fn same_mounts(workspace: &Path) -> Duration {
     let plan = InitPlan {
         listen: Vec::new(),
         transparent: false,
+        datagrams: None,
         readable: Vec::new(),
+        sockets: Vec::new(),
         writable: Vec::new(),
         landlock_floor: 0,
         bwrap: String::new(),

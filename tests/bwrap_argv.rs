@@ -166,6 +166,7 @@ fn specification(mode: FilesystemMode) -> JailSpec {
         shown: Vec::new(),
         files: vec![("/etc/codex/managed_config.toml".into(), Vec::new())],
         replaced: Vec::new(),
+        sockets: &std::collections::BTreeMap::new(),
         init: &init,
     });
     prepared.unwrap().spec().clone()

@@ -460,7 +460,7 @@ impl ByHand<'_> {
         let mut handlings: Vec<Handling> = deciding
             .iter()
             .map(|rule| match rule.protocol {
-                Protocol::Tcp => Handling::Tcp,
+                Protocol::Tcp | Protocol::Udp => Handling::Tcp,
                 Protocol::Web => opened,
             })
             .collect();

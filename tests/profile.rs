@@ -608,6 +608,7 @@ fn flags_are_the_last_layer() {
         deny: vec!["x.c.test".to_owned()],
         writable: vec!["../sibling".into()],
         readable: vec!["/opt/data".into()],
+        sockets: vec!["/run/some.sock".into()],
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
         mitm: Some(true),
@@ -794,6 +795,44 @@ fn approvals_say_who_answers_and_read_back_as_shown() {
 }
 
 #[test]
+fn an_upstream_proxy_is_read_layered_and_shown_without_its_password() {
+    let parent = "[network]\nallow_upstream_proxy = true\n\
+        [network.upstream_proxy]\nurl = \"http://ada:s3cret@proxy.corp:3128\"\n\
+        password_file = \"~/.proxy\"\nno_proxy = [\"*.corp\", \"10.0.0.0/8\"]\nresolve = \"local\"\n";
+    let profile = read(&[("p", parent)]).unwrap();
+    let shown = profile.to_toml().unwrap();
+    assert!(!shown.contains("s3cret"), "{shown}");
+    let again = read(&[("p", &shown)]).unwrap().network;
+    let expected = profile.network.upstream_proxy;
+    assert_eq!(
+        again.upstream_proxy.url.unwrap().to_string(),
+        "http://ada@proxy.corp:3128"
+    );
+    assert_eq!(again.upstream_proxy.password_file, expected.password_file);
+    assert_eq!(again.upstream_proxy.no_proxy, expected.no_proxy);
+    assert_eq!(again.upstream_proxy.resolve, expected.resolve);
+    assert!(again.allow_upstream_proxy);
+    let child = "extends = \"p\"\n[network.upstream_proxy]\nurl = \"socks5://other:1\"\n";
+    let child = read(&[("c", child), ("p", parent)]).unwrap().network;
+    assert_eq!(
+        child.upstream_proxy.password_file, None,
+        "meant for the other proxy"
+    );
+    for (line, cure) in [
+        ("url = \"https://proxy.corp:3128\"", "not spoken yet"),
+        ("url = \"http://u:s3cret@proxy.corp\"", "port"),
+        ("no_proxy = [\"http://x\"]", "no_proxy[0]"),
+        ("password_file = \"secrets/proxy\"", "\"/abs/path\""),
+        ("resolve = \"both\"", "resolve"),
+        ("proxy = \"x\"", "proxy"),
+    ] {
+        let message = error(&format!("[network.upstream_proxy]\n{line}\n"));
+        assert!(message.contains(cure), "{message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+}
+
+#[test]
 fn a_rule_about_methods_may_speak_of_tls_exactly_where_every_layer_together_inspects_it() {
     let rule =
         |host: &str| format!("[[network.rules]]\nhost='{host}'\nmethods=['GET']\naction='allow'\n");
@@ -936,4 +975,85 @@ fn a_question_about_an_inspected_url_is_answered_for_the_request_inside() {
         inspected,
         [true, true, true, false, true, true, true, true, true, false]
     );
+}
+
+#[test]
+fn unix_sockets_are_read_layered_and_shown() {
+    use portcullis::policy::UnixSocket::{Allow, AllowDangerous, Deny};
+    let parent = "[network.unix_sockets]\n\"/run/a.sock\" = \"allow\"\n\
+        \"~/b.sock\" = \"allow\"\n\"/run/docker.sock\" = \"allow-dangerous\"\n";
+    let child = "extends = \"p\"\n[network.unix_sockets]\n\"/run/a.sock\" = \"deny\"\n";
+    let profile = read(&[("c", child), ("p", parent)]).unwrap();
+    let expected = [
+        ("/run/a.sock", Deny),
+        ("/run/docker.sock", AllowDangerous),
+        ("~/b.sock", Allow),
+    ];
+    let expected = expected.map(|(path, action)| (path.into(), action));
+    assert_eq!(profile.network.unix_sockets, expected.into());
+    let shown = profile.to_toml().unwrap();
+    let again = read(&[("p", &shown)]).unwrap();
+    assert_eq!(again.network, profile.network);
+    let flags = Overrides {
+        sockets: vec!["/run/docker.sock".into(), "/run/a.sock".into()],
+        ..Overrides::default()
+    };
+    let sockets = again.apply(&flags).unwrap().network.unix_sockets;
+    assert_eq!(sockets[std::path::Path::new("/run/a.sock")], Allow);
+    assert_eq!(
+        sockets[std::path::Path::new("/run/docker.sock")],
+        AllowDangerous
+    );
+    for (line, cure) in [
+        ("\"run/a.sock\" = \"allow\"", "~/below/home.sock"),
+        ("\"/run/../a.sock\" = \"allow\"", "without"),
+        ("\"/run/a.sock\" = \"yes\"", "allow-dangerous"),
+    ] {
+        let message = error(&format!("[network.unix_sockets]\n{line}\n"));
+        assert!(message.contains(cure), "{message}");
+    }
+}
+
+#[test]
+fn rules_for_datagrams_are_read_decided_and_shown() {
+    let text = "[network]\nenable_socks5_udp = true\n[network.domains]\n\"web.test\" = \"allow\"\n\
+        [[network.rules]]\nhost = \"dns.test\"\nports = [53]\nprotocol = \"udp\"\naction = \"allow\"\n\
+        [[network.rules]]\nhost = \"bad.test\"\nports = [53]\nprotocol = \"udp\"\naction = \"allow\"\n\
+        [[network.rules]]\nhost = \"**.bad.test\"\naction = \"deny\"\n";
+    let profile = read(&[("p", text)]).unwrap();
+    for (request, expected) in [
+        ("udp://dns.test:53", Verdict::Allow),
+        ("udp://dns.test:54", Verdict::Deny),
+        ("udp://web.test:443", Verdict::Deny),
+        ("udp://bad.test:53", Verdict::Deny),
+        ("dns.test:53", Verdict::Deny),
+        ("web.test", Verdict::Allow),
+    ] {
+        assert_eq!(verdict(&profile, request), expected, "{request}");
+    }
+    let mut off = read(&[("p", text)]).unwrap();
+    off.network.enable_socks5_udp = false;
+    assert_eq!(verdict(&off, "udp://dns.test:53"), Verdict::Deny);
+    assert!(EgressRequest::parse("udp://dns.test").is_err());
+    let again = read(&[("p", &profile.to_toml().unwrap())]).unwrap();
+    assert!(again.network.enable_socks5_udp);
+    assert_eq!(verdict(&again, "udp://dns.test:53"), Verdict::Allow);
+    for (keys, cure) in [
+        ("protocol = \"udp\"\naction = \"allow\"", "name the ports"),
+        (
+            "ports = [53]\nprotocol = \"udp\"\naction = \"deny\"",
+            "covers every protocol",
+        ),
+        (
+            "ports = [80]\nmethods = [\"GET\"]\nprotocol = \"udp\"\naction = \"allow\"",
+            "no methods",
+        ),
+        (
+            "ports = [53]\nprotocol = \"dns\"\naction = \"allow\"",
+            "udp",
+        ),
+    ] {
+        let message = error(&format!("[[network.rules]]\nhost = \"a.test\"\n{keys}\n"));
+        assert!(message.contains(cure), "{message}");
+    }
 }

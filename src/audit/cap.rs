@@ -3,7 +3,7 @@
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
 
-use super::event::{AuditEvent, Status};
+use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
 use crate::ids::PolicyGeneration;
 use crate::policy::RuleId;
 
@@ -37,7 +37,16 @@ impl AuditEvent {
                 workspace,
                 generation,
                 isolation,
+                unix_sockets,
             } => {
+                unix_sockets.truncate(MAX_SHOWN_SOCKETS);
+                for socket in unix_sockets {
+                    cut(&mut socket.path, TEXT);
+                    socket
+                        .danger
+                        .iter_mut()
+                        .for_each(|danger| cut(danger, WORD));
+                }
                 cut_arguments(argv);
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
@@ -82,6 +91,7 @@ impl AuditEvent {
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::CredentialUsed { credential, .. } => cut(credential, WORD),
+            Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
             Self::ApprovalAsked { path, rule, .. } => {
                 if let Some(path) = path {
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -213,6 +223,10 @@ mod tests {
             what: noise.clone(),
             needs: noise.clone(),
         };
+        let socket = crate::audit::event::ShownSocket {
+            path: noise.clone(),
+            danger: Some(noise.clone()),
+        };
         let event = AuditEvent::SessionStarted {
             argv: vec![noise.clone(); 1000],
             profile: noise.clone(),
@@ -225,6 +239,7 @@ mod tests {
                 seccomp_allowed: 300,
                 shortfalls: vec![shortfall; 1000],
             },
+            unix_sockets: vec![socket; 1000],
         };
         let session = SessionId::generate();
         let form = super::super::record::Form::new("0123456789abcdef", session, &user(&noise));

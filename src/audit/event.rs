@@ -29,6 +29,9 @@ pub enum AuditEvent {
         generation: PolicyGeneration,
         /// What confinement was achieved.
         isolation: Isolation,
+        /// The host's Unix sockets that the command may connect to.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unix_sockets: Vec<ShownSocket>,
     },
     /// A request was judged. Recorded before any byte or DNS query leaves for it.
     #[serde(rename = "egress.decided")]
@@ -87,13 +90,17 @@ pub enum AuditEvent {
         /// Questions since the last such record that were neither answered nor recorded.
         count: u64,
     },
-    /// A connection to this address stands.
+    /// A connection to this address stands, and behind it, where `via` names a proxy, one to the
+    /// destination.
     #[serde(rename = "egress.dialed")]
     EgressDialed {
         /// The connection it serves.
         conn: ConnId,
-        /// The address, one of those checked.
+        /// The address that was dialed: one of those checked, or the upstream proxy's.
         address: SocketAddr,
+        /// The upstream proxy, as `proxy.corp:3128`, where the connection goes through one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
     },
     /// A request failed outside of the rules: unreadable, refused address, wrong SNI, no answer.
     #[serde(rename = "egress.refused")]
@@ -358,6 +365,20 @@ pub struct Isolation {
     pub seccomp_allowed: u32,
     /// What was wanted and is missing; empty on a kernel that has all of it.
     pub shortfalls: Vec<Shortfall>,
+}
+
+/// The most sockets of the host that one jail shows, so that all of them fit the record of its start.
+pub const MAX_SHOWN_SOCKETS: usize = 16;
+
+/// A Unix socket of the host that shows in the jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShownSocket {
+    /// Its path, as the profile has it.
+    pub path: String,
+    /// What it gives away, where it is a dangerous one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub danger: Option<String>,
 }
 
 /// One wanted protection that this kernel lacks.

@@ -143,6 +143,7 @@ impl SessionSummary {
                 workspace,
                 generation,
                 isolation,
+                ..
             } => {
                 let at = record.ts;
                 self.start = Some(Start {

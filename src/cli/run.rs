@@ -44,6 +44,9 @@ pub struct RunArguments {
     /// Show the command this path, read-only
     #[arg(long, value_name = "PATH")]
     ro: Vec<PathBuf>,
+    /// Let the command connect to this Unix socket
+    #[arg(long, value_name = "PATH")]
+    socket: Vec<String>,
     /// Set a variable for the command, or pass the caller's own through
     #[arg(long, value_name = "NAME[=VALUE]")]
     env: Vec<String>,
@@ -149,6 +152,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             deny: arguments.deny,
             writable: arguments.rw,
             readable: arguments.ro,
+            sockets: arguments.socket,
             env: arguments.env,
             mode: arguments.mode.map(FilesystemMode::from),
             mitm: arguments.mitm.chosen(),

@@ -77,7 +77,7 @@ pub(super) fn confine(gate: &Gate, name_servers: &[SocketAddr]) -> Result<(), Co
     // 4. Landlock, while its system calls are still allowed.
     let reachable = gate
         .reachable
-        .get_or_init(|| reachable_ports(&gate.rules(), name_servers));
+        .get_or_init(|| reachable_ports(gate, name_servers));
     no_files_and_few_ports(reachable)?;
     // 5. Seccomp last.
     let program = seccomp::allow_only(table()?, SeccompAction::Errno(libc::EPERM.cast_unsigned()))?;
@@ -101,15 +101,19 @@ fn raise_descriptors(connections: usize) -> Result<(), ConfineError> {
 
 /// Ports that some rule allows, those of the web, which a later policy may allow, and those of the name
 /// servers. Every port, where any may be asked for: Landlock cannot be widened once there is an answer.
-fn reachable_ports(rules: &policy::Ruleset, name_servers: &[SocketAddr]) -> Reachable {
-    if rules.asks_for_unlisted() {
+/// Where everything leaves by an upstream proxy, that proxy's port stands for all of them.
+fn reachable_ports(gate: &Gate, name_servers: &[SocketAddr]) -> Reachable {
+    let rules = gate.rules();
+    let direct = !gate.via.takes_everything(&rules);
+    if direct && rules.asks_for_unlisted() {
         return Reachable::All;
     }
     let servers = name_servers.iter().map(SocketAddr::port);
     let web = [policy::Port::HTTP, policy::Port::HTTPS];
-    let allowed = rules.ports().into_iter().chain(web);
-    let allowed = allowed.map(policy::Port::number);
-    Reachable::Only(allowed.chain(servers).collect())
+    let allowed = rules.ports().into_iter().chain(web).filter(|_| direct);
+    let by_tcp = allowed.chain(gate.via.ports());
+    let by_tcp = by_tcp.map(policy::Port::number);
+    Reachable::Only(by_tcp.chain(servers).collect())
 }
 
 /// No file at all, no TCP port to bind, TCP connections to these ports alone, no signal and no abstract

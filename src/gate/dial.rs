@@ -1,21 +1,25 @@
 //! The only place that opens a socket to the world. Takes a [`Permit`], has its addresses pinned,
-//! connects to one of exactly these, and has the address on record before anybody gets the stream.
+//! connects to one of exactly these, or to the upstream proxy's, and has the address on record before
+//! anybody gets the stream.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::audit::AuditEvent;
 use crate::policy::DenyReason;
+use crate::policy::upstream::authority;
+use crate::wire::gate::ProxyAccess;
 
 use super::authorize::{Destination, Permit, Refusal};
 use super::resolve::{self, PinnedAddrs};
 use super::state::Gate;
 use super::tally::Tally;
+use super::via;
 
 /// Head start of one address over the next (RFC 8305 section 5, "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
@@ -29,33 +33,40 @@ pub(super) struct Outbound {
     pub(super) destination: Destination,
 }
 
-/// Resolves, pins, connects, records.
+/// Resolves, pins, connects (or has the upstream proxy do so), records.
 pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<Outbound, Refusal> {
     let destination = permit.destination();
+    let proxy = gate.via.proxy_for(&gate.rules(), destination);
     let connected = timeout(gate.limits.dial, async {
-        let pinned = resolve::pin(gate, destination).await?;
-        connect_first(pinned).await.map_err(|error| {
-            let detail = format!("{}:{}: {error}", destination.host, destination.port);
-            destination.fail(gate, DenyReason::DialFailed, detail)
-        })
+        match proxy {
+            Some(proxy) => by_proxy(gate, destination, proxy).await,
+            None => directly(gate, destination).await,
+        }
     });
     let connected = tokio::select! {
         biased;
-        () = tally.until_revoked() => {
-            let detail = "a new policy does not permit it".to_owned();
-            return Err(destination.fail(gate, tally.refused_because(), detail));
-        }
+        () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),
         connected = connected => connected,
     };
     let Ok(connected) = connected else {
-        let detail = format!("{}:{}: no answer", destination.host, destination.port);
-        return Err(destination.fail(gate, DenyReason::TimedOut, detail));
+        let (reason, who) = match proxy {
+            Some(proxy) => (
+                DenyReason::UpstreamProxyFailed,
+                format!("the upstream proxy {}", proxy.url.authority()),
+            ),
+            None => (
+                DenyReason::TimedOut,
+                authority(&destination.host, destination.port),
+            ),
+        };
+        return Err(destination.fail(gate, reason, format!("{who}: no answer")));
     };
     let (stream, address) = connected?;
     tally.connected();
     let recorded = gate.reporter.record(AuditEvent::EgressDialed {
         conn: destination.conn,
         address,
+        via: proxy.map(|proxy| proxy.url.authority()),
     });
     if recorded.await.is_err() {
         let detail = "the audit writer does not answer".to_owned();
@@ -65,6 +76,100 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
         stream,
         destination: destination.clone(),
     })
+}
+
+fn taken_back(gate: &Gate, destination: &Destination, tally: &Tally) -> Refusal {
+    let detail = "a new policy does not permit it".to_owned();
+    destination.fail(gate, tally.refused_because(), detail)
+}
+
+/// Opens a socket for datagrams to a permitted destination and to nowhere else: it is connected. An
+/// upstream proxy carries none, and they do not go past it either.
+pub(super) async fn dial_datagrams(
+    gate: &Gate,
+    permit: Permit,
+    tally: &Tally,
+) -> Result<UdpSocket, Refusal> {
+    let destination = permit.destination();
+    let who = authority(&destination.host, destination.port);
+    if let Some(proxy) = gate.via.proxy_for(&gate.rules(), destination) {
+        let detail = format!(
+            "{who}: datagrams do not go through the upstream proxy {}",
+            proxy.url.authority()
+        );
+        return Err(destination.fail(gate, DenyReason::UpstreamProxyFailed, detail));
+    }
+    let pinned = tokio::select! {
+        biased;
+        () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),
+        pinned = timeout(gate.limits.dial, resolve::pin(gate, destination)) => pinned,
+    };
+    let Ok(pinned) = pinned else {
+        return Err(destination.fail(gate, DenyReason::TimedOut, format!("{who}: no answer")));
+    };
+    let mut opened = Err(io::Error::from(io::ErrorKind::AddrNotAvailable));
+    for address in pinned?.into_vec() {
+        opened = open_datagrams(address).await;
+        if opened.is_ok() {
+            break;
+        }
+    }
+    let (socket, address) = opened.map_err(|error| {
+        destination.fail(gate, DenyReason::DialFailed, format!("{who}: {error}"))
+    })?;
+    tally.connected();
+    let recorded = gate.reporter.record(AuditEvent::EgressDialed {
+        conn: destination.conn,
+        address,
+        via: None,
+    });
+    if recorded.await.is_err() {
+        let detail = "the audit writer does not answer".to_owned();
+        return Err(destination.fail(gate, DenyReason::AuditUnavailable, detail));
+    }
+    Ok(socket)
+}
+
+async fn open_datagrams(address: SocketAddr) -> io::Result<(UdpSocket, SocketAddr)> {
+    let any: SocketAddr = if address.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    Ok((socket, address))
+}
+
+async fn directly(
+    gate: &Gate,
+    destination: &Destination,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
+    let pinned = resolve::pin(gate, destination).await?;
+    connect_first(pinned).await.map_err(|error| {
+        let who = authority(&destination.host, destination.port);
+        destination.fail(gate, DenyReason::DialFailed, format!("{who}: {error}"))
+    })
+}
+
+/// Connects to the proxy and has it connect to the destination.
+async fn by_proxy(
+    gate: &Gate,
+    destination: &Destination,
+    proxy: &ProxyAccess,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
+    let target = via::target(gate, destination, proxy).await?;
+    let pinned = resolve::pin_proxy(gate, destination, &proxy.url).await?;
+    let fail = |error: &dyn std::fmt::Display| {
+        let detail = format!("the upstream proxy {}: {error}", proxy.url.authority());
+        destination.fail(gate, DenyReason::UpstreamProxyFailed, detail)
+    };
+    let connected = connect_first(pinned).await;
+    let (mut stream, address) = connected.map_err(|error| fail(&error))?;
+    via::ask(&mut stream, proxy, &target)
+        .await
+        .map_err(|error| fail(&error))?;
+    Ok((stream, address))
 }
 
 /// Tries the addresses in order, each with a head start; the first that answers wins, the others are

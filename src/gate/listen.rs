@@ -60,11 +60,16 @@ impl Places {
             recorded: Cell::new(false),
         }
     }
+
+    /// A place for what is no connection of the jail's but costs as much.
+    pub(super) fn take_one(places: &Rc<Self>) -> Option<Place> {
+        Place::take(places, Kind::Served)
+    }
 }
 
 /// A place that is taken until it is dropped.
 #[derive(Debug)]
-struct Place {
+pub(super) struct Place {
     places: Rc<Places>,
     kind: Kind,
 }

@@ -76,6 +76,8 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
 /// Ports that the rules let be reached and Landlock does not.
 fn unreachable(gate: &Gate, rules: &Ruleset) -> Vec<Port> {
     match gate.reachable.get() {
+        // The proxy dials them.
+        Some(_) if gate.via.takes_everything(rules) => Vec::new(),
         Some(Reachable::Only(ports)) => rules
             .ports()
             .into_iter()

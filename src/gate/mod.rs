@@ -5,10 +5,11 @@
 //! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
 //! executes a program, opens a file, asks DNS or dials before a decision is recorded.
 //!
-//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], [`socks5`] or [`transparent`] → one
-//! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
-//! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
-//! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], [`socks5`] ([`socks5_udp`] for
+//! datagrams) or [`transparent`] → one `EgressRequest` → [`authorize`] (the choke point: decide, record, wait)
+//! → a `Permit` → [`dial`], which has [`resolve`] pin the addresses, or [`via`] ask an upstream proxy →
+//! [`upstream`] for a request (through [`origin_tls`] for one that came out of TLS; [`upgrade`] relays what
+//! became a WebSocket), [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
 //! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
@@ -55,6 +56,8 @@ mod respond;
 mod screen;
 mod sockets;
 mod socks5;
+mod socks5_datagram;
+mod socks5_udp;
 mod socks5_wire;
 mod splice;
 mod start;
@@ -65,6 +68,7 @@ mod transparent;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod via;
 mod watched;
 mod websocket;
 

@@ -17,7 +17,9 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 
 use crate::audit::AuditEvent;
-use crate::policy::{AddressClass, DenyReason, DomainName, Effect, Host, HostPattern, Rule};
+use crate::policy::{
+    AddressClass, DenyReason, DomainName, Effect, Host, HostPattern, ProxyUrl, Rule, class_of_name,
+};
 
 use super::authorize::{Destination, Refusal};
 use super::state::Gate;
@@ -68,6 +70,44 @@ pub(super) async fn pin(gate: &Gate, destination: &Destination) -> Result<Pinned
             Err(destination.fail(gate, DenyReason::ResolveFailed, detail))
         }
     }
+}
+
+/// Finds the addresses of an upstream proxy, for a permitted destination. The operator named it, so it
+/// may be in a private network; in another refused class only if it was named as an address, or
+/// `localhost`.
+pub(super) async fn pin_proxy(
+    gate: &Gate,
+    destination: &Destination,
+    proxy: &ProxyUrl,
+) -> Result<PinnedAddrs, Refusal> {
+    let to_socket = |address| SocketAddr::new(address, proxy.port.number());
+    let name = match &proxy.host {
+        Host::Addr(address) => return Ok(PinnedAddrs(vec![to_socket(*address)])),
+        Host::Name(name) => name,
+    };
+    let answer = gate.resolver.lookup(name).await;
+    let rules = gate.rules();
+    let may_be = |address: &IpAddr| match rules.addresses().check(*address) {
+        Ok(()) | Err(AddressClass::Private | AddressClass::SharedCgnat) => true,
+        Err(AddressClass::Loopback) => class_of_name(name) == Some(AddressClass::Loopback),
+        Err(_) => false,
+    };
+    let found = answer.as_deref().unwrap_or_default().iter().copied();
+    let (addresses, refused): (Vec<IpAddr>, Vec<IpAddr>) = found.partition(may_be);
+    gate.reporter.note(AuditEvent::DnsQuery {
+        conn: destination.conn,
+        name: name.to_string(),
+        addresses: addresses.clone(),
+        refused,
+    });
+    let detail = match answer {
+        Ok(_) if !addresses.is_empty() => {
+            return Ok(PinnedAddrs(addresses.into_iter().map(to_socket).collect()));
+        }
+        Ok(_) => format!("the upstream proxy {name} has no address that a proxy may have"),
+        Err(error) => format!("the upstream proxy: {error}"),
+    };
+    Err(destination.fail(gate, DenyReason::UpstreamProxyFailed, detail))
 }
 
 /// Addresses, parted by what policy says of them.
@@ -169,14 +209,26 @@ impl Resolver {
         })
     }
 
+    /// The same, which also asks for these names where they are single labels: the operator named them.
+    pub(super) fn spelling_out(mut self, names: impl Iterator<Item = DomainName>) -> Self {
+        self.spelled_out.extend(names);
+        self
+    }
+
+    /// Whether a name may be looked up at all: a single label or `.local` only if it was spelled out.
+    pub(super) fn knows_whose(&self, name: &DomainName) -> Result<(), ResolveError> {
+        if is_local(name) && !self.spelled_out.contains(name) {
+            return Err(ResolveError::LocalName(name.clone()));
+        }
+        Ok(())
+    }
+
     /// Every address of a name. Only for a name that a permit was given for.
     async fn lookup(&self, name: &DomainName) -> Result<Vec<IpAddr>, ResolveError> {
         if let Some(addresses) = self.hosts.get(name.as_str()) {
             return Ok(addresses.clone());
         }
-        if is_local(name) && !self.spelled_out.contains(name) {
-            return Err(ResolveError::LocalName(name.clone()));
-        }
+        self.knows_whose(name)?;
         let Some(dns) = &self.dns else {
             return Err(ResolveError::NoNameServer(name.clone()));
         };

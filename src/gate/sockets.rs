@@ -15,6 +15,8 @@ use super::listen::Door;
 pub(super) struct Sockets {
     /// Listeners, each with its protocol.
     pub(super) doors: Vec<(TcpListener, Door)>,
+    /// Where SOCKS5 clients send datagrams, with its port in the jail.
+    pub(super) datagrams: Option<(UdpSocket, u16)>,
     /// Where the jail's programs ask for names: UDP and TCP.
     pub(super) names: Option<(UdpSocket, TcpListener)>,
     /// Whether the jail has IPv6, as far as the sockets tell.
@@ -39,7 +41,7 @@ pub(super) enum SocketsError {
 
 /// Takes the sockets apart. To be called within a runtime.
 pub(super) fn take(policy: &NetworkPolicy, fds: Vec<OwnedFd>) -> Result<Sockets, SocketsError> {
-    let proxies = 1 + usize::from(policy.enable_socks5);
+    let proxies = 1 + usize::from(policy.enable_socks5) + usize::from(policy.relays_datagrams());
     // The last one of a transparent jail is there only with IPv6.
     let (least, most) = if policy.transparent {
         (proxies + 3, proxies + 4)
@@ -57,6 +59,7 @@ pub(super) fn take(policy: &NetworkPolicy, fds: Vec<OwnedFd>) -> Result<Sockets,
     }
     let mut sockets = Sockets {
         doors: Vec::new(),
+        datagrams: None,
         names: None,
         ipv6: got > proxies + 3,
     };
@@ -64,6 +67,11 @@ pub(super) fn take(policy: &NetworkPolicy, fds: Vec<OwnedFd>) -> Result<Sockets,
     // The doors first: zip must not take a socket that has no door.
     for (door, fd) in proxy_doors(policy).into_iter().zip(fds.by_ref()) {
         sockets.doors.push((listener(fd)?, door));
+    }
+    if policy.relays_datagrams()
+        && let Some(fd) = fds.next()
+    {
+        sockets.datagrams = Some((datagrams(fd)?, policy.socks_port));
     }
     if let Some(v4) = fds.next() {
         sockets.doors.push((listener(v4)?, Door::Transparent));

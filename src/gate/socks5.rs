@@ -1,6 +1,7 @@
-//! The SOCKS5 door: CONNECT without authentication, nothing else. The jail's own network namespace is
-//! what says who may come here.
+//! The SOCKS5 door: CONNECT without authentication and, where the policy has it, UDP ASSOCIATE. The jail's
+//! own network namespace is what says who may come here.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +15,7 @@ use super::authorize::{Refusal, authorize};
 use super::budget::Seen;
 use super::listen::{close_after, until_gone};
 use super::respond::socks5_reply;
-use super::socks5_wire::{self, Malformed, NO_AUTHENTICATION, Read};
+use super::socks5_wire::{self, Command, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;
 use super::tunnel::{self, Opened};
 
@@ -23,6 +24,9 @@ const NO_METHOD: u8 = 0xff;
 
 /// Succeeded.
 const SUCCEEDED: u8 = 0;
+
+/// General SOCKS server failure.
+const GENERAL_FAILURE: u8 = 1;
 
 /// Why there is no request.
 enum Unread {
@@ -37,11 +41,14 @@ enum Unread {
 /// Serves one connection to its end.
 pub(super) async fn serve(gate: Rc<Gate>, mut stream: TcpStream, id: ConnId) {
     let read = tokio::select! {
-        read = timeout(gate.limits.head, negotiate(&mut stream)) => read,
+        read = timeout(gate.limits.head, negotiate(&gate, &mut stream)) => read,
         () = gate.until_stopping() => return,
     };
     let (reason, detail, answer) = match read {
-        Ok(Ok((host, port))) => return connect(&gate, stream, id, host, port).await,
+        Ok(Ok(Command::Connect(host, port))) => {
+            return connect(&gate, stream, id, host, port).await;
+        }
+        Ok(Ok(Command::Associate(client))) => return associate(&gate, stream, id, client).await,
         Ok(Err(Unread::Gone)) => return,
         Ok(Err(Unread::NoMethod)) => (
             DenyReason::Malformed,
@@ -63,13 +70,14 @@ pub(super) async fn serve(gate: Rc<Gate>, mut stream: TcpStream, id: ConnId) {
 }
 
 /// Greeting and request. Reads not one byte more than these: what follows is the tunnel's.
-async fn negotiate(stream: &mut TcpStream) -> Result<(Host, Port), Unread> {
+async fn negotiate(gate: &Gate, stream: &mut TcpStream) -> Result<Command, Unread> {
     let can_do_without = read_message(stream, socks5_wire::read_greeting).await?;
     if !can_do_without {
         return Err(Unread::NoMethod);
     }
     send(stream, &[5, NO_AUTHENTICATION]).await?;
-    read_message(stream, socks5_wire::read_request).await
+    let associates = gate.relay.get().is_some();
+    read_message(stream, |bytes| socks5_wire::read_command(bytes, associates)).await
 }
 
 async fn read_message<T>(
@@ -95,6 +103,22 @@ async fn read_message<T>(
 
 async fn send(stream: &mut TcpStream, bytes: &[u8]) -> Result<(), Unread> {
     stream.write_all(bytes).await.map_err(|_| Unread::Gone)
+}
+
+/// Relays datagrams for as long as the connection stands.
+async fn associate(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, client: Option<SocketAddr>) {
+    let relay = gate.relay.get();
+    let made = relay.and_then(|relay| Some((relay.bound(), relay.associate(id, client)?)));
+    let Some((bound, association)) = made else {
+        return close_after(&stream, &reply_bytes(GENERAL_FAILURE)).await;
+    };
+    let mut reply = vec![5, SUCCEEDED, 0];
+    if let Some(port) = Port::new(bound.port()) {
+        socks5_wire::write_destination(&mut reply, &Host::Addr(bound.ip()), port);
+    }
+    if send(&mut stream, &reply).await.is_ok() {
+        association.run(gate, &stream).await;
+    }
 }
 
 async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host, port: Port) {

@@ -1,7 +1,7 @@
 //! SOCKS5 (RFC 1928), read strictly and exactly: the reader says how many bytes it needs next, so that
 //! nothing behind the request is ever taken for part of it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::policy::{Host, Port};
 
@@ -12,6 +12,9 @@ pub(super) const NO_AUTHENTICATION: u8 = 0;
 const IPV4: u8 = 1;
 const DOMAIN: u8 = 3;
 const IPV6: u8 = 4;
+
+/// The command UDP ASSOCIATE.
+const ASSOCIATE: u8 = 3;
 
 /// Replies of RFC 1928 section 6 that the reader itself asks for.
 const NOT_ALLOWED: u8 = 2;
@@ -58,6 +61,72 @@ pub(super) fn read_greeting(bytes: &[u8]) -> Result<Read<bool>, Malformed> {
     Ok(Read::Whole(methods.contains(&NO_AUTHENTICATION)))
 }
 
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    /// A connection to this destination.
+    Connect(Host, Port),
+    /// A relay for datagrams, from this address of its own if it says one.
+    Associate(Option<SocketAddr>),
+}
+
+/// The client's request; UDP ASSOCIATE is a command only where the policy relays datagrams.
+pub(super) fn read_command(bytes: &[u8], associates: bool) -> Result<Read<Command>, Malformed> {
+    if associates && bytes.get(..3) == Some(&[5, ASSOCIATE, 0]) {
+        return read_associate(bytes);
+    }
+    Ok(match read_request(bytes)? {
+        Read::More(more) => Read::More(more),
+        Read::Whole((host, port)) => Read::Whole(Command::Connect(host, port)),
+    })
+}
+
+/// UDP ASSOCIATE (RFC 1928 section 7): the client's own address, or zeros. A port without an address is
+/// one of the jail's loopback, which is all that the relay's socket can hear.
+fn read_associate(bytes: &[u8]) -> Result<Read<Command>, Malformed> {
+    let refused = |why, reply| Malformed {
+        why,
+        reply: Some(reply),
+    };
+    let rest = bytes.get(3..).unwrap_or_default();
+    let (address, port) = match rest.split_first() {
+        None => return Ok(Read::More(2)),
+        Some((&IPV4, rest)) => match rest.split_first_chunk::<4>() {
+            Some((octets, [high, low, ..])) => {
+                let address = IpAddr::V4(Ipv4Addr::from(*octets));
+                (address, u16::from_be_bytes([*high, *low]))
+            }
+            _ => return Ok(Read::More(6 - rest.len())),
+        },
+        Some((&IPV6, rest)) => match rest.split_first_chunk::<16>() {
+            Some((octets, [high, low, ..])) => {
+                let address = IpAddr::V6(Ipv6Addr::from(*octets)).to_canonical();
+                (address, u16::from_be_bytes([*high, *low]))
+            }
+            _ => return Ok(Read::More(18 - rest.len())),
+        },
+        Some(_) => {
+            let why = "UDP ASSOCIATE for something that is no address";
+            return Err(refused(why, ADDRESS_TYPE_NOT_SUPPORTED));
+        }
+    };
+    match address {
+        _ if port == 0 => Ok(Read::Whole(Command::Associate(None))),
+        address if address.is_unspecified() => {
+            let client = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            Ok(Read::Whole(Command::Associate(Some(client))))
+        }
+        IpAddr::V4(address) if address.is_loopback() => {
+            let client = SocketAddr::from((address, port));
+            Ok(Read::Whole(Command::Associate(Some(client))))
+        }
+        IpAddr::V4(_) | IpAddr::V6(_) => {
+            let why = "UDP ASSOCIATE for an address that is not the client's";
+            Err(refused(why, NOT_ALLOWED))
+        }
+    }
+}
+
 /// The client's request: where CONNECT is to go.
 pub(super) fn read_request(bytes: &[u8]) -> Result<Read<(Host, Port)>, Malformed> {
     let malformed = |why, reply| Malformed {
@@ -65,11 +134,11 @@ pub(super) fn read_request(bytes: &[u8]) -> Result<Read<(Host, Port)>, Malformed
         reply: Some(reply),
     };
     // Version, command, reserved, address type, and one byte more: every address has that.
-    let (head, rest) = match bytes.split_first_chunk::<4>() {
-        Some(split) if !split.1.is_empty() => split,
+    let head = match bytes.split_first_chunk::<4>() {
+        Some((head, rest)) if !rest.is_empty() => head,
         _ => return Ok(Read::More(5 - bytes.len())),
     };
-    let [version, command, reserved, kind] = *head;
+    let [version, command, reserved, _] = *head;
     if version != 5 || reserved != 0 {
         return Err(malformed("not a SOCKS5 request", 1));
     }
@@ -77,6 +146,25 @@ pub(super) fn read_request(bytes: &[u8]) -> Result<Read<(Host, Port)>, Malformed
         let why = "a SOCKS5 command other than CONNECT";
         return Err(malformed(why, COMMAND_NOT_SUPPORTED));
     }
+    Ok(
+        match read_destination(bytes.get(3..).unwrap_or_default())? {
+            Read::More(more) => Read::More(more),
+            Read::Whole((host, port, _)) => Read::Whole((host, port)),
+        },
+    )
+}
+
+/// An address type, an address and a port, and how many bytes they took.
+pub(super) fn read_destination(bytes: &[u8]) -> Result<Read<(Host, Port, usize)>, Malformed> {
+    let malformed = |why, reply| Malformed {
+        why,
+        reply: Some(reply),
+    };
+    // One byte more than the type: every address has that.
+    let Some((&[kind, _], _)) = bytes.split_first_chunk::<2>() else {
+        return Ok(Read::More(2 - bytes.len()));
+    };
+    let rest = bytes.get(1..).unwrap_or_default();
     // A domain name is preceded by its length.
     let (before, length) = match kind {
         IPV4 => (0, 4),
@@ -95,7 +183,28 @@ pub(super) fn read_request(bytes: &[u8]) -> Result<Read<(Host, Port)>, Malformed
     let host = read_host(kind, address)
         .ok_or_else(|| malformed("the SOCKS5 address is not exactly a host", NOT_ALLOWED))?;
     let port = Port::new(port).ok_or_else(|| malformed("port 0", NOT_ALLOWED))?;
-    Ok(Read::Whole((host, port)))
+    Ok(Read::Whole((host, port, 1 + before + length + 2)))
+}
+
+/// Appends an address type, an address and a port.
+pub(super) fn write_destination(to: &mut Vec<u8>, host: &Host, port: Port) {
+    match host {
+        Host::Addr(IpAddr::V4(address)) => {
+            to.push(IPV4);
+            to.extend(address.octets());
+        }
+        Host::Addr(IpAddr::V6(address)) => {
+            to.push(IPV6);
+            to.extend(address.octets());
+        }
+        Host::Name(name) => {
+            to.push(DOMAIN);
+            // A name has at most 253 bytes.
+            to.push(u8::try_from(name.as_str().len()).unwrap_or(u8::MAX));
+            to.extend(name.as_str().as_bytes());
+        }
+    }
+    to.extend(port.number().to_be_bytes());
 }
 
 /// A name must be a name: an address in its place would be judged by another rule than it is dialed by.
@@ -176,6 +285,44 @@ mod tests {
     }
 
     #[test]
+    fn an_association_is_asked_for_with_an_address_of_the_client_or_none() {
+        let asked = |address: &[u8], port: u16| {
+            let request = [&[5, 3, 0][..], address, &port.to_be_bytes()].concat();
+            read_command(&request, true).map_err(|malformed| malformed.reply)
+        };
+        let associate = |client: Option<&str>| {
+            let client = client.map(|client| client.parse().unwrap());
+            Ok(Read::Whole(Command::Associate(client)))
+        };
+        assert_eq!(asked(&[1, 0, 0, 0, 0], 0), associate(None));
+        assert_eq!(asked(&[4; 17], 0), associate(None));
+        assert_eq!(asked(&[1, 127, 0, 0, 1], 9), associate(Some("127.0.0.1:9")));
+        assert_eq!(asked(&[1, 0, 0, 0, 0], 9), associate(Some("127.0.0.1:9")));
+        assert_eq!(asked(&[1, 192, 0, 2, 1], 9), Err(Some(NOT_ALLOWED)));
+        assert_eq!(
+            asked(b"\x03\x06a.test", 9),
+            Err(Some(ADDRESS_TYPE_NOT_SUPPORTED))
+        );
+        let request = [5, 3, 0, 1, 127, 0, 0, 1, 0, 9];
+        for have in 0..request.len() {
+            let read = read_command(&request[..have], true);
+            let Ok(Read::More(more)) = read else {
+                panic!("{have}: {read:?}")
+            };
+            assert!(more > 0 && have + more <= request.len(), "{have} {more}");
+        }
+        let off = read_command(&request, false).unwrap_err();
+        assert_eq!(off.reply, Some(COMMAND_NOT_SUPPORTED));
+        assert_eq!(
+            read_command(&domain(b"a.test", 443), true),
+            Ok(Read::Whole(Command::Connect(
+                Host::parse("a.test").unwrap(),
+                Port::HTTPS
+            )))
+        );
+    }
+
+    #[test]
     fn other_protocols_are_told_from_socks5_by_their_first_byte() {
         assert_eq!(
             read_greeting(&[4, 1]).unwrap_err().why,
@@ -213,6 +360,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             drop(read_greeting(&bytes));
             drop(read_request(&bytes));
+            drop(read_command(&[&[5, 3, 0][..], &bytes].concat(), true));
             drop(read_request(&[&[5, 1, 0][..], &bytes].concat()));
         }
     }

@@ -35,9 +35,11 @@ use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::sockets::{self, Sockets, SocketsError};
+use super::socks5_udp::Relay;
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::upstream::Pool;
+use super::via::Via;
 
 /// The descriptor of the control channel.
 const CONTROL: i32 = 3;
@@ -148,11 +150,15 @@ pub(super) fn build(
         .then(|| OriginTls::new(&boot.roots))
         .transpose()?;
     let limits = Limits::from(&policy.limits);
+    let via = Via::new(boot.upstream.as_ref());
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits,
-        resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
+        resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
+            .spelling_out(via.names()),
         names: Names::default(),
+        via,
+        relay: OnceCell::new(),
         control: Control::default(),
         questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
         leases: Leases::default(),
@@ -179,6 +185,12 @@ async fn serve(gate: Rc<Gate>, sockets: Sockets, control: &Channel) -> Result<()
     tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
+    if let Some((socket, port)) = sockets.datagrams {
+        let relay = Rc::new(Relay::new(socket, port, Rc::clone(&places)));
+        let (gate, running) = (Rc::clone(&gate), Rc::clone(&relay));
+        gate.relay.get_or_init(|| relay);
+        accepting.spawn_local(async move { running.run(&gate).await });
+    }
     for (listener, door) in sockets.doors {
         accepting.spawn_local(accept(Rc::clone(&gate), listener, door, Rc::clone(&places)));
     }

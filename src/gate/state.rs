@@ -21,8 +21,10 @@ use super::origin_tls::OriginTls;
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::socks5_udp::Relay;
 use super::summary::Summary;
 use super::upstream::Pool;
+use super::via::Via;
 
 /// The bytes moved by one read of a relay.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -38,6 +40,10 @@ pub(super) struct Gate {
     pub(super) resolver: Resolver,
     /// Addresses that stand for names in the jail.
     pub(super) names: Names,
+    /// The upstream proxies, where some lead out.
+    pub(super) via: Via,
+    /// The relay for datagrams, where the policy has one; there once the gate serves.
+    pub(super) relay: OnceCell<Rc<Relay>>,
     /// What the session is told.
     pub(super) control: Control,
     /// Who waits for an answer, and what was answered.

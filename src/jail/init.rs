@@ -59,6 +59,11 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     let plan = read_plan().map_err(not_started("read the plan"))?;
     // 3. Bind the listeners, in the jail's own network namespace.
     let mut listeners = bind_listeners(&plan.listen)?;
+    if let Some(port) = plan.datagrams {
+        let step = format!("bind 127.0.0.1:{port} for datagrams");
+        let socket = bind_loopback(port, SockType::Datagram);
+        listeners.push(socket.map_err(|errno| failure(&step, errno, FailureKind::NotStarted))?);
+    }
     // The namespace itself, for the helper outside that makes everything in it lead to the gate.
     if plan.transparent {
         let network =
@@ -109,7 +114,7 @@ fn read_plan() -> io::Result<InitPlan> {
 /// the jail can share a port with the gate.
 fn bind_listeners(ports: &[u16]) -> Result<Vec<OwnedFd>, InitFailure> {
     let one = |port: &u16| {
-        bind_loopback(*port).map_err(|errno| {
+        listen_on_loopback(*port).map_err(|errno| {
             let cure = match errno {
                 nix::errno::Errno::EADDRINUSE => {
                     "; give network.http_port and network.socks_port different numbers"
@@ -126,15 +131,20 @@ fn bind_listeners(ports: &[u16]) -> Result<Vec<OwnedFd>, InitFailure> {
     ports.iter().map(one).collect()
 }
 
-fn bind_loopback(port: u16) -> nix::Result<OwnedFd> {
+fn listen_on_loopback(port: u16) -> nix::Result<OwnedFd> {
+    let socket = bind_loopback(port, SockType::Stream)?;
+    listen(&socket, Backlog::new(1024)?)?;
+    Ok(socket)
+}
+
+fn bind_loopback(port: u16, kind: SockType) -> nix::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+    let socket = socket(AddressFamily::Inet, kind, flags, None)?;
     let [a, b, c, d] = Ipv4Addr::LOCALHOST.octets();
     bind(
         std::os::fd::AsRawFd::as_raw_fd(&socket),
         &SockaddrIn::new(a, b, c, d, port),
     )?;
-    listen(&socket, Backlog::new(1024)?)?;
     Ok(socket)
 }
 
@@ -164,8 +174,13 @@ fn drop_capabilities() -> Result<(), InitFailure> {
 }
 
 fn restrict(plan: &InitPlan, filters: &Filters) -> Result<Isolation, InitFailure> {
-    let achieved = landlock::confine(&plan.readable, &plan.writable, plan.landlock_floor)
-        .map_err(not_started("landlock"))?;
+    let achieved = landlock::confine(
+        &plan.readable,
+        &plan.writable,
+        &plan.sockets,
+        plan.landlock_floor,
+    )
+    .map_err(not_started("landlock"))?;
     Ok(Isolation {
         bwrap: plan.bwrap.clone(),
         landlock_abi: achieved.abi,

@@ -72,6 +72,7 @@ pub(crate) struct Achieved {
 pub(crate) fn confine(
     readable: &[PathBuf],
     writable: &[PathBuf],
+    sockets: &[PathBuf],
     floor: u8,
 ) -> Result<Achieved, LandlockError> {
     let read = AccessFs::from_read(NEWEST);
@@ -86,7 +87,12 @@ pub(crate) fn confine(
         rules = allow(rules, path, read)?;
     }
     for path in writable {
-        rules = allow(rules, path, all)?;
+        // A socket that a process outside listens on may lie there; the jail's own need no rule.
+        rules = allow(rules, path, all & !AccessFs::ResolveUnix)?;
+    }
+    for path in sockets {
+        // With a right that every kernel knows: a rule cannot be empty.
+        rules = allow(rules, path, AccessFs::ResolveUnix | AccessFs::ReadFile)?;
     }
     rules = allow(rules, Path::new("/dev"), read | device_use())?;
     rules = allow_streams(rules)?;

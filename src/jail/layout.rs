@@ -25,6 +25,8 @@ pub(crate) struct Layout {
     pub(crate) sealed: Vec<PathBuf>,
     /// The folders in which protected paths count: the workspace and the profile's writable ones.
     pub(crate) projects: Vec<PathBuf>,
+    /// Sockets of the host that show, by their own names.
+    pub(crate) sockets: Vec<PathBuf>,
     pub(crate) sources: Sources,
 }
 
@@ -106,7 +108,7 @@ impl Layout {
     }
 
     /// Shows a host path at its own place.
-    fn bind(&mut self, opened: Opened, access: Access, reason: &'static str) {
+    pub(crate) fn bind(&mut self, opened: Opened, access: Access, reason: &'static str) {
         self.bind_at(
             &opened.canonical,
             opened.fd,
@@ -272,7 +274,7 @@ impl Layout {
     }
 
     /// A link from the name that was given to where it leads, where that name does not show yet.
-    fn alias(&mut self, given: &Path, target: PathBuf) {
+    pub(crate) fn alias(&mut self, given: &Path, target: PathBuf) {
         let private = match covering(&self.mounts, given) {
             None => true,
             Some(mount) => mount.dest != given && matches!(mount.kind, MountKind::Tmpfs { .. }),
@@ -390,7 +392,7 @@ impl Layout {
 }
 
 /// Whether a path is one that every jail has for itself, whatever the host has there.
-fn is_jails_own(path: &Path) -> bool {
+pub(crate) fn is_jails_own(path: &Path) -> bool {
     let at_root = ["/", "/dev", "/proc", "/sys", "/run", "/tmp", "/var/tmp"];
     at_root.iter().any(|own| path == Path::new(own))
         || ["/proc", "/sys", "/dev"]
@@ -402,7 +404,10 @@ fn is_parent(component: std::path::Component<'_>) -> bool {
     component == std::path::Component::ParentDir
 }
 
-fn listed_error(key: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> JailError {
+pub(crate) fn listed_error(
+    key: &'static str,
+    path: impl AsRef<Path>,
+) -> impl FnOnce(io::Error) -> JailError {
     let path = path.as_ref().to_owned();
     move |source| JailError::Path { key, path, source }
 }

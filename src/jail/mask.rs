@@ -50,7 +50,7 @@ fn is_unreachable(error: &io::Error) -> bool {
 
 /// Where in the jail a host path shows. The workspace and the profile's further paths cannot lie in a
 /// mask: one of the two is a mistake. What the session itself shows can: that is why it shows it.
-fn places(
+pub(crate) fn places(
     mounts: &[Mount],
     key: &'static str,
     masked: &Path,

@@ -6,7 +6,7 @@
 //! twice, starts with less confinement than the profile's floor.
 //!
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
-//! `layout`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
+//! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy.
@@ -33,6 +33,7 @@ mod sweep;
 mod syscalls;
 pub mod system;
 mod tproxy;
+mod unix_socket;
 
 pub use bwrap::Bwrap;
 pub use error::JailError;

@@ -1,6 +1,7 @@
 //! From a request to a running jail: `prepare` touches the host and builds the [`JailSpec`], `start`
 //! hands it to bubblewrap. What is prepared can only be started or dropped.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,8 +14,9 @@ use super::identity::UserNames;
 use super::layout::lay_out;
 use super::placeholder::Sweeper;
 use super::spec::JailSpec;
-use super::{mask, protect, replace};
-use crate::policy::FilesystemPolicy;
+use super::{mask, protect, replace, unix_socket};
+use crate::audit::event::ShownSocket;
+use crate::policy::{FilesystemPolicy, UnixSocket};
 use crate::sys::fd::sealed;
 use crate::sys::process::Spawn;
 use crate::wire::init::InitPlan;
@@ -40,6 +42,8 @@ pub struct JailRequest<'a> {
     pub files: Vec<(PathBuf, Vec<u8>)>,
     /// Generated files that stand in for the host's file of that path, wherever that one shows.
     pub replaced: Vec<(PathBuf, Vec<u8>)>,
+    /// Unix sockets of the host, and what becomes of each.
+    pub sockets: &'a BTreeMap<PathBuf, UnixSocket>,
     /// The program `portcullis-init`, opened (O_PATH is enough). It is also the sweeper.
     pub init: &'a File,
 }
@@ -49,6 +53,8 @@ pub struct JailRequest<'a> {
 #[must_use = "placeholders on the host stand for nothing"]
 pub struct Prepared {
     spec: JailSpec,
+    sockets: Vec<ShownSocket>,
+    socket_paths: Vec<PathBuf>,
     sources: Vec<OwnedFd>,
     init: OwnedFd,
     sweeper: Option<Sweeper>,
@@ -75,9 +81,11 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
         None
     };
     let mut layout = lay_out(request)?;
+    let sockets = unix_socket::show(&mut layout, request)?;
     protect::apply(&mut layout, request, &mut sweeper)?;
     replace::apply(&mut layout, request)?;
     mask::apply(&mut layout, request)?;
+    unix_socket::hide_others(&mut layout, request)?;
     layout.add_parents();
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
@@ -88,6 +96,8 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
             sealed: layout.sealed,
             reports_pid: sweeper.is_some(),
         },
+        sockets,
+        socket_paths: layout.sockets,
         sources: layout.sources.into_fds(),
         init: init.map_err(starting("portcullis-init"))?,
         sweeper,
@@ -98,6 +108,16 @@ impl Prepared {
     /// What the jail will be made of.
     pub fn spec(&self) -> &JailSpec {
         &self.spec
+    }
+
+    /// The host's sockets that show, for the record.
+    pub fn sockets(&self) -> &[ShownSocket] {
+        &self.sockets
+    }
+
+    /// Where they show, for the [`InitPlan`].
+    pub fn socket_paths(&self) -> &[PathBuf] {
+        &self.socket_paths
     }
 
     /// The readable and the writable paths for the [`InitPlan`].

@@ -5,7 +5,9 @@
 //!
 //! Reading order: [`host`], [`request`] and [`question`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
-//! dialed) → [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
+//! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) →
+//! [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) →
+//! [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -20,8 +22,11 @@ pub mod profile;
 pub mod question;
 pub mod remedy;
 pub mod request;
+pub mod reserved_name;
 pub mod rule;
 pub mod ruleset;
+pub mod unix_socket;
+pub mod upstream;
 
 pub use address::{AddressClass, AddressPolicy};
 pub use approval::{Answered, QuestionEnd, Scope};
@@ -39,5 +44,8 @@ pub use profile::{
 pub use question::Question;
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport};
+pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};
+pub use unix_socket::UnixSocket;
+pub use upstream::{NoProxy, Password, ProxyScheme, ProxyUrl, ResolveNames, UpstreamPolicy};

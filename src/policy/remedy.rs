@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::address::AddressClass;
 use super::decision::DenyReason;
 use super::host::Host;
-use super::request::{EgressRequest, Port};
+use super::request::{EgressRequest, Port, Transport};
 
 /// The remedy for a denial; `None` where nothing should let it through, or nothing of the policy would.
 /// A denial by a deny rule has none: the rule itself, in the decision, is what there is to tell.
@@ -65,6 +65,11 @@ pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
 /// The flag and the profile line that allow a destination.
 fn allow(request: &EgressRequest) -> String {
     let (host, port) = (&request.host, request.port);
+    if request.transport == Transport::Socks5Udp {
+        return format!(
+            "in the profile [network] enable_socks5_udp = true and [[network.rules]] host = \"{host}\", ports = [{port}], protocol = \"udp\", action = \"allow\""
+        );
+    }
     let flag = match host {
         Host::Addr(IpAddr::V6(_)) => format!("--allow [{host}]:{port}"),
         Host::Addr(IpAddr::V4(_)) | Host::Name(_) => format!("--allow {host}:{port}"),

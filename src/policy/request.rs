@@ -154,7 +154,7 @@ pub enum RequestError {
     /// A scheme that the gate does not carry.
     #[error(
         "{scheme:?} is no scheme the gate carries; accepted are https://host/path, http://host/path, \
-         wss://, ws://, host:port and host"
+         wss://, ws://, udp://host:port, host:port and host"
     )]
     Scheme {
         /// The scheme.
@@ -180,7 +180,8 @@ pub enum RequestError {
 impl EgressRequest {
     /// The request that a client would make of the gate for `[METHOD] URL`, `host:port` or `host`. Plain
     /// `http://` is forwarded, its method (GET if none is given) and path in sight; everything else is a
-    /// tunnel. What may follow inside of one, [`super::Question`] tells. Nothing is looked up.
+    /// tunnel, but `udp://host:port`, which is a datagram. What may follow inside of a tunnel,
+    /// [`super::Question`] tells. Nothing is looked up.
     pub fn parse(text: &str) -> Result<Self, RequestError> {
         Asked::read(text).map(|asked| asked.at_the_door())
     }
@@ -189,7 +190,7 @@ impl EgressRequest {
 /// A text that asks one question, taken apart.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
-    /// `http`, `https`, `ws`, `wss`; empty: the text is no URL.
+    /// `http`, `https`, `ws`, `wss`, `udp`; empty: the text is no URL.
     pub(super) scheme: &'a str,
     /// The method, if one is given.
     method: Option<Method>,
@@ -215,7 +216,7 @@ impl<'a> Asked<'a> {
         let (scheme, rest) = target.split_once("://").unwrap_or(("", target));
         let default = match scheme {
             "http" | "ws" => Port::HTTP,
-            "" | "https" | "wss" => Port::HTTPS,
+            "" | "https" | "wss" | "udp" => Port::HTTPS,
             other => {
                 return Err(RequestError::Scheme {
                     scheme: other.to_owned(),
@@ -224,6 +225,18 @@ impl<'a> Asked<'a> {
         };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
+        let datagram = scheme == "udp";
+        if datagram
+            && !authority
+                .rsplit(']')
+                .next()
+                .unwrap_or_default()
+                .contains(':')
+        {
+            return Err(RequestError::Port {
+                port: String::new(),
+            });
+        }
         let (host, port) = parse_authority(authority, default)?;
         Ok(Self {
             scheme,
@@ -240,7 +253,11 @@ impl<'a> Asked<'a> {
             return self.in_sight(Transport::Forward);
         }
         EgressRequest {
-            transport: Transport::Connect,
+            transport: if self.scheme == "udp" {
+                Transport::Socks5Udp
+            } else {
+                Transport::Connect
+            },
             host: self.host.clone(),
             port: self.port,
             method: None,

@@ -88,6 +88,8 @@ pub enum Protocol {
     Web,
     /// Bytes of any kind (ssh, a database): relayed as they are, never opened, on any port.
     Tcp,
+    /// Datagrams, by SOCKS5. Such a rule speaks of nothing else, and no other allows them.
+    Udp,
 }
 
 /// Names a rule in audit records and refusals: where it was written, as `network.domains."*.x"`,

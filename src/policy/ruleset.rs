@@ -11,7 +11,7 @@ use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::{DomainName, Host};
 use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
-use super::request::{EgressRequest, Port};
+use super::request::{EgressRequest, Port, Transport};
 use super::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::ids::PolicyGeneration;
 
@@ -23,6 +23,8 @@ pub struct Ruleset {
     unlisted: Unlisted,
     websocket: WebsocketPolicy,
     unconfined_tunnels: bool,
+    /// Whether datagrams are relayed at all.
+    datagrams: bool,
     /// What happens to TLS where no entry of `tls` speaks of the host.
     tls_default: TlsHandling,
     /// By name: rules for exactly it, and for what lies below it.
@@ -69,6 +71,7 @@ impl Ruleset {
             unlisted: policy.default,
             websocket: policy.websocket,
             unconfined_tunnels: policy.unconfined_tunnels,
+            datagrams: policy.relays_datagrams(),
             tls_default: policy.tls_default(),
             names: HashMap::new(),
             literals: HashMap::new(),
@@ -122,7 +125,7 @@ impl Ruleset {
         self.enabled && self.unlisted == Unlisted::Ask
     }
 
-    /// Every port that some rule lets a request reach, in order: all that the gate's own Landlock has
+    /// Every TCP port that some rule lets a request reach, in order: all that the gate's own Landlock has
     /// to leave open.
     pub fn ports(&self) -> Vec<Port> {
         if !self.enabled {
@@ -136,6 +139,7 @@ impl Ruleset {
             .chain(self.literals.values())
             .chain([&self.any])
             .flat_map(|rules| rules.allows.iter().chain(&rules.asks))
+            .filter(|rule| rule.protocol != Protocol::Udp)
             .flat_map(allowed_ports)
             .copied()
             .collect();
@@ -239,7 +243,7 @@ impl Ruleset {
 
     /// What becomes of a request's bytes if it is let through by a rule with this protocol.
     fn handling(&self, request: &EgressRequest, protocol: Protocol) -> Handling {
-        if protocol == Protocol::Tcp {
+        if protocol == Protocol::Tcp || request.transport == Transport::Socks5Udp {
             return Handling::Tcp;
         }
         match self.tls_for(&request.host) {
@@ -339,12 +343,20 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     if !rules.enabled {
         return Judgement::deny(DenyReason::NetworkDisabled, None);
     }
+    if is_datagrams(request) && !rules.datagrams {
+        return Judgement::deny(DenyReason::HostNotAllowed, None);
+    }
     if let Some((reason, rule)) = denial(rules, request) {
         return Judgement::deny(reason, Some(rule));
     }
     let (verdict, rule) = match permission(rules, request) {
         Ok((verdict, rule)) => (verdict, Some(rule)),
-        Err(Miss::Host | Miss::Port) if rules.unlisted == Unlisted::Ask => (Verdict::Ask, None),
+        // Nobody is asked about datagrams that no rule speaks of.
+        Err(Miss::Host | Miss::Port)
+            if rules.unlisted == Unlisted::Ask && !is_datagrams(request) =>
+        {
+            (Verdict::Ask, None)
+        }
         Err(miss) => return Judgement::deny(miss.reason(), None),
     };
     let protocol = rule.map_or(Protocol::Web, |rule| rule.protocol);
@@ -460,7 +472,8 @@ fn permission<'a>(
 /// Why an allow rule for this host does not let the request through, if it does not. What the gate
 /// cannot see is taken to be what the rule does not list.
 fn missed_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<Miss> {
-    if !allowed_ports(rule).contains(&request.port) {
+    let speaks_of_it = is_datagrams(request) == (rule.protocol == Protocol::Udp);
+    if !speaks_of_it || !allowed_ports(rule).contains(&request.port) {
         return Some(Miss::Port);
     }
     if !is_restricted(rule) {
@@ -501,6 +514,8 @@ fn mode_refuses(
     };
     match rules.mode {
         NetworkMode::Full => None,
+        // Not even by `unconfined_tunnels`, which speaks of TLS.
+        NetworkMode::Limited if is_datagrams(request) => Some(DenyReason::TunnelNotAllowed),
         NetworkMode::Limited if request.transport.is_tunnel() => {
             let opened = handling == Handling::Inspect;
             (!opened && !rules.unconfined_tunnels).then_some(DenyReason::TunnelNotAllowed)
@@ -512,6 +527,10 @@ fn mode_refuses(
 /// Whether a rule speaks of some methods or paths alone.
 pub(super) fn is_restricted(rule: &Rule) -> bool {
     !rule.methods.is_empty() || !rule.paths.is_empty()
+}
+
+fn is_datagrams(request: &EgressRequest) -> bool {
+    request.transport == Transport::Socks5Udp
 }
 
 /// The ports that an allow or an ask covers.

@@ -398,6 +398,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         roots: String::new(),
         approval_seconds,
         credentials: Vec::new(),
+        upstream: None,
     }
 }
 

@@ -12,6 +12,7 @@ use crate::wire::init::{FailureKind, InitFailure};
 
 use super::companions::CompanionError;
 use super::trust_store::TrustStoreError;
+use super::upstream::UpstreamError;
 
 /// Why a command was not executed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,9 @@ pub enum LaunchError {
         /// Source, problem, cure; never the value.
         problem: String,
     },
+    /// The proxy that is to lead out cannot be used.
+    #[error("{0}")]
+    Upstream(#[from] UpstreamError),
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
@@ -64,7 +65,7 @@ pub fn run(
     let mut signals = step_aside()?;
     let mut plan = Plan::make(request, tell)?;
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
-    let (mut companions, jail) = start(&plan, &desk, &mut signals)?;
+    let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
@@ -87,9 +88,10 @@ fn start(
     plan: &Plan,
     desk: &Desk,
     signals: &mut Signals,
+    tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
     if plan.trust.is_none() {
-        let jail = build(plan, None)?;
+        let jail = build(plan, None, tell)?;
         let mut companions = Companions::start(plan, desk)?;
         let ready = companions.ready(signals);
         return Ok((companions, ready.map(|_| jail)));
@@ -97,7 +99,7 @@ fn start(
     let mut companions = Companions::start(plan, desk)?;
     let jail = companions.ready(signals).and_then(|authority| {
         let trust = plan.jail_trust(authority.as_deref())?;
-        build(plan, trust.as_ref())
+        build(plan, trust.as_ref(), tell)
     });
     Ok((companions, jail))
 }
@@ -128,6 +130,7 @@ impl Companions {
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         boot.credentials = plan.credentials.for_the_gate();
+        boot.upstream.clone_from(&plan.upstream);
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,
@@ -203,10 +206,16 @@ struct Jail {
     init: Channel,
     /// Waits to make the jail's connections lead to the gate, where the profile wants that.
     interceptor: Option<Interceptor>,
+    /// The host's sockets that show, for the record.
+    sockets: Vec<ShownSocket>,
 }
 
 /// Step 3, our side.
-fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
+fn build(
+    plan: &Plan,
+    trust: Option<&JailTrust>,
+    tell: &mut dyn FnMut(Progress<'_>),
+) -> Result<Jail, LaunchError> {
     let path = path_outside(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
@@ -222,7 +231,14 @@ fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
-    let init_plan = plan.init_plan(&bwrap, readable, writable);
+    let init_plan = plan.init_plan(&bwrap, readable, writable, prepared.socket_paths());
+    let sockets = prepared.sockets().to_vec();
+    for ShownSocket { path, danger } in &sockets {
+        if let Some(danger) = danger {
+            let note = format!("the command can connect to {path} ({danger})");
+            tell(Progress::Note(&note));
+        }
+    }
     let system = |source: io::Error| LaunchError::System {
         what: "make a channel",
         source,
@@ -234,6 +250,7 @@ fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
         running,
         init,
         interceptor: interceptor.transpose()?,
+        sockets,
     })
 }
 
@@ -273,7 +290,9 @@ impl Jail {
         }
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
-        companions.audit.append(plan.started(confined.isolation))?;
+        companions
+            .audit
+            .append(plan.started(confined.isolation, std::mem::take(&mut self.sockets)))?;
         self.execute(plan)?;
         Ok(confined.process)
     }

@@ -29,6 +29,7 @@ pub mod signals;
 pub mod socket;
 pub mod trust;
 pub mod trust_store;
+pub mod upstream;
 pub mod watch;
 
 pub use approvals::Ask;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
@@ -12,6 +13,7 @@ use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
+use crate::wire::gate::UpstreamProxy;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
 use super::Progress;
@@ -25,7 +27,7 @@ use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
 use super::registries::Found;
 use super::trust_store::{self, TrustStore};
-use super::{socket, trust};
+use super::{socket, trust, upstream};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(super) struct Plan {
     /// What a session can write: nothing below it is executed outside the jail.
     pub(super) writable: Vec<PathBuf>,
     pub(super) command: Command,
+    /// The proxy that leads out; the gate's alone.
+    pub(super) upstream: Option<UpstreamProxy>,
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
     pub(super) log: LogFolder,
@@ -84,6 +88,7 @@ impl Plan {
         }
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
         let credentials = credentials::settle(&mut profile, &caller, &writable, tell)?;
+        let upstream = upstream::settle(&profile.network, &caller, &writable, tell)?;
         let mut command = command::prepare(&request.argv, &caller, &profile);
         credentials.seal_command(&mut command, &caller.home);
         command
@@ -121,6 +126,7 @@ impl Plan {
             workspace,
             writable,
             command,
+            upstream,
             asked,
             log,
             trust,
@@ -171,13 +177,11 @@ impl Plan {
                 group: self.caller.group.clone(),
             },
             hostname: "portcullis".to_owned(),
-            hidden: [self.caller.state_folder(), self.caller.config_folder()]
-                .into_iter()
-                .chain(socket::hidden(&self.caller))
-                .collect(),
+            hidden: self.hidden(),
             shown: self.command.shown.clone(),
             files: [self.files().as_slice(), made].concat(),
             replaced: trust.map_or_else(Vec::new, |trust| trust.replaced.clone()),
+            sockets: &self.profile.network.unix_sockets,
             init,
         }
     }
@@ -196,20 +200,40 @@ impl Plan {
         files
     }
 
+    /// What no jail sees, in whatever mode: the log, the profiles, the session's own socket, the upstream
+    /// proxy's password.
+    fn hidden(&self) -> Vec<PathBuf> {
+        let policy = &self.profile.network.upstream_proxy;
+        let password = policy
+            .password_file
+            .iter()
+            .map(|path| upstream::in_home(path, &self.caller.home));
+        [self.caller.state_folder(), self.caller.config_folder()]
+            .into_iter()
+            .chain(socket::hidden(&self.caller))
+            .chain(password)
+            .collect()
+    }
+
     /// What init is told, once it is known what the jail shows.
     pub(super) fn init_plan(
         &self,
         bwrap: &Bwrap,
         readable: Vec<PathBuf>,
         writable: Vec<PathBuf>,
+        sockets: &[PathBuf],
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
             transparent: self.profile.network.transparent,
+            datagrams: self
+                .socks_port()
+                .filter(|_| self.profile.network.relays_datagrams()),
             env: self.environment(&visible),
             readable,
             writable,
+            sockets: sockets.to_vec(),
             landlock_floor: self.profile.isolation.landlock_abi,
             bwrap: bwrap.version.clone(),
             argv: self.command.argv.clone(),
@@ -274,7 +298,11 @@ impl Plan {
     }
 
     /// The session's first record.
-    pub(super) fn started(&self, isolation: Isolation) -> AuditEvent {
+    pub(super) fn started(
+        &self,
+        isolation: Isolation,
+        unix_sockets: Vec<ShownSocket>,
+    ) -> AuditEvent {
         AuditEvent::SessionStarted {
             argv: self.asked.clone(),
             profile: self.profile.name.clone(),
@@ -282,6 +310,7 @@ impl Plan {
             workspace: self.workspace.to_string_lossy().into_owned(),
             generation: self.rules.generation().clone(),
             isolation,
+            unix_sockets,
         }
     }
 

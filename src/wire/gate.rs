@@ -3,8 +3,9 @@
 //! The gate is started with two sockets: this control channel and its audit channel. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
 //! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
-//! init made (first HTTP, then SOCKS5 if the policy has it, then those of [`super::transparent`] if the policy
-//! has that); the gate answers [`GateReply::Serving`].
+//! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
+//! that, then those of [`super::transparent`] if the policy has that); the gate answers
+//! [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
 //! [`GateReply::Drained`]. A closed control channel ends the gate at once.
 //!
@@ -17,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy, Port,
-    RuleId, Scope, Transport,
+    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
+    NoProxy, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
 };
 use crate::secret::{self, Secret};
 
@@ -40,6 +41,32 @@ pub struct GateBoot {
     /// How long an answer to a question is waited for, in seconds; 0: nobody is asked, and what would be
     /// is refused.
     pub approval_seconds: u32,
+    /// The proxy that leads out, where one does.
+    pub upstream: Option<UpstreamProxy>,
+}
+
+/// The way out where a network has no direct one. At least one of the two proxies is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamProxy {
+    /// For plain HTTP requests; `None`: they go out directly.
+    pub plain: Option<ProxyAccess>,
+    /// For everything else; `None`: it goes out directly.
+    pub tunnels: Option<ProxyAccess>,
+    /// What is dialed directly in any case.
+    pub no_proxy: Vec<NoProxy>,
+}
+
+/// A proxy and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyAccess {
+    /// Where it is, and as whom. The text of a URL leaves the password out.
+    pub url: ProxyUrl,
+    /// With which password.
+    pub password: Option<Password>,
+    /// Who finds the addresses of names.
+    pub resolve: ResolveNames,
 }
 
 /// A credential's value, and what stands for it in the jail.

@@ -17,6 +17,8 @@ use crate::audit::Isolation;
 pub struct InitPlan {
     /// Loopback ports to listen on, in the order the gate expects the sockets.
     pub listen: Vec<u16>,
+    /// The loopback port for datagrams of SOCKS5 clients; its socket comes behind the listeners.
+    pub datagrams: Option<u16>,
     /// Whether the jail's network namespace is to come with [`InitReport::Confined`], after the sockets: for
     /// a jail whose programs need know no proxy (see [`super::transparent`]).
     pub transparent: bool,
@@ -24,6 +26,8 @@ pub struct InitPlan {
     pub readable: Vec<PathBuf>,
     /// Paths in the jail that Landlock lets be written as well.
     pub writable: Vec<PathBuf>,
+    /// Sockets of the host that Landlock lets be connected to.
+    pub sockets: Vec<PathBuf>,
     /// The lowest Landlock ABI that the profile accepts.
     pub landlock_floor: u8,
     /// Which bubblewrap built the jail, for the report.

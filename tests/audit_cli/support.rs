@@ -35,6 +35,7 @@ pub(crate) fn started() -> AuditEvent {
                 needs: "Landlock ABI 6 (Linux 6.12)".into(),
             }],
         },
+        unix_sockets: Vec::new(),
     }
 }
 
@@ -106,6 +107,7 @@ pub(crate) fn story() -> Vec<AuditEvent> {
         AuditEvent::EgressDialed {
             conn: ConnId(1),
             address: "192.0.2.1:443".parse().unwrap(),
+            via: None,
         },
         closed(1, 1500, 2_500_000),
         decided(2, api, None),

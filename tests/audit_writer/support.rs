@@ -107,6 +107,7 @@ pub(crate) fn started(argv: &[&str]) -> AuditEvent {
             seccomp_allowed: 300,
             shortfalls: Vec::new(),
         },
+        unix_sockets: Vec::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The test bench: a workspace, a home and the programs in a folder that both callers can reach.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -63,6 +64,7 @@ impl Bench {
             shown: vec![(at("probe"), "/run/probe".into())],
             replaced: Vec::new(),
             files: Vec::new(),
+            sockets: BTreeMap::new(),
             listen: Vec::new(),
             floor: 1,
             argv: Vec::new(),

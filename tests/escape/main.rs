@@ -22,3 +22,4 @@ mod protected;
 mod replaced;
 mod syscalls;
 mod terminal;
+mod unix_sockets;

@@ -99,6 +99,7 @@ fn one_request_leaves_four_records_in_order() {
         AuditEvent::EgressDialed {
             conn,
             address: origin.address,
+            via: None,
         },
         AuditEvent::EgressClosed {
             conn,

@@ -25,10 +25,14 @@ mod live;
 mod malformed;
 mod origins;
 mod socks5;
+mod socks5_udp;
+mod via;
 mod websocket;
 
 #[path = "../support/dns.rs"]
 mod dns_stub;
+#[path = "../support/proxy.rs"]
+mod proxy;
 #[path = "../support/gate.rs"]
 mod test_gate;
 #[path = "../support/tls_origin.rs"]

@@ -18,12 +18,12 @@ mod jail;
 mod order;
 
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ fn perform(act: &Act) -> io::Result<String> {
         Act::Descriptors => return Ok(descriptors()),
         Act::Environment => return Ok(environment()),
         Act::Terminal(request) => terminal(*request)?,
+        Act::AskUnix(path) => return ask_unix(path),
         Act::WaitFor(path) => {
             while !path.exists() {
                 std::thread::sleep(Duration::from_millis(5));
@@ -98,10 +99,23 @@ fn speak(act: &Act) -> io::Result<()> {
             drop(UnixStream::connect_addr(&address)?);
         }
         Act::ConnectUnix(path) => drop(UnixStream::connect(path)?),
+        Act::ListenUnix(path) => {
+            let _listener = UnixListener::bind(path)?;
+            drop(UnixStream::connect(path)?);
+        }
         Act::SetOption(level, name, value) => set_option(*level, *name, *value)?,
         other => panic!("not about sockets: {other:?}"),
     }
     Ok(())
+}
+
+fn ask_unix(path: &Path) -> io::Result<String> {
+    let mut stream = UnixStream::connect(path)?;
+    stream.write_all(b"ping")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
 }
 
 /// Does it in a child, so that a signal or a successful escape does not end the probe.

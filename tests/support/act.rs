@@ -36,6 +36,10 @@ pub(crate) enum Act {
     BindTcp(SocketAddr),
     ConnectAbstract(String),
     ConnectUnix(PathBuf),
+    /// Sends `ping` to a socket; answers what comes back.
+    AskUnix(PathBuf),
+    /// Binds a socket, and connects to it.
+    ListenUnix(PathBuf),
     /// setsockopt(2) with an `int` on a new TCP socket.
     SetOption(i32, i32, i32),
     /// An `ioctl` with one byte on the controlling terminal.

@@ -1,7 +1,7 @@
 //! A real gate process, with the test in the place of its session and of its audit writer: the test
 //! decides when a record is acknowledged.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Child;
@@ -16,7 +16,9 @@ use portcullis::policy::{
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{Append, AuditReply};
-use portcullis::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply, GateSummary};
+use portcullis::wire::gate::{
+    CredentialValue, GateBoot, GateCommand, GateReply, GateSummary, UpstreamProxy,
+};
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,6 +33,7 @@ pub(crate) struct GateSpec {
     pub(crate) hosts_file: String,
     pub(crate) roots: String,
     pub(crate) credentials: Vec<CredentialValue>,
+    pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) approval_seconds: u32,
 }
 
@@ -54,6 +57,7 @@ pub(crate) fn spec() -> GateSpec {
         hosts_file: String::new(),
         roots: String::new(),
         credentials: Vec::new(),
+        upstream: None,
         approval_seconds: 60,
     }
 }
@@ -115,6 +119,8 @@ impl GateSpec {
 pub(crate) struct TestGate {
     pub(crate) http: SocketAddr,
     pub(crate) socks: SocketAddr,
+    /// The relay's socket, where the policy has one.
+    udp: Option<UdpSocket>,
     /// The certificate of the session's CA, where TLS is looked into.
     pub(crate) authority: Option<String>,
     pub(crate) audit: AuditDouble,
@@ -125,11 +131,13 @@ pub(crate) struct TestGate {
 impl TestGate {
     fn start(spec: GateSpec) -> Self {
         let (mut gate, listeners) = Self::start_confined(spec);
-        let sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        let mut sockets: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+        sockets.extend(gate.udp.as_ref().map(AsFd::as_fd));
         gate.control()
             .send_with(&GateCommand::Serve, &sockets)
             .unwrap();
         assert_eq!(gate.reply(), GateReply::Serving);
+        drop(sockets);
         gate.http = listeners[0].local_addr().unwrap();
         gate.socks = listeners.last().unwrap().local_addr().unwrap();
         gate
@@ -148,7 +156,7 @@ impl TestGate {
     }
 
     /// Up to its first answer.
-    fn boot(spec: GateSpec) -> (Self, Vec<TcpListener>) {
+    fn boot(mut spec: GateSpec) -> (Self, Vec<TcpListener>) {
         // As every session does first: what cargo left open is not for children.
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
@@ -166,12 +174,18 @@ impl TestGate {
         let listeners = (0..doors)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
             .collect();
+        let udp = spec.policy.relays_datagrams().then(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            spec.policy.socks_port = socket.local_addr().unwrap().port();
+            socket
+        });
         let boot = GateBoot {
             policy: spec.policy,
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
             roots: spec.roots,
             credentials: spec.credentials,
+            upstream: spec.upstream,
             approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
@@ -179,6 +193,7 @@ impl TestGate {
             authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
+            udp,
             audit: AuditDouble::start(audit),
             control: Some(control),
             child,

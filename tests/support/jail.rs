@@ -41,6 +41,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         shown: order.shown.clone(),
         files: order.files.clone(),
         replaced: order.replaced.clone(),
+        sockets: &order.sockets,
         init: &init,
     })?;
     let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), &[])?.answer()?;
@@ -48,16 +49,22 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let plan = InitPlan {
         listen: order.listen.clone(),
         transparent: false,
+        datagrams: None,
         readable,
         writable,
+        sockets: prepared.socket_paths().to_vec(),
         landlock_floor: order.floor,
         bwrap: bwrap.version.clone(),
         argv: order.argv.clone(),
         env: order.env.clone(),
     };
+    let sockets = prepared.sockets().to_vec();
     let (ours, theirs) = Channel::pair()?;
     let running = prepared.start(&bwrap, &plan, OwnedFd::from(theirs))?;
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        sockets,
+        ..Outcome::default()
+    };
     let received = ours.recv_with::<InitReport>()?;
     let report = received.message;
     outcome.listeners = received.fds.len();

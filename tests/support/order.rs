@@ -1,9 +1,11 @@
 //! What a test wants of a jail, and how it went. Crosses a process border as JSON, because some tests
 //! need another uid.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use portcullis::policy::FilesystemMode;
+use portcullis::audit::event::ShownSocket;
+use portcullis::policy::{FilesystemMode, UnixSocket};
 use portcullis::wire::init::InitReport;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,7 @@ pub(crate) struct Order {
     pub(crate) shown: Vec<(PathBuf, PathBuf)>,
     pub(crate) replaced: Vec<(PathBuf, Vec<u8>)>,
     pub(crate) files: Vec<(PathBuf, Vec<u8>)>,
+    pub(crate) sockets: BTreeMap<PathBuf, UnixSocket>,
     pub(crate) listen: Vec<u16>,
     pub(crate) floor: u8,
     pub(crate) argv: Vec<String>,
@@ -37,6 +40,8 @@ pub(crate) struct Outcome {
     pub(crate) refused: Option<String>,
     /// What init reported.
     pub(crate) report: Option<InitReport>,
+    /// The host's sockets that the jail shows.
+    pub(crate) sockets: Vec<ShownSocket>,
     /// How many listening sockets came out.
     pub(crate) listeners: usize,
     /// The status of bubblewrap.

@@ -13,19 +13,7 @@ pub(super) type Destinations = HashMap<ConnId, String>;
 /// What an event says, without its name.
 pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
     match event {
-        AuditEvent::SessionStarted {
-            argv,
-            profile,
-            mode,
-            ..
-        } => {
-            format!(
-                "{} (profile {}, {})",
-                command(argv),
-                escape(profile),
-                escape(mode)
-            )
-        }
+        AuditEvent::SessionStarted { .. } => started(event),
         AuditEvent::EgressDecided {
             conn,
             host,
@@ -54,8 +42,11 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::DnsDropped { count } => {
             row("DENY", "", &format!("{count} questions for names dropped"))
         }
-        AuditEvent::EgressDialed { conn, address } => {
-            row("", &named(known, *conn), &address.to_string())
+        AuditEvent::EgressDialed { conn, address, via } => {
+            let by = via.as_ref().map_or_else(String::new, |proxy| {
+                format!(", the upstream proxy {}", escape(proxy))
+            });
+            row("", &named(known, *conn), &format!("{address}{by}"))
         }
         AuditEvent::CredentialUsed { conn, .. } => row("", &named(known, *conn), &used(event)),
         AuditEvent::EgressRefused {
@@ -129,6 +120,24 @@ fn used(event: &AuditEvent) -> String {
         return String::new();
     };
     format!("credential {}", escape(credential))
+}
+
+fn started(event: &AuditEvent) -> String {
+    let AuditEvent::SessionStarted {
+        argv,
+        profile,
+        mode,
+        unix_sockets,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let mut how = format!("profile {}, {}", escape(profile), escape(mode));
+    for socket in unix_sockets {
+        how.extend([", socket ", &escape(&socket.path)]);
+    }
+    format!("{} ({how})", command(argv))
 }
 
 fn decided(event: &AuditEvent) -> String {

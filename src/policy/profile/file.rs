@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::error::ProfileError;
+use super::upstream::UpstreamFile;
 use super::{Durability, FilesystemMode, NetworkMode, Registry, Unlisted, WebsocketPolicy};
 
 /// One profile file.
@@ -49,8 +50,13 @@ pub(super) struct NetworkFile {
     pub(super) unconfined_tunnels: Option<bool>,
     pub(super) enable_socks5: Option<bool>,
     pub(super) transparent: Option<bool>,
+    pub(super) enable_socks5_udp: Option<bool>,
     pub(super) http_port: Option<u16>,
     pub(super) socks_port: Option<u16>,
+    pub(super) allow_upstream_proxy: Option<bool>,
+    pub(super) upstream_proxy: UpstreamFile,
+    /// Values stay text: the error for a wrong one names the socket.
+    pub(super) unix_sockets: BTreeMap<String, String>,
     pub(super) registries: Vec<Registry>,
     /// Values stay text: the error for a wrong one names the host.
     pub(super) domains: BTreeMap<String, String>,

@@ -18,6 +18,8 @@ mod overrides;
 mod read;
 mod rules;
 mod show;
+mod unix_sockets;
+mod upstream;
 mod value;
 mod visible;
 
@@ -40,6 +42,8 @@ use serde::{Deserialize, Serialize};
 use super::address::AddressPolicy;
 use super::credential::Credential;
 use super::rule::{HostPattern, Rule};
+use super::unix_socket::UnixSocket;
+use super::upstream::UpstreamPolicy;
 
 /// A valid profile: layers merged, flags applied.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -143,10 +147,18 @@ pub struct NetworkPolicy {
     /// Whether programs that know no proxy get through as well: every TCP connection of the jail leads to
     /// the gate, and names are answered by it.
     pub transparent: bool,
+    /// Whether the SOCKS5 proxy relays datagrams, to what rules with `protocol = "udp"` allow.
+    pub enable_socks5_udp: bool,
     /// The HTTP proxy's port in the jail.
     pub http_port: u16,
     /// The SOCKS5 proxy's port in the jail.
     pub socks_port: u16,
+    /// Whether connections may go out by an upstream proxy.
+    pub allow_upstream_proxy: bool,
+    /// Which one, where they may.
+    pub upstream_proxy: UpstreamPolicy,
+    /// Unix sockets of the host, by path; those that are not here do not show.
+    pub unix_sockets: BTreeMap<PathBuf, UnixSocket>,
     /// Every rule, of whatever origin.
     pub rules: Vec<Rule>,
     /// Exceptions to the refused addresses.
@@ -177,6 +189,11 @@ impl NetworkPolicy {
         }
     }
 
+    /// Whether the jail has a socket for datagrams beside the SOCKS5 proxy, on the same port.
+    pub fn relays_datagrams(&self) -> bool {
+        self.enable_socks5 && self.enable_socks5_udp
+    }
+
     /// Whether the gate looks into any TLS, and so needs a CA that the jail trusts.
     pub fn inspects(&self) -> bool {
         self.tls_default() == TlsHandling::Inspect
@@ -198,8 +215,12 @@ impl Default for NetworkPolicy {
             unconfined_tunnels: false,
             enable_socks5: true,
             transparent: false,
+            enable_socks5_udp: false,
             http_port: 3128,
             socks_port: 8081,
+            allow_upstream_proxy: false,
+            upstream_proxy: UpstreamPolicy::default(),
+            unix_sockets: BTreeMap::new(),
             rules: Vec::new(),
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),

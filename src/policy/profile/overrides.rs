@@ -7,7 +7,8 @@ use super::error::ProfileError;
 use super::read::append;
 use super::{FilesystemMode, Profile, credentials, rules, value, visible};
 use crate::policy::host::shown;
-use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId};
+use crate::policy::unix_socket::parse_path;
+use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId, UnixSocket};
 
 /// What the command line adds to a profile, as it was typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Overrides {
     pub writable: Vec<PathBuf>,
     /// `--ro PATH`.
     pub readable: Vec<PathBuf>,
+    /// `--socket PATH`.
+    pub sockets: Vec<String>,
     /// `--env K=V`, or `--env K` to pass the caller's own.
     pub env: Vec<String>,
     /// `--mode`.
@@ -61,6 +64,14 @@ impl Profile {
             for path in paths {
                 value::path(key, path).map_err(|p| wrong(flag, &path.to_string_lossy(), p))?;
                 append(list, path.clone());
+            }
+        }
+        for text in &overrides.sockets {
+            let path = parse_path(text).map_err(|problem| wrong("--socket", text, problem))?;
+            // What the profile says of a socket is more than the flag can say.
+            let sockets = &mut self.network.unix_sockets;
+            if sockets.get(&path) != Some(&UnixSocket::AllowDangerous) {
+                sockets.insert(path, UnixSocket::Allow);
             }
         }
         for text in &overrides.env {

@@ -14,7 +14,7 @@ use super::file::{
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
     FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
-    budgets, credentials, rules, value,
+    budgets, credentials, rules, unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -125,6 +125,10 @@ fn network(
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
     replace(&mut policy.transparent, file.transparent);
+    replace(&mut policy.enable_socks5_udp, file.enable_socks5_udp);
+    replace(&mut policy.allow_upstream_proxy, file.allow_upstream_proxy);
+    upstream::overlay(&mut policy.upstream_proxy, source, file.upstream_proxy)?;
+    unix_sockets::overlay(&mut policy.unix_sockets, source, file.unix_sockets)?;
     for (key, port, found) in [
         ("network.http_port", &mut policy.http_port, file.http_port),
         (

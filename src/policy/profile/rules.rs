@@ -81,17 +81,24 @@ fn protocol(
     let protocol = match text {
         "web" => Protocol::Web,
         "tcp" => Protocol::Tcp,
-        other => return Err(not_one_of(source.profile, &key, other, &["web", "tcp"])),
+        "udp" => Protocol::Udp,
+        other => {
+            let accepted = ["web", "tcp", "udp"];
+            return Err(not_one_of(source.profile, &key, other, &accepted));
+        }
     };
-    if protocol == Protocol::Tcp && effect == Effect::Deny {
+    if protocol == Protocol::Web {
+        return Ok(protocol);
+    }
+    if effect == Effect::Deny {
         let problem = "a deny covers every protocol; leave the key out";
         return Err(source.wrong(&key, problem));
     }
-    if protocol == Protocol::Tcp && (file.methods.is_some() || file.paths.is_some()) {
+    if file.methods.is_some() || file.paths.is_some() {
         let problem = "bytes of any kind have no methods and no paths; leave one of them out";
         return Err(source.wrong(&key, problem));
     }
-    if protocol == Protocol::Tcp && file.ports.is_none() {
+    if file.ports.is_none() {
         let problem = "name the ports, as ports = [22]";
         return Err(source.wrong(&key, problem));
     }

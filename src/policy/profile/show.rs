@@ -72,8 +72,10 @@ fn entry(text: &mut String, rule: &Rule) -> Result<(), toml::ser::Error> {
             plain(text, &format!("{key} = {list}"));
         }
     }
-    if rule.protocol == Protocol::Tcp {
-        plain(text, "protocol = \"tcp\"");
+    match rule.protocol {
+        Protocol::Web => {}
+        Protocol::Tcp => plain(text, "protocol = \"tcp\""),
+        Protocol::Udp => plain(text, "protocol = \"udp\""),
     }
     plain(text, &format!("action = {}", action(rule)));
     Ok(())

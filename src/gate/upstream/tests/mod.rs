@@ -93,6 +93,7 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
         hosts_file,
         roots,
         approval_seconds: 60,
+        upstream: None,
     }
 }
 
