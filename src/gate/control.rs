@@ -112,7 +112,15 @@ async fn until_drain(gate: &Rc<Gate>, mut from: OwnedReadHalf) -> Result<(), Wir
             }
             GateCommand::Answer(answer) => gate.questions.answer(answer),
             GateCommand::Policy(policy) => {
-                let applied = live::apply(gate, &policy).await;
+                let applying = {
+                    let gate = Rc::clone(gate);
+                    // A task, so that it goes on before those whose records were acknowledged after its
+                    // own: what decided after "policy.applied" must not act on the policy before.
+                    tokio::task::spawn_local(async move { live::apply(&gate, &policy).await })
+                };
+                let applied = applying.await.unwrap_or_else(|error| {
+                    GateReply::NotApplied(format!("the gate's own fault: {error}"))
+                });
                 gate.control.answer(applied).await;
             }
             // Its place is before.

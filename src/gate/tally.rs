@@ -59,7 +59,7 @@ impl Tally {
             ended_by: Cell::new(None),
             active: Cell::new(Instant::now()),
             connected: Cell::new(false),
-            account: gate.ledger.open(permit.lease().asked()),
+            account: gate.ledger.open(&permit.destination().host),
             row: gate
                 .counters
                 .row(&permit.destination().host, permit.destination().port),
@@ -119,7 +119,7 @@ impl Tally {
         wanted: usize,
     ) -> Poll<io::Result<usize>> {
         self.account
-            .poll_take(&self.gate, context, direction, wanted)
+            .poll_take(&self.gate, context, self.lease.asked(), (direction, wanted))
             .map(|taken| {
                 taken.ok_or_else(|| {
                     self.end(EndedBy::Budget);

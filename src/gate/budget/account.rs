@@ -18,20 +18,15 @@ use super::scope::Scope;
 #[derive(Debug)]
 pub(in crate::gate) struct Account {
     scopes: Box<[Rc<Scope>]>,
-    /// Who asked for what.
-    conn: ConnId,
-    request: EgressRequest,
     /// Taken and not yet counted as sent.
     up: Cell<u64>,
     down: Cell<u64>,
 }
 
 impl Account {
-    pub(super) fn new(scopes: Box<[Rc<Scope>]>, (conn, request): (ConnId, &EgressRequest)) -> Self {
+    pub(super) fn new(scopes: Box<[Rc<Scope>]>) -> Self {
         Self {
             scopes,
-            conn,
-            request: request.clone(),
             up: Cell::new(0),
             down: Cell::new(0),
         }
@@ -62,13 +57,14 @@ impl Account {
         rooms.min().unwrap_or(0)
     }
 
-    /// Takes at least one byte, waits where somebody is asked for more, or answers `None`: no more.
+    /// Takes at least one byte, waits where somebody is asked for more (for whom: `asked`), or answers
+    /// `None`: no more.
     pub(in crate::gate) fn poll_take(
         &self,
         gate: &Gate,
         context: &Context<'_>,
-        direction: Direction,
-        wanted: usize,
+        (conn, request): (ConnId, &EgressRequest),
+        (direction, wanted): (Direction, usize),
     ) -> Poll<Option<usize>> {
         let granted = self.take(gate, direction, wanted);
         if granted > 0 || wanted == 0 {
@@ -82,7 +78,7 @@ impl Account {
             hit(gate, meter, None);
             match meter.settle() {
                 Verdict::Refused => return Poll::Ready(None),
-                Verdict::Ask => gate.ledger.ask(meter, self.conn, &self.request),
+                Verdict::Ask => gate.ledger.ask(meter, conn, request),
                 Verdict::Wait => {}
             }
             meter.wait(context);
@@ -172,13 +168,11 @@ mod tests {
             };
             let all = Rc::new(Scope::session(&limited(session)));
             let some = Rc::new(Scope::of_rule(&rule));
-            let request = EgressRequest::parse("a.test:443").unwrap();
             // Three accounts of the session alone, three of the hosts with a budget of their own.
             let accounts: Vec<_> = (0..6)
                 .map(|n| {
                     let scopes = if n < 3 { vec![&all] } else { vec![&all, &some] };
-                    let scopes = scopes.into_iter().cloned().collect();
-                    Account::new(scopes, (ConnId(n), &request))
+                    Account::new(scopes.into_iter().cloned().collect())
                 })
                 .collect();
             let (mut sent, mut sent_there) = (0, 0);

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ids::ConnId;
-use crate::policy::{Budget, BudgetKind, EgressRequest, NetworkPolicy, RuleId};
+use crate::policy::{Budget, BudgetKind, EgressRequest, Host, NetworkPolicy, RuleId};
 use crate::wire::gate::{BudgetUse, GateReply, LimitNotice};
 
 use super::super::questions;
@@ -93,11 +93,11 @@ impl Ledger {
     }
 
     /// The account of one permitted request or tunnel.
-    pub(in crate::gate) fn open(&self, asked: (ConnId, &EgressRequest)) -> Account {
+    pub(in crate::gate) fn open(&self, host: &Host) -> Account {
         let rules = self.rules.borrow();
-        let covering = rules.iter().filter(|scope| scope.covers(&asked.1.host));
+        let covering = rules.iter().filter(|scope| scope.covers(host));
         let scopes = [&self.session].into_iter().chain(covering).cloned();
-        Account::new(scopes.collect(), asked)
+        Account::new(scopes.collect())
     }
 
     /// Something moved.
