@@ -123,6 +123,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         hidden: Vec::new(),
         shown: Vec::new(),
         files: Vec::new(),
+        replaced: Vec::new(),
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();

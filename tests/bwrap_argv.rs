@@ -165,6 +165,7 @@ fn specification(mode: FilesystemMode) -> JailSpec {
         hidden: Vec::new(),
         shown: Vec::new(),
         files: vec![("/etc/codex/managed_config.toml".into(), Vec::new())],
+        replaced: Vec::new(),
         init: &init,
     });
     prepared.unwrap().spec().clone()

@@ -60,11 +60,18 @@ fn run(install: &Install, flags: &[&str], command: &[&str]) -> Run {
     Run::of(&portcullis.output().unwrap())
 }
 
-/// Some host was reached, and everything that was asked for is in the log as allowed.
+/// Some host was reached, the gate saw what was asked of it, and everything is in the log as allowed.
 fn assert_went_through_the_gate(install: &Install) {
     assert!(
         !install.events("egress.dialed").is_empty(),
         "nothing was dialed"
+    );
+    assert!(
+        install
+            .events("egress.decided")
+            .iter()
+            .any(|record| record["method"] == "GET"),
+        "no request was seen"
     );
     let denied: Vec<_> = install
         .events("egress.decided")
@@ -158,4 +165,55 @@ fn a_host_that_is_no_registry_is_refused_under_the_same_profile() {
         "{run:#?}"
     );
     assert_eq!(install.events("dns.query"), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn nothing_can_be_published_to_a_registry_that_is_read_from() {
+    let install = Install::new(Who::Root);
+    let shown = Command::new(install.path("bin/portcullis"))
+        .args(["policy", "show", "registries", "--json"])
+        .current_dir(install.work())
+        .output()
+        .unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let rule = shown["network"]["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|rule| rule["id"] == "registries.npm")
+        .unwrap();
+    let (host, port) = (rule["host"].as_str().unwrap(), &rule["ports"][0]);
+    let scheme = if port == 80 { "http" } else { "https" };
+    let url = format!("{scheme}://{host}:{port}/no-such-package");
+    let command = [
+        "curl",
+        "-sS",
+        "--http1.1",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        "-X",
+        "PUT",
+        "-d",
+        "{}",
+        &url,
+    ];
+    let run = run(&install, &["-p", "registries"], &command);
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "403"),
+        "{run:#?}"
+    );
+    let refused: Vec<_> = install
+        .events("egress.decided")
+        .into_iter()
+        .filter(|record| record["verdict"] == "deny")
+        .map(|record| (record["method"].clone(), record["reason"].clone()))
+        .collect();
+    assert_eq!(refused, [("PUT".into(), "method_not_allowed".into())]);
+    assert_eq!(
+        install.events("egress.dialed"),
+        Vec::<serde_json::Value>::new()
+    );
 }

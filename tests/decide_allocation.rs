@@ -33,8 +33,11 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_decision_allocates_nothing() {
-    let text = "[network.domains]\n'**.a.test'='allow'\n'x.a.test'='deny'\n'*'='allow'\n'1.1.1.1'='allow'\n\
-        [[network.rules]]\nhost='p.test'\nports=[80]\nmethods=['GET']\npaths=['/a/*/c','/b/**']\naction='deny'";
+    let text = "[network]\ndefault='ask'\n[network.tls]\n'p.test'='inspect'\n'**.a.test'='inspect'\n\
+        '*.v.a.test'='tunnel'\n'1.1.1.1'='inspect'\n[network.domains]\n'ask.test'='ask'\n\n'**.a.test'='allow'\n'x.a.test'='deny'\n'*'='allow'\n'1.1.1.1'='allow'\n\
+        [[network.rules]]\nhost='q.test'\nports=[22]\nprotocol='tcp'\naction='ask'\n\
+        [[network.rules]]\nhost='p.test'\nmethods=['PUT']\naction='ask'\n\
+        [[network.rules]]\nhost='p.test'\nmethods=['GET']\npaths=['/a/*/c','/b/**']\naction='deny'";
     let profile = Profile::read("p", &mut |name| {
         Ok(if name == "p" {
             Some(text)
@@ -51,11 +54,14 @@ fn a_decision_allocates_nothing() {
         "1.1.1.1",
         "2.2.2.2",
         "localhost",
+        "ask.test",
+        "q.test:22",
+        "q.test:23",
         "http://p.test/a/b/c",
         "http://p.test/%61",
     ] {
         let mut request = EgressRequest::parse(ask).unwrap();
-        for transport in [request.transport, Transport::Socks5] {
+        for transport in [request.transport, Transport::Socks5, Transport::Inspected] {
             request.transport = transport;
             let before = ALLOCATIONS.get();
             let decision = decide(&rules, &request);

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{
-    Decision, DenyReason, Effect, EgressRequest, Host, HostPattern, Method, NetworkPolicy,
-    PathPattern, Port, Profile, Protocol, Rule, RuleId, Ruleset, Transport, Verdict, decide,
-    remedy,
+    Decision, DenyReason, Effect, EgressRequest, Handling, Host, HostPattern, Method, NetworkMode,
+    NetworkPolicy, PathPattern, Port, Profile, Protocol, Question, Rule, RuleId, Ruleset,
+    TlsHandling, Transport, Unlisted, Verdict, WebsocketPolicy, decide, remedy,
 };
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -25,7 +25,13 @@ struct Case {
 struct Asked {
     ask: String,
     transport: Option<Transport>,
-    /// Absent: allowed.
+    /// Ask about the request inside the tunnel, not about the one at the door.
+    #[serde(default)]
+    inside: bool,
+    /// Absent: allowed, or denied if there is a reason.
+    verdict: Option<Verdict>,
+    /// What becomes of a tunnel; absent: not looked at.
+    handling: Option<Handling>,
     reason: Option<DenyReason>,
     rule: Option<String>,
     #[serde(default)]
@@ -46,23 +52,30 @@ fn network(profile: &str) -> NetworkPolicy {
 
 fn check(file: &Path, rules: &Ruleset, asked: &Asked) {
     let at = format!("{}: {}", file.display(), asked.ask);
-    let request = EgressRequest::parse(&asked.ask);
+    let question = Question::parse(&asked.ask);
     if asked.unreadable {
-        assert!(request.is_err(), "{at}: {request:?}");
+        assert!(question.is_err(), "{at}: {question:?}");
         return;
     }
-    let mut request = request.unwrap_or_else(|error| panic!("{at}: {error}"));
+    let question = question.unwrap_or_else(|error| panic!("{at}: {error}"));
+    let mut request = if asked.inside {
+        question.inside.unwrap_or_else(|| panic!("{at}: no TLS"))
+    } else {
+        question.door
+    };
     request.transport = asked.transport.unwrap_or(request.transport);
     let expected = Decision {
-        verdict: if asked.reason.is_none() {
+        verdict: asked.verdict.unwrap_or(if asked.reason.is_none() {
             Verdict::Allow
         } else {
             Verdict::Deny
-        },
-        handling: decide(rules, &request).handling,
-        specific: decide(rules, &request).specific,
+        }),
+        handling: asked
+            .handling
+            .unwrap_or_else(|| decide(rules, &request).handling),
         reason: asked.reason,
         rule: asked.rule.clone().map(RuleId::new),
+        specific: decide(rules, &request).specific,
         generation: rules.generation().clone(),
     };
     assert_eq!(decide(rules, &request), expected, "{at}");
@@ -206,155 +219,365 @@ fn rule() -> impl Strategy<Value = Rule> {
         prop::collection::vec(port(), 0..2),
         prop::collection::vec(method(), 0..2),
         prop::collection::vec(paths, 0..2),
-        prop::bool::weighted(0.7),
+        prop::sample::select(vec![
+            Effect::Allow,
+            Effect::Allow,
+            Effect::Ask,
+            Effect::Deny,
+        ]),
+        prop::bool::weighted(0.3),
     )
-        .prop_map(|(id, host, ports, methods, paths, allow)| Rule {
-            id: RuleId::new(id),
-            host,
-            ports,
-            methods,
-            paths,
-            protocol: Protocol::Web,
-            effect: if allow { Effect::Allow } else { Effect::Deny },
+        .prop_map(|(id, host, ports, methods, paths, effect, bytes)| {
+            let whole = methods.is_empty() && paths.is_empty() && !ports.is_empty();
+            let tcp = bytes && whole && effect != Effect::Deny;
+            Rule {
+                id: RuleId::new(id),
+                host,
+                ports,
+                methods,
+                paths,
+                protocol: if tcp { Protocol::Tcp } else { Protocol::Web },
+                effect,
+            }
         })
+}
+
+/// Everything in a policy that [`decide`] goes by, but its rules.
+fn switches() -> impl Strategy<Value = NetworkPolicy> {
+    let handling = prop::sample::select(vec![TlsHandling::Inspect, TlsHandling::Tunnel]);
+    let websocket = prop::sample::select(vec![
+        WebsocketPolicy::Allow,
+        WebsocketPolicy::Deny,
+        WebsocketPolicy::UpgradeRequired,
+    ]);
+    (
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.3),
+        any::<bool>(),
+        prop::collection::btree_map(pattern(), handling, 0..4),
+        websocket,
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(
+            |(limited, ask, mitm, tls, websocket, unconfined)| NetworkPolicy {
+                mode: if limited {
+                    NetworkMode::Limited
+                } else {
+                    NetworkMode::Full
+                },
+                default: if ask { Unlisted::Ask } else { Unlisted::Deny },
+                mitm,
+                tls,
+                websocket,
+                unconfined_tunnels: unconfined,
+                ..network("")
+            },
+        )
 }
 
 fn request() -> impl Strategy<Value = EgressRequest> {
     let transport = prop::sample::select(vec![
         Transport::Forward,
+        Transport::Inspected,
+        Transport::Inspected,
         Transport::Connect,
         Transport::Socks5,
+        Transport::Transparent,
     ]);
     let path = prop::sample::select(vec!["/", "/a/b", "/a/../b", "*"]);
-    (transport, host(), port(), method(), path).prop_map(|(transport, host, port, method, path)| {
-        let seen = transport == Transport::Forward;
-        EgressRequest {
-            transport,
-            host: Host::parse(&host).unwrap(),
-            port,
-            method: seen.then_some(method),
-            path: seen.then(|| path.to_owned()),
-            websocket: false,
-        }
-    })
+    let socket = prop::bool::weighted(0.2);
+    (transport, host(), port(), method(), path, socket).prop_map(
+        |(transport, host, port, method, path, socket)| {
+            let seen = matches!(transport, Transport::Forward | Transport::Inspected);
+            EgressRequest {
+                transport,
+                host: Host::parse(&host).unwrap(),
+                port,
+                method: seen.then_some(method),
+                path: seen.then(|| path.to_owned()),
+                websocket: seen && socket,
+            }
+        },
+    )
+}
+
+fn with(switches: &NetworkPolicy, rules: &[Rule]) -> NetworkPolicy {
+    NetworkPolicy {
+        rules: rules.to_vec(),
+        ..switches.clone()
+    }
 }
 
 fn answer(
+    switches: &NetworkPolicy,
     rules: &[Rule],
     request: &EgressRequest,
-) -> (Verdict, Option<DenyReason>, Option<RuleId>) {
-    let policy = NetworkPolicy {
-        rules: rules.to_vec(),
-        ..network("")
-    };
-    let decision = decide(&Ruleset::compile(&policy), request);
-    (decision.verdict, decision.reason, decision.rule)
+) -> (Verdict, Handling, Option<DenyReason>, Option<RuleId>) {
+    let decision = decide(&Ruleset::compile(&with(switches, rules)), request);
+    (
+        decision.verdict,
+        decision.handling,
+        decision.reason,
+        decision.rule,
+    )
 }
 
-/// What the rules mean, read off them one by one: the slow twin of the hash tables.
-fn by_hand(rules: &[Rule], request: &EgressRequest) -> Verdict {
-    let named = |rule: &&Rule| match (&rule.host, &request.host) {
-        (HostPattern::Exact(a), b) => a == b,
-        (HostPattern::Any, Host::Name(name)) => {
-            name.as_str().contains('.') || rule.effect == Effect::Deny
+/// What a policy means, read off it line by line: the slow twin of the hash tables.
+struct ByHand<'a> {
+    policy: &'a NetworkPolicy,
+    request: &'a EgressRequest,
+}
+
+impl ByHand<'_> {
+    /// Whether a pattern covers the host that is asked for.
+    fn covers(&self, pattern: &HostPattern) -> bool {
+        match (pattern, &self.request.host) {
+            (HostPattern::Exact(a), b) => a == b,
+            (HostPattern::Any, Host::Name(_)) => true,
+            (HostPattern::Below(base), Host::Name(name)) => {
+                name.as_str().ends_with(&format!(".{base}"))
+            }
+            (HostPattern::AtOrBelow(base), Host::Name(name)) => {
+                name == base || name.as_str().ends_with(&format!(".{base}"))
+            }
+            (_, Host::Addr(_)) => false,
         }
-        (HostPattern::Below(base), Host::Name(name)) => {
-            name.as_str().ends_with(&format!(".{base}"))
+    }
+
+    /// A single label is spoken of by its own name alone, unless it is to be denied.
+    fn speaks(&self, rule: &Rule) -> bool {
+        let alone = !self.request.host.to_string().contains('.');
+        let own = matches!(rule.host, HostPattern::Exact(_));
+        self.covers(&rule.host) && (!alone || own || rule.effect == Effect::Deny)
+    }
+
+    fn on_its_ports(&self, rule: &Rule) -> bool {
+        let port = self.request.port;
+        match (rule.ports.is_empty(), rule.effect) {
+            (true, Effect::Deny) => true,
+            (true, _) => port == Port::HTTP || port == Port::HTTPS,
+            (false, _) => rule.ports.contains(&port),
         }
-        (HostPattern::AtOrBelow(base), Host::Name(name)) => {
-            let apex = name == base && (name.as_str().contains('.') || rule.effect == Effect::Deny);
-            apex || name.as_str().ends_with(&format!(".{base}"))
-        }
-        (_, Host::Addr(_)) => false,
-    };
-    let tunnel = request.transport != Transport::Forward;
-    let parts = |rule: &Rule, unclear: bool| {
-        let method = rule.methods.is_empty()
-            || rule
-                .methods
-                .iter()
-                .any(|m| Some(m) == request.method.as_ref());
-        let path = request.path.clone().unwrap_or_default();
-        let odd = !path.starts_with('/') || path.contains("..");
-        let path_matches = |pattern: &PathPattern| match pattern.as_str() {
+    }
+
+    /// Whether the gate opens TLS to this host: by the longest name that an entry is written for, of
+    /// those the exact one, then the one that is about less.
+    fn opens(&self) -> bool {
+        let labels = |name: &str| name.split('.').count();
+        let rank = |pattern: &HostPattern| match pattern {
+            HostPattern::Exact(host) => (labels(&host.to_string()), 2),
+            HostPattern::Below(name) => (labels(name.as_str()), 1),
+            HostPattern::AtOrBelow(name) => (labels(name.as_str()), 0),
+            HostPattern::Any => (0, 0),
+        };
+        let entries = self.policy.tls.iter();
+        let narrowest = entries
+            .filter(|(pattern, _)| self.covers(pattern) || **pattern == HostPattern::Any)
+            .max_by_key(|(pattern, _)| rank(pattern));
+        narrowest.map_or(self.policy.mitm, |(_, handling)| {
+            *handling == TlsHandling::Inspect
+        })
+    }
+
+    fn tunnel(&self) -> bool {
+        !matches!(
+            self.request.transport,
+            Transport::Forward | Transport::Inspected
+        )
+    }
+
+    fn of(&self, effect: Effect) -> Vec<&Rule> {
+        let rules = self.policy.rules.iter();
+        rules
+            .filter(|rule| rule.effect == effect && self.speaks(rule) && self.on_its_ports(rule))
+            .collect()
+    }
+
+    /// Whether method and path, in sight, are among those of a rule; `odd` is the answer for a path with
+    /// more than one reading.
+    fn lists(&self, rule: &Rule, odd: bool) -> bool {
+        let path = self.request.path.clone().unwrap_or_default();
+        let readable = path.starts_with('/') && !path.contains("..");
+        let one = |pattern: &PathPattern| match pattern.as_str() {
             "/" => path == "/",
             "/a/**" => path == "/a/b",
             _ => false,
         };
+        let method = rule.methods.is_empty()
+            || rule
+                .methods
+                .iter()
+                .any(|m| Some(m) == self.request.method.as_ref());
         let paths = rule.paths.is_empty()
-            || (odd && unclear)
-            || (!odd && rule.paths.iter().any(path_matches));
-        let limited = !rule.methods.is_empty() || !rule.paths.is_empty();
-        if tunnel && limited {
-            unclear
-        } else {
-            method && paths
-        }
-    };
-    let denied = rules
-        .iter()
-        .filter(|r| r.effect == Effect::Deny)
-        .filter(named)
-        .any(|rule| {
-            (rule.ports.is_empty() || rule.ports.contains(&request.port)) && parts(rule, true)
-        });
-    let allowed = rules
-        .iter()
-        .filter(|r| r.effect == Effect::Allow)
-        .filter(named)
-        .any(|rule| {
-            let web = request.port == Port::HTTP || request.port == Port::HTTPS;
-            (if rule.ports.is_empty() {
-                web
+            || if readable {
+                rule.paths.iter().any(one)
             } else {
-                rule.ports.contains(&request.port)
-            }) && parts(rule, false)
+                odd
+            };
+        method && paths
+    }
+
+    /// Every answer that is right: two where rules of both protocols let a request through.
+    fn answers(&self) -> Vec<(Verdict, Handling)> {
+        let restricted = |rule: &&Rule| !rule.methods.is_empty() || !rule.paths.is_empty();
+        let denied = (Verdict::Deny, Handling::Tunnel);
+        let deny = |rule: &&Rule| match (restricted(rule), self.tunnel()) {
+            (false, _) => true,
+            (true, true) => !self.opens(),
+            (true, false) => self.lists(rule, true),
+        };
+        if self.of(Effect::Deny).iter().any(deny) {
+            return vec![denied];
+        }
+        let held = |rule: &&Rule| match (restricted(rule), self.tunnel()) {
+            (false, _) => true,
+            (true, true) => false,
+            (true, false) => self.lists(rule, false),
+        };
+        let inside = |rule: &&Rule| self.tunnel() && restricted(rule) && self.opens();
+        let (asks, allows) = (self.of(Effect::Ask), self.of(Effect::Allow));
+        let now: Vec<&&Rule> = asks.iter().filter(|rule| held(rule)).collect();
+        let open: Vec<&&Rule> = allows
+            .iter()
+            .filter(|rule| held(rule) || inside(rule))
+            .chain(asks.iter().filter(|rule| inside(rule)))
+            .collect();
+        let unlisted = asks.is_empty() && allows.is_empty();
+        let (verdict, deciding) = if !now.is_empty() {
+            (Verdict::Ask, now)
+        } else if !open.is_empty() {
+            (Verdict::Allow, open)
+        } else if unlisted && self.policy.default == Unlisted::Ask {
+            (Verdict::Ask, Vec::new())
+        } else {
+            return vec![denied];
+        };
+        let opened = if self.opens() {
+            Handling::Inspect
+        } else {
+            Handling::Tunnel
+        };
+        let mut handlings: Vec<Handling> = deciding
+            .iter()
+            .map(|rule| match rule.protocol {
+                Protocol::Tcp => Handling::Tcp,
+                Protocol::Web => opened,
+            })
+            .collect();
+        if handlings.is_empty() {
+            handlings.push(opened);
+        }
+        let judged = handlings.into_iter().map(|handling| {
+            if self.mode_refuses(handling) {
+                denied
+            } else {
+                (verdict, handling)
+            }
         });
-    if allowed && !denied {
-        Verdict::Allow
-    } else {
-        Verdict::Deny
+        judged.collect()
+    }
+
+    fn mode_refuses(&self, handling: Handling) -> bool {
+        let limited = self.policy.mode == NetworkMode::Limited;
+        let sockets = self.policy.websocket == WebsocketPolicy::Allow;
+        let reads = self
+            .request
+            .method
+            .as_ref()
+            .is_some_and(|m| m.as_str() == "GET");
+        match (limited, self.tunnel()) {
+            _ if self.request.websocket && !sockets => true,
+            (false, _) => false,
+            (true, false) => self.request.websocket || !reads,
+            (true, true) => handling != Handling::Inspect && !self.policy.unconfined_tunnels,
+        }
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
-    fn the_tables_decide_what_the_rules_say(rules in prop::collection::vec(rule(), 0..8), request in request()) {
-        prop_assert_eq!(answer(&rules, &request).0, by_hand(&rules, &request));
+    fn the_tables_decide_what_the_rules_say(
+        switches in switches(),
+        rules in prop::collection::vec(rule(), 0..8),
+        request in request(),
+    ) {
+        let policy = with(&switches, &rules);
+        let right = ByHand { policy: &policy, request: &request }.answers();
+        let found = answer(&switches, &rules, &request);
+        prop_assert!(right.contains(&(found.0, found.1)), "{:?} is none of {:?}", found, right);
+        prop_assert_eq!(found.0 == Verdict::Deny, found.2.is_some());
     }
 
     #[test]
-    fn the_order_of_rules_never_matters(rules in prop::collection::vec(rule(), 0..8), request in request()) {
+    fn the_order_of_rules_never_matters(
+        switches in switches(),
+        rules in prop::collection::vec(rule(), 0..8),
+        request in request(),
+    ) {
         let reversed: Vec<Rule> = rules.iter().rev().cloned().collect();
-        prop_assert_eq!(answer(&rules, &request), answer(&reversed, &request));
+        prop_assert_eq!(answer(&switches, &rules, &request), answer(&switches, &reversed, &request));
     }
 
     #[test]
     fn a_deny_is_never_undone_by_adding_allows(
+        switches in switches(),
         rules in prop::collection::vec(rule(), 0..6),
         more in prop::collection::vec(rule(), 0..6),
         request in request(),
     ) {
-        let before = answer(&rules, &request);
+        let before = answer(&switches, &rules, &request);
         let more = more.into_iter().map(|rule| Rule { effect: Effect::Allow, ..rule });
-        let after = answer(&rules.iter().cloned().chain(more).collect::<Vec<_>>(), &request);
+        let after = answer(&switches, &rules.iter().cloned().chain(more).collect::<Vec<_>>(), &request);
         // A deny by a rule stands; a miss may become an allow, that is what adding allows is for.
-        if before.0 == Verdict::Deny && before.2.is_some() {
+        if before.0 == Verdict::Deny && before.3.is_some() {
             prop_assert_eq!(before, after);
         }
     }
 
     #[test]
     fn adding_a_deny_never_lets_anything_through(
+        switches in switches(),
         rules in prop::collection::vec(rule(), 0..6),
         more in rule(),
         request in request(),
     ) {
-        let before = answer(&rules, &request).0;
-        let all: Vec<Rule> = rules.into_iter().chain([Rule { effect: Effect::Deny, ..more }]).collect();
-        prop_assert!(before == Verdict::Allow || answer(&all, &request).0 == Verdict::Deny);
+        let before = answer(&switches, &rules, &request).0;
+        let more = Rule { effect: Effect::Deny, protocol: Protocol::Web, ..more };
+        let all: Vec<Rule> = rules.into_iter().chain([more]).collect();
+        let after = answer(&switches, &all, &request).0;
+        prop_assert!(after == before || after == Verdict::Deny, "{:?} became {:?}", before, after);
+    }
+
+    #[test]
+    fn an_ask_in_the_place_of_an_allow_lets_nothing_more_through(
+        switches in switches(),
+        rules in prop::collection::vec(rule(), 0..8),
+        request in request(),
+    ) {
+        let before = answer(&switches, &rules, &request).0;
+        let asking: Vec<Rule> = rules
+            .into_iter()
+            .map(|rule| match rule.effect {
+                Effect::Allow => Rule { effect: Effect::Ask, ..rule },
+                _ => rule,
+            })
+            .collect();
+        let after = answer(&switches, &asking, &request).0;
+        prop_assert!(after != Verdict::Allow || before == Verdict::Allow, "{:?} became {:?}", before, after);
+    }
+
+    #[test]
+    fn a_request_inside_is_let_through_only_by_what_speaks_of_it(
+        switches in switches(),
+        rules in prop::collection::vec(rule(), 0..8),
+        request in request(),
+    ) {
+        // Whatever let the tunnel pass: the request inside is judged as a forwarded one would be.
+        let inside = EgressRequest { transport: Transport::Inspected, ..request.clone() };
+        let forwarded = EgressRequest { transport: Transport::Forward, ..request };
+        prop_assert_eq!(answer(&switches, &rules, &inside), answer(&switches, &rules, &forwarded));
     }
 
     #[test]
@@ -366,7 +589,7 @@ proptest! {
         if let Ok(pattern) = HostPattern::parse(&text) {
             prop_assert_eq!(HostPattern::parse(&pattern.to_string()), Ok(pattern));
         }
-        drop((Host::parse_bracketed(&text), EgressRequest::parse(&text), PathPattern::parse(&text)));
+        drop((Host::parse_bracketed(&text), Question::parse(&text), PathPattern::parse(&text)));
     }
 
     #[test]
@@ -380,8 +603,11 @@ proptest! {
     }
 
     #[test]
-    fn a_policy_survives_the_wire(rules in prop::collection::vec(rule(), 0..6)) {
-        let policy = NetworkPolicy { rules, ..network("") };
+    fn a_policy_survives_the_wire(
+        switches in switches(),
+        rules in prop::collection::vec(rule(), 0..6),
+    ) {
+        let policy = with(&switches, &rules);
         let json = serde_json::to_string(&policy).unwrap();
         prop_assert_eq!(serde_json::from_str::<NetworkPolicy>(&json).unwrap(), policy);
     }

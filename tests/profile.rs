@@ -7,8 +7,8 @@
 
 use portcullis::policy::profile::{builtin, builtin_names};
 use portcullis::policy::{
-    Effect, EgressRequest, FilesystemMode, Overrides, PolicyTest, Profile, ProfileError, Registry,
-    Ruleset, Verdict, decide,
+    Effect, EgressRequest, FilesystemMode, Overrides, PolicyTest, Profile, ProfileError, Question,
+    Registry, Ruleset, Verdict, decide, explain,
 };
 
 /// Reads `files[0]` with the others and the compiled-in profiles to extend.
@@ -42,8 +42,8 @@ fn every_built_in_profile_reads_and_keeps_its_own_promises() {
         let text = builtin(name).unwrap();
         let profile = read(&[(name, text)]).unwrap_or_else(|e| panic!("{e}"));
         for test in PolicyTest::read_all(name, text).unwrap() {
-            let found = decide(&Ruleset::compile(&profile.network), &test.request);
-            assert_eq!(found.verdict, test.expect, "{name}: {}", test.text);
+            let found = explain(&Ruleset::compile(&profile.network), &test.question);
+            assert_eq!(found.decision.verdict, test.expect, "{name}: {}", test.text);
         }
     }
 }
@@ -93,6 +93,19 @@ fn the_registries_profile_names_clients_and_no_host() {
         [Registry::Pip, Registry::Npm, Registry::Cargo, Registry::Apt]
     );
     assert_eq!(profile.network.rules, []);
+    let allowing = Overrides {
+        allow: vec!["registry.test".to_owned()],
+        ..Overrides::default()
+    };
+    let rules = Ruleset::compile(&profile.apply(&allowing).unwrap().network);
+    for (question, expected) in [
+        ("https://registry.test/thing", Verdict::Allow),
+        ("PUT https://registry.test/thing", Verdict::Deny),
+        ("wss://registry.test/", Verdict::Deny),
+    ] {
+        let found = explain(&rules, &Question::parse(question).unwrap());
+        assert_eq!(found.decision.verdict, expected, "{question}");
+    }
 }
 
 #[test]
@@ -458,7 +471,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "[[network.rules]]\nhost='a.test'\nmethods=['GET']\naction='allow'",
-        "network.rules[0].methods: methods cannot be seen inside TLS, and the rule covers ports other than 80; restrict it with ports = [80]",
+        "network.rules[0].methods: methods cannot be seen inside TLS, and the rule covers ports other than 80 of a.test, which is not inspected; set network.mitm = true, or [network.tls] \"a.test\" = \"inspect\", or restrict the rule with ports = [80]",
     ),
     (
         "[[network.rules]]\nhost='a.test'\nports=[443]\npaths=['/x']\naction='deny'",
@@ -467,6 +480,22 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[[network.rules]]\nhost='a.test'\nports=[80]\npaths=['x']\naction='allow'",
         "network.rules[0].paths[0]: path pattern \"x\" does not start with '/'",
+    ),
+    (
+        "[network.tls]\n'a.test' = 'open'",
+        "network.tls.\"a.test\": \"open\" is none of \"inspect\", \"tunnel\"",
+    ),
+    (
+        "[network]\nwebsocket = '427'",
+        "network.websocket: unknown variant `427`, expected one of `allow`, `deny`, `426`",
+    ),
+    (
+        "[network]\nextra_ca = ['ca.pem']",
+        "network.extra_ca[0]: \"ca.pem\" is no file of certificates; accepted are \"/abs/ca.pem\" and \"~/below/home/ca.pem\"",
+    ),
+    (
+        "[network]\nextra_ca = ['~root/ca.pem']",
+        "network.extra_ca[0]: \"~root/ca.pem\" is no file",
     ),
     (
         "[network.addresses]\nallow=['10.0.0.1/8']",
@@ -581,6 +610,7 @@ fn flags_are_the_last_layer() {
         readable: vec!["/opt/data".into()],
         env: ["A=1", "B", "C=x=y"].map(str::to_owned).to_vec(),
         mode: Some(FilesystemMode::ReadOnly),
+        mitm: Some(true),
         ..Overrides::default()
     };
     let base = "[environment]\nset={B='profile'}";
@@ -609,6 +639,7 @@ fn flags_are_the_last_layer() {
     assert_eq!(ids.first(), Some(&"--allow a.test"));
     assert_eq!(ids.last(), Some(&"--deny x.c.test"));
     assert_eq!(profile.filesystem.mode, FilesystemMode::ReadOnly);
+    assert!(profile.network.mitm);
     assert_eq!(profile.environment.set.get("C").unwrap(), "x=y");
     assert_eq!(profile.environment.set.get("B"), None);
     assert!(profile.environment.pass.contains(&"B".to_owned()));
@@ -665,9 +696,13 @@ fn a_wrong_flag_is_named_with_the_accepted_forms() {
 
 #[test]
 fn a_shown_profile_reads_back_to_the_same_policy() {
-    let base = "[network.domains]\n'a.test'='deny'\n'*.b.test'='allow'";
-    let child = "[network.domains]\n'a.test'='allow'\n[[network.rules]]\nhost='c.test'\nports=[80]\n\
-        methods=['GET']\npaths=['/x/**']\naction='allow'\n[codex.config]\nmodel='x'";
+    let base = "[network.domains]\n'a.test'='deny'\n'*.b.test'='allow'\n'e.test'='ask'";
+    let child = "[network]\nmitm=true\nwebsocket='426'\ndefault='ask'\n\
+        extra_ca=['~/ca.pem','/etc/ca.pem']\n[network.tls]\n'**.a.test'='tunnel'\n'*'='inspect'\n\
+        '2001:db8::1'='tunnel'\n[network.domains]\n'a.test'='allow'\n\
+        [[network.rules]]\nhost='c.test'\n\
+        methods=['GET']\npaths=['/x/**']\naction='ask'\n[[network.rules]]\nhost='d.test'\nports=[22]\n\
+        protocol='tcp'\naction='allow'\n[codex.config]\nmodel='x'";
     let profile = read(&[("p", child), ("base", base)]).unwrap();
     let text = profile.to_toml().unwrap();
     assert!(
@@ -686,6 +721,7 @@ fn a_shown_profile_reads_back_to_the_same_policy() {
                     r.ports.clone(),
                     r.methods.clone(),
                     r.paths.clone(),
+                    r.protocol,
                     r.effect,
                 )
             })
@@ -694,7 +730,134 @@ fn a_shown_profile_reads_back_to_the_same_policy() {
         rules
     };
     assert_eq!(plain(&again), plain(&profile));
-    assert!(plain(&again).iter().any(|rule| rule.4 == Effect::Deny));
+    assert!(plain(&again).iter().any(|rule| rule.5 == Effect::Deny));
     again.network.rules = profile.network.rules.clone();
     assert_eq!(again, profile);
+}
+
+#[test]
+fn a_rule_about_methods_may_speak_of_tls_exactly_where_every_layer_together_inspects_it() {
+    let rule =
+        |host: &str| format!("[[network.rules]]\nhost='{host}'\nmethods=['GET']\naction='allow'\n");
+    let tls = |entries: &str| format!("[network.tls]\n{entries}\n");
+    for (host, switches, whole) in [
+        ("a.test", "", false),
+        ("a.test", "[network]\nmitm=true\n", true),
+        ("a.test", &tls("'a.test'='inspect'"), true),
+        ("a.test", &tls("'*.test'='inspect'"), true),
+        ("a.test", &tls("'*'='inspect'"), true),
+        ("a.test", &tls("'b.test'='inspect'"), false),
+        (
+            "a.test",
+            &format!("network.mitm=true\n{}", tls("'a.test'='tunnel'")),
+            false,
+        ),
+        (
+            "a.test",
+            &format!("network.mitm=true\n{}", tls("'*.test'='tunnel'")),
+            false,
+        ),
+        ("192.0.2.1", "[network]\nmitm=true\n", true),
+        ("192.0.2.1", &tls("'*.test'='inspect'"), false),
+        ("*", "[network]\nmitm=true\n", true),
+        ("*", &tls("'**.test'='inspect'"), false),
+        ("*.a.test", &tls("'a.test'='inspect'"), false),
+        ("*.a.test", &tls("'*.a.test'='inspect'"), true),
+        ("*.a.test", &tls("'*.test'='inspect'"), true),
+        ("**.a.test", &tls("'*.a.test'='inspect'"), false),
+        ("**.a.test", &tls("'**.a.test'='inspect'"), true),
+        // A narrower name that is tunnelled is no mistake: its tunnels are refused.
+        ("*", &tls("'*'='inspect'\n'a.test'='tunnel'"), true),
+        (
+            "*.test",
+            &tls("'*.test'='inspect'\n'**.a.test'='tunnel'"),
+            true,
+        ),
+        (
+            "**.a.test",
+            &tls("'**.a.test'='inspect'\n'a.test'='tunnel'"),
+            true,
+        ),
+    ] {
+        // In one file, and with the switch in the layer that extends.
+        let one = format!("{switches}{}", rule(host));
+        let child = format!("extends='q'\n{switches}");
+        let layers = [("p", child.as_str()), ("q", &rule(host))];
+        for read in [read(&[("p", &one)]), read(&layers)] {
+            assert_eq!(read.is_ok(), whole, "{host}: {switches}: {read:?}");
+        }
+    }
+    let layers = [("p", "extends='q'"), ("q", &rule("a.test"))];
+    let error = read(&layers).unwrap_err().to_string();
+    assert!(
+        error.starts_with("profile q: network.rules[0].methods: methods cannot be seen inside TLS"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_flag_may_make_a_profile_whole_or_take_that_away() {
+    let restricted = "[[network.rules]]\nhost='a.test'\npaths=['/x']\naction='deny'\n";
+    let with = |text: &str, mitm| {
+        let overrides = Overrides {
+            mitm,
+            ..Overrides::default()
+        };
+        let mut load = |name: &str| {
+            let text = if name == "p" {
+                Some(text)
+            } else {
+                builtin(name)
+            };
+            Ok(text.map(ToOwned::to_owned))
+        };
+        Profile::read_with("p", &mut load, &overrides).map(|profile| profile.network.mitm)
+    };
+    assert_eq!(with(restricted, Some(true)), Ok(true));
+    let inspecting = format!("network.mitm=true\n{restricted}");
+    assert_eq!(with(&inspecting, None), Ok(true));
+    for refused in [with(restricted, None), with(&inspecting, Some(false))] {
+        let error = refused.unwrap_err().to_string();
+        assert!(
+            error.starts_with("profile p: network.rules[0].paths: paths cannot be seen inside TLS"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_question_about_an_inspected_url_is_answered_for_the_request_inside() {
+    let text = "[network]\nmitm=true\n[network.tls]\n'pin.test'='tunnel'\n\
+        [network.domains]\n'pin.test'='allow'\n'ask.test'='ask'\n\
+        [[network.rules]]\nhost='a.test'\nmethods=['GET']\npaths=['/x/**']\naction='allow'\n\
+        [[network.rules]]\nhost='b.test'\naction='allow'\n\
+        [[network.rules]]\nhost='b.test'\nmethods=['POST']\naction='ask'\n\
+        [[tests]]\nrequest='https://a.test/x/y'\nexpect='allow'\n\
+        [[tests]]\nrequest='POST https://a.test/x/y'\nexpect='deny'\n\
+        [[tests]]\nrequest='https://a.test/y'\nexpect='deny'\n\
+        [[tests]]\nrequest='POST https://pin.test/'\nexpect='allow'\n\
+        [[tests]]\nrequest='https://ask.test/'\nexpect='ask'\n\
+        [[tests]]\nrequest='https://b.test/'\nexpect='allow'\n\
+        [[tests]]\nrequest='b.test'\nexpect='allow'\n\
+        [[tests]]\nrequest='POST https://b.test/'\nexpect='ask'\n\
+        [[tests]]\nrequest='wss://b.test/'\nexpect='allow'\n\
+        [[tests]]\nrequest='https://c.test/'\nexpect='deny'\n";
+    let rules = Ruleset::compile(&read(&[("p", text)]).unwrap().network);
+    let inspected: Vec<bool> = PolicyTest::read_all("p", text)
+        .unwrap()
+        .iter()
+        .map(|test| {
+            let found = explain(&rules, &test.question);
+            assert_eq!(
+                found.decision.verdict, test.expect,
+                "{}: {found:?}",
+                test.text
+            );
+            found.inspected
+        })
+        .collect();
+    assert_eq!(
+        inspected,
+        [true, true, true, false, true, true, true, true, true, false]
+    );
 }

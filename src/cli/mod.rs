@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod completions;
 pub mod failure;
+pub mod mitm;
 pub mod policy;
 pub mod print;
 pub mod run;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::failure::{Failure, Outcome};
+use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::{
     DenyReason, EgressRequest, Explanation, Method, Overrides, PolicyTest, Profile, ProfileError,
-    Ruleset, Transport, Verdict, explain,
+    Question, Ruleset, Transport, Verdict, explain,
 };
 use crate::session::profiles::{self, Environment};
 use crate::session::registries::{self, Found};
@@ -42,7 +43,7 @@ pub enum PolicyCommand {
 pub struct Explain {
     /// https://host/path, http://host/path, host:port or host
     url: String,
-    /// The method of an http:// request
+    /// The method of an http:// request, or of an https:// one where the profile has TLS inspected
     #[arg(long, default_value = "GET")]
     method: String,
     /// The profile: a name, or the path of a file
@@ -54,6 +55,8 @@ pub struct Explain {
     /// Deny a host, as `run --deny` would
     #[arg(long, value_name = "HOST[:PORT]")]
     deny: Vec<String>,
+    #[command(flatten)]
+    mitm: Mitm,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -95,23 +98,21 @@ fn explain_request(arguments: Explain, environment: &Environment) -> Outcome {
     let usage = |problem: &dyn std::fmt::Display| Failure::new(Exit::Usage, problem);
     let method = Method::try_from(arguments.method).map_err(|problem| usage(&problem))?;
     let text = format!("{method} {}", arguments.url);
-    let request = EgressRequest::parse(&text).map_err(|problem| usage(&problem))?;
+    let question = Question::parse(&text).map_err(|problem| usage(&problem))?;
     let overrides = Overrides {
         allow: arguments.allow,
         deny: arguments.deny,
+        mitm: arguments.mitm.chosen(),
         ..Overrides::default()
     };
-    let profile =
-        profiles::load(&arguments.profile, environment).map_err(|error| wrong_profile(&error))?;
-    let profile = profile
-        .apply(&overrides)
+    let profile = profiles::load_with(&arguments.profile, environment, &overrides)
         .map_err(|error| wrong_profile(&error))?;
     let (profile, found) = resolve(profile, environment)?;
-    let explanation = explain(&Ruleset::compile(&profile.network), &request);
+    let explanation = explain(&Ruleset::compile(&profile.network), &question);
     if arguments.json {
-        tell(json_of(&request, &explanation, &found));
+        tell(json_of(&explanation, &found));
     } else {
-        tell(text_of(&profile.name, &request, &explanation, &found));
+        tell(text_of(&profile.name, &explanation, &found));
     }
     Ok(match explanation.decision.verdict {
         Verdict::Allow => Exit::Success,
@@ -119,13 +120,10 @@ fn explain_request(arguments: Explain, environment: &Environment) -> Outcome {
     })
 }
 
-fn text_of(
-    profile: &str,
-    request: &EgressRequest,
-    explanation: &Explanation,
-    found: &[Found],
-) -> String {
+fn text_of(profile: &str, explanation: &Explanation, found: &[Found]) -> String {
     let Explanation {
+        request,
+        inspected: _,
         decision,
         remedy,
         notes,
@@ -147,8 +145,10 @@ fn text_of(
         })
 }
 
-fn json_of(request: &EgressRequest, explanation: &Explanation, found: &[Found]) -> String {
+fn json_of(explanation: &Explanation, found: &[Found]) -> String {
     let Explanation {
+        request,
+        inspected,
         decision,
         remedy,
         notes,
@@ -164,6 +164,8 @@ fn json_of(request: &EgressRequest, explanation: &Explanation, found: &[Found]) 
         "port": request.port,
         "method": request.method,
         "path": request.path,
+        "websocket": request.websocket,
+        "inspected": inspected,
         "verdict": decision.verdict,
         "reason": decision.reason.map(DenyReason::code),
         "meaning": decision.reason.map(DenyReason::meaning),
@@ -182,11 +184,12 @@ fn shown(request: &EgressRequest) -> String {
         port,
         method,
         path,
-        websocket: _,
+        websocket,
     } = request;
+    let socket = if *websocket { " (a WebSocket)" } else { "" };
     match (transport, method, path) {
         (Transport::Forward | Transport::Inspected, Some(method), Some(path)) => {
-            format!("{method} {path} of {host} port {port}")
+            format!("{method} {path} of {host} port {port}{socket}")
         }
         _ => format!("a tunnel to {host} port {port}"),
     }
@@ -244,7 +247,7 @@ fn check(arguments: &Check, environment: &Environment) -> Outcome {
     let rules = Ruleset::compile(&profile.network);
     let results: Vec<(&PolicyTest, Explanation)> = tests
         .iter()
-        .map(|test| (test, explain(&rules, &test.request)))
+        .map(|test| (test, explain(&rules, &test.question)))
         .collect();
     let failed = results
         .iter()

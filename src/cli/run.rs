@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::failure::{Failure, Outcome};
+use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
@@ -49,6 +50,8 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    #[command(flatten)]
+    mitm: Mitm,
     /// End the session after this time, as 90s, 30m or 8h
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
@@ -120,6 +123,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             readable: arguments.ro,
             env: arguments.env,
             mode: arguments.mode.map(FilesystemMode::from),
+            mitm: arguments.mitm.chosen(),
             budgets: arguments.budget,
             timeout: arguments.timeout,
         },

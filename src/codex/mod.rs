@@ -6,8 +6,9 @@
 //! Each rule says which versions it was tried with; `tests/e2e` holds it against real ones.
 //!
 //! Reading order: [`package`] (what is executed) → [`config`] and [`argv`] (how its own sandbox is
-//! switched off and the jail's mode narrowed instead) → [`environment`] → [`auth`] (a sign-in without its secrets). [`mod@proxy_environment`] is for
-//! every command, Codex or not.
+//! switched off and the jail's mode narrowed instead) → [`environment`] → [`auth`] (a
+//! sign-in without its secrets). [`mod@proxy_environment`] and
+//! [`mod@trust_environment`] are for every command, Codex or not.
 #![forbid(unsafe_code)]
 
 pub mod argv;
@@ -16,9 +17,11 @@ pub mod config;
 pub mod environment;
 pub mod package;
 pub mod proxy_environment;
+pub mod trust_environment;
 
 pub use argv::{Confined, confine};
 pub use config::{MANAGED_CONFIG, managed_config};
 pub use environment::credentials;
 pub use package::{Arch, NativeLayout};
 pub use proxy_environment::{Loopback, ProxyPorts, proxy_environment};
+pub use trust_environment::{TrustFiles, names_trust, trust_environment};

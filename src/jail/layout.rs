@@ -379,7 +379,7 @@ impl Layout {
         }
     }
 
-    fn memory(&mut self, content: &[u8]) -> Result<super::spec::SourceId, JailError> {
+    pub(crate) fn memory(&mut self, content: &[u8]) -> Result<super::spec::SourceId, JailError> {
         self.sources
             .keep_bytes("jail-file", content)
             .map_err(|source| JailError::Memory {

@@ -6,7 +6,7 @@
 //! twice, starts with less confinement than the profile's floor.
 //!
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
-//! `layout`, `protect`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
+//! `layout`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod layout;
 mod mask;
 mod placeholder;
 mod protect;
+mod replace;
 pub mod seccomp;
 mod source;
 pub mod spec;

@@ -13,7 +13,7 @@ use super::identity::UserNames;
 use super::layout::lay_out;
 use super::placeholder::Sweeper;
 use super::spec::JailSpec;
-use super::{mask, protect};
+use super::{mask, protect, replace};
 use crate::policy::FilesystemPolicy;
 use crate::sys::fd::sealed;
 use crate::sys::process::Spawn;
@@ -38,6 +38,8 @@ pub struct JailRequest<'a> {
     pub shown: Vec<(PathBuf, PathBuf)>,
     /// Generated files: read-only, but for those in the private home.
     pub files: Vec<(PathBuf, Vec<u8>)>,
+    /// Generated files that stand in for the host's file of that path, wherever that one shows.
+    pub replaced: Vec<(PathBuf, Vec<u8>)>,
     /// The program `portcullis-init`, opened (O_PATH is enough). It is also the sweeper.
     pub init: &'a File,
 }
@@ -74,6 +76,7 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     };
     let mut layout = lay_out(request)?;
     protect::apply(&mut layout, request, &mut sweeper)?;
+    replace::apply(&mut layout, request)?;
     mask::apply(&mut layout, request)?;
     layout.add_parents();
     let init = request.init.as_fd().try_clone_to_owned();

@@ -37,6 +37,10 @@ pub const CONFIGURATION: &[SystemPath] = &[
     show("/etc/alternatives", "where /usr/bin/java and others point"),
     show("/etc/bash.bashrc", "interactive bash"),
     show("/etc/bashrc", "interactive bash"),
+    show(
+        "/etc/ca-certificates/extracted",
+        "certificate authorities of Arch",
+    ),
     show("/etc/ca-certificates.conf", "certificate authorities"),
     show(
         "/etc/crypto-policies",
@@ -89,6 +93,7 @@ pub const CONFIGURATION: &[SystemPath] = &[
     show("/etc/rpc", "names of protocols"),
     show("/etc/services", "names of ports"),
     show("/etc/shells", "which shells there are"),
+    show("/etc/ssl/ca-bundle.pem", "certificate authorities"),
     show("/etc/ssl/cert.pem", "certificate authorities"),
     show("/etc/ssl/certs", "certificate authorities"),
     show("/etc/ssl/openssl.cnf", "OpenSSL's configuration"),

@@ -1,8 +1,9 @@
 //! A decision told to a person: what, by which rule, why, and what would change it.
 
 use super::address::AddressPolicy;
-use super::decision::{Decision, DenyReason, Verdict};
+use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::Host;
+use super::question::Question;
 use super::remedy::remedy;
 use super::request::{EgressRequest, Transport};
 use super::ruleset::{Ruleset, decide};
@@ -10,6 +11,11 @@ use super::ruleset::{Ruleset, decide};
 /// A decision with all there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
+    /// The request that was decided about: the one inside the tunnel where the gate opens it and lets
+    /// the tunnel itself through, else the one at the door.
+    pub request: EgressRequest,
+    /// Whether the gate opens the TLS of this request.
+    pub inspected: bool,
     /// The decision, with the address policy asked too where the host is an address.
     pub decision: Decision,
     /// What would let a denied request through.
@@ -18,14 +24,38 @@ pub struct Explanation {
     pub notes: Vec<&'static str>,
 }
 
-/// Judges a request as a session's gate would, as far as that goes without resolving the name.
-pub fn explain(rules: &Ruleset, request: &EgressRequest) -> Explanation {
-    let decision = with_address(decide(rules, request), request, rules.addresses());
+/// Judges a question as a session's gate would, as far as that goes without resolving the name: first
+/// what comes to the door, then, in a tunnel that the gate opens, the request inside.
+pub fn explain(rules: &Ruleset, question: &Question) -> Explanation {
+    let (request, decision) = judge(rules, question);
     let remedy = decision.reason.and_then(|reason| remedy(request, reason));
+    let opened = request.transport.is_tunnel()
+        && decision.verdict != Verdict::Deny
+        && decision.handling == Handling::Inspect;
+    let inspected = opened || request.transport == Transport::Inspected;
     Explanation {
-        notes: notes(&decision, request),
+        request: request.clone(),
+        inspected,
+        notes: notes(&decision, request, inspected),
         remedy,
         decision,
+    }
+}
+
+/// What decides, and about which of the two requests.
+fn judge<'q>(rules: &Ruleset, question: &'q Question) -> (&'q EgressRequest, Decision) {
+    let judged = |request| with_address(decide(rules, request), request, rules.addresses());
+    let door = judged(&question.door);
+    match &question.inside {
+        Some(inside) if door.verdict != Verdict::Deny && door.handling == Handling::Inspect => {
+            let within = judged(inside);
+            match (door.verdict, within.verdict) {
+                // The tunnel is not opened before somebody said yes.
+                (Verdict::Ask, Verdict::Allow) => (inside, door),
+                _ => (inside, within),
+            }
+        }
+        _ => (&question.door, door),
     }
 }
 
@@ -39,7 +69,7 @@ fn with_address(
         return decision;
     };
     match (decision.verdict, addresses.check(address)) {
-        (Verdict::Allow, Err(class)) => Decision {
+        (Verdict::Allow | Verdict::Ask, Err(class)) => Decision {
             verdict: Verdict::Deny,
             reason: Some(DenyReason::AddressRefused(class)),
             ..decision
@@ -48,9 +78,11 @@ fn with_address(
     }
 }
 
-fn notes(decision: &Decision, request: &EgressRequest) -> Vec<&'static str> {
+fn notes(decision: &Decision, request: &EgressRequest, inspected: bool) -> Vec<&'static str> {
     let mut notes = Vec::new();
-    if request.transport != Transport::Forward {
+    if inspected {
+        notes.push("TLS to this host ends at the gate, which judges every request inside");
+    } else if request.transport.is_tunnel() {
         notes.push("method and path are inside a tunnel, where the gate does not see them");
     }
     let unlisted = decision.reason == Some(DenyReason::HostNotAllowed);

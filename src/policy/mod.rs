@@ -3,7 +3,7 @@
 //! Owns: hosts, addresses, rules, profiles, the one function [`decide`]. Trusts: nothing it parses.
 //! Never: reads a file, a clock, the environment or the network (callers hand in text and values).
 //!
-//! Reading order: [`host`] and [`request`] (what is asked) → [`rule`] (one line of policy) →
+//! Reading order: [`host`], [`request`] and [`question`] (what is asked) → [`rule`] (one line of policy) →
 //! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
 //! dialed) → [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) → [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod explain;
 pub mod host;
 pub mod path;
 pub mod profile;
+pub mod question;
 pub mod remedy;
 pub mod request;
 pub mod rule;
@@ -35,6 +36,7 @@ pub use profile::{
     NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile, ProfileError, Registry,
     TlsHandling, Unlisted, WebsocketPolicy,
 };
+pub use question::Question;
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport};
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};

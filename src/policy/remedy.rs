@@ -28,10 +28,12 @@ pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
         DenyReason::PathNotAllowed => {
             Some("the path in the rule's paths, in the normal form of RFC 3986".to_owned())
         }
-        DenyReason::TunnelNotAllowed => Some(
-            "[network] unconfined_tunnels = true if mode is \"limited\", else a rule without methods and paths"
-                .to_owned(),
-        ),
+        DenyReason::TunnelNotAllowed => Some(format!(
+            "[network.tls] \"{}\" = \"inspect\", so that the gate sees the requests inside; else \
+             [network] unconfined_tunnels = true if mode is \"limited\", or a rule without methods and \
+             paths",
+            request.host
+        )),
         DenyReason::AddressRefused(class) => exception(&request.host, class),
         DenyReason::TooManyConnections => Some("a higher network.limits.connections".to_owned()),
         DenyReason::WebsocketNotAllowed => {

@@ -180,8 +180,28 @@ pub enum RequestError {
 impl EgressRequest {
     /// The request that a client would make of the gate for `[METHOD] URL`, `host:port` or `host`. Plain
     /// `http://` is forwarded, its method (GET if none is given) and path in sight; everything else is a
-    /// tunnel, in which the gate sees neither. Nothing is looked up.
+    /// tunnel. What may follow inside of one, [`super::Question`] tells. Nothing is looked up.
     pub fn parse(text: &str) -> Result<Self, RequestError> {
+        Asked::read(text).map(|asked| asked.at_the_door())
+    }
+}
+
+/// A text that asks one question, taken apart.
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    /// `http`, `https`, `ws`, `wss`; empty: the text is no URL.
+    pub(super) scheme: &'a str,
+    /// The method, if one is given.
+    method: Option<Method>,
+    host: Host,
+    port: Port,
+    /// What follows the authority.
+    rest: &'a str,
+}
+
+impl<'a> Asked<'a> {
+    /// Takes a text apart.
+    pub(super) fn read(text: &'a str) -> Result<Self, RequestError> {
         let (method, target) = match text.split_once(' ') {
             Some((method, target)) => (Some(method), target.trim()),
             None => (None, text),
@@ -205,20 +225,41 @@ impl EgressRequest {
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(end);
         let (host, port) = parse_authority(authority, default)?;
-        let forwarded = scheme == "http";
-        let get = || Method("GET".to_owned());
         Ok(Self {
-            transport: if forwarded {
-                Transport::Forward
-            } else {
-                Transport::Connect
-            },
+            scheme,
+            method,
             host,
             port,
-            method: forwarded.then(|| method.unwrap_or_else(get)),
-            path: forwarded.then(|| path_of(path)),
-            websocket: false,
+            rest: path,
         })
+    }
+
+    /// What a client asks of the gate first.
+    pub(super) fn at_the_door(&self) -> EgressRequest {
+        if self.scheme == "http" {
+            return self.in_sight(Transport::Forward);
+        }
+        EgressRequest {
+            transport: Transport::Connect,
+            host: self.host.clone(),
+            port: self.port,
+            method: None,
+            path: None,
+            websocket: false,
+        }
+    }
+
+    /// The request with its method and path, where the gate sees them.
+    pub(super) fn in_sight(&self, transport: Transport) -> EgressRequest {
+        let get = || Method("GET".to_owned());
+        EgressRequest {
+            transport,
+            host: self.host.clone(),
+            port: self.port,
+            method: Some(self.method.clone().unwrap_or_else(get)),
+            path: Some(path_of(self.rest)),
+            websocket: self.scheme == "wss",
+        }
     }
 }
 

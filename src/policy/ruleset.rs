@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::address::AddressPolicy;
 use super::decision::{Decision, DenyReason, Handling, Verdict};
-use super::host::Host;
+use super::host::{DomainName, Host};
 use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
 use super::request::{EgressRequest, Port};
@@ -186,7 +186,7 @@ impl Ruleset {
     }
 
     /// What happens to TLS for this host: the most specific entry of `[network.tls]`, else the default.
-    fn tls_for(&self, host: &Host) -> TlsHandling {
+    pub(super) fn tls_for(&self, host: &Host) -> TlsHandling {
         let listed = match host {
             Host::Addr(address) => self.tls_literals.get(&address.to_canonical()).copied(),
             Host::Name(name) => {
@@ -200,6 +200,17 @@ impl Ruleset {
             }
         };
         listed.unwrap_or(self.tls_default)
+    }
+
+    /// What happens to TLS for names below this one, but for those that a narrower entry of
+    /// `[network.tls]` speaks of.
+    pub(super) fn tls_below(&self, name: &DomainName) -> TlsHandling {
+        let name = name.as_str();
+        std::iter::once(name)
+            .chain(parents(name))
+            .filter_map(|name| self.names.get(name))
+            .find_map(|rules| rules.tls_below)
+            .unwrap_or(self.tls_default)
     }
 
     /// What becomes of a request's bytes if it is let through by a rule with this protocol.
@@ -276,9 +287,7 @@ pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
         handling: judgement.handling,
         reason: judgement.reason,
         rule: judgement.rule.map(|rule| rule.id.clone()),
-        specific: judgement
-            .rule
-            .is_some_and(|rule| !rule.methods.is_empty() || !rule.paths.is_empty()),
+        specific: judgement.rule.is_some_and(is_restricted),
         generation: rules.generation.clone(),
     }
 }
@@ -342,7 +351,7 @@ fn denied_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<De
     if !rule.ports.is_empty() && !rule.ports.contains(&request.port) {
         return None;
     }
-    if rule.methods.is_empty() && rule.paths.is_empty() {
+    if !is_restricted(rule) {
         return Some(DenyReason::HostDenied);
     }
     if request.transport.is_tunnel() {
@@ -390,7 +399,8 @@ impl Miss {
 }
 
 /// The ask rule that matches, else the allow rule that lets the request through, else how close the
-/// closest came.
+/// closest came. An ask for some methods or paths does not hold up a tunnel that the gate will open: it
+/// is let through, and whoever answers is asked about the requests inside.
 fn permission<'a>(
     rules: &'a Ruleset,
     request: &'a EgressRequest,
@@ -402,13 +412,19 @@ fn permission<'a>(
             .filter(|candidates| candidates.may_allow)
             .map(|candidates| candidates.rules)
     };
-    let asks = candidates()
-        .flat_map(|rules| &rules.asks)
+    let tunnel = request.transport.is_tunnel();
+    let later = |rule: &Rule| tunnel && is_restricted(rule);
+    let asks = || candidates().flat_map(|rules| &rules.asks);
+    let now = asks()
+        .filter(|rule| !later(rule))
         .map(|rule| (Verdict::Ask, rule));
     let allows = candidates()
         .flat_map(|rules| &rules.allows)
         .map(|rule| (Verdict::Allow, rule));
-    for (verdict, rule) in asks.chain(allows) {
+    let inside = asks()
+        .filter(|rule| later(rule))
+        .map(|rule| (Verdict::Allow, rule));
+    for (verdict, rule) in now.chain(allows).chain(inside) {
         match missed_by(rules, rule, request) {
             None => return Ok((verdict, rule)),
             Some(miss) => closest = closest.max(miss),
@@ -423,7 +439,7 @@ fn missed_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<Mi
     if !allowed_ports(rule).contains(&request.port) {
         return Some(Miss::Port);
     }
-    if rule.methods.is_empty() && rule.paths.is_empty() {
+    if !is_restricted(rule) {
         return None;
     }
     if request.transport.is_tunnel() {
@@ -467,6 +483,11 @@ fn mode_refuses(
         }
         NetworkMode::Limited => (!read_only()).then_some(DenyReason::MethodNotAllowed),
     }
+}
+
+/// Whether a rule speaks of some methods or paths alone.
+pub(super) fn is_restricted(rule: &Rule) -> bool {
+    !rule.methods.is_empty() || !rule.paths.is_empty()
 }
 
 /// The ports that an allow or an ask covers.

@@ -130,12 +130,17 @@ fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) 
             .any(|pattern| pattern == name);
         let set = profile.environment.set.get(name).map(PathBuf::from);
         let file = set.or_else(|| {
-            passed
+            // Where TLS is inspected, the session's own bundle takes its place.
+            (passed && !profile.network.inspects())
                 .then(|| caller.variable(name).map(PathBuf::from))
                 .flatten()
         });
         if let Some(file) = file.filter(|file| file.is_absolute() && file.is_file()) {
-            command.shown.push((file.clone(), file));
+            // Several variables often name one file; it can be shown once.
+            let shown = (file.clone(), file);
+            if !command.shown.contains(&shown) {
+                command.shown.push(shown);
+            }
         }
     }
 }

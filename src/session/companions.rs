@@ -274,10 +274,10 @@ impl Gate {
         })
     }
 
-    /// Waits until the gate is confined.
-    pub fn confined(&self, signals: &mut Signals) -> Result<(), CompanionError> {
+    /// Waits until the gate is confined. Gives the session's CA (PEM), if it has one.
+    pub fn confined(&self, signals: &mut Signals) -> Result<Option<String>, CompanionError> {
         match receive(Self::WHO, &self.control, Some(signals))?.message {
-            GateReply::Confined { .. } => Ok(()),
+            GateReply::Confined { authority } => Ok(authority),
             other => Err(Self::complaint(other)),
         }
     }

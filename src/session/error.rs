@@ -11,6 +11,7 @@ use crate::policy::ProfileError;
 use crate::wire::init::{FailureKind, InitFailure};
 
 use super::companions::CompanionError;
+use super::trust_store::TrustStoreError;
 
 /// Why a command was not executed.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum LaunchError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// There is nothing to hold inspected origins to.
+    #[error("{0}")]
+    TrustStore(#[from] TrustStoreError),
     /// The audit folder cannot be used.
     #[error("{0}")]
     AuditFolder(#[from] FolderError),

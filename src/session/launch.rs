@@ -18,10 +18,12 @@ use crate::wire::{Channel, WireError};
 use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
 use super::error::LaunchError;
+use super::jail_trust::JailTrust;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
 use super::trust::path_outside;
+use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -43,7 +45,8 @@ pub struct Report {
 /// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
 ///    waits for our word; this takes longest, so it comes first;
-/// 4. start the audit writer and the gate, which confine themselves as well;
+/// 4. start the audit writer and the gate, which confine themselves as well. Where the policy has TLS
+///    inspected this comes before step 3: the jail shows the certificate of the CA that the gate makes;
 /// 5. give the listeners to the gate and wait until it accepts;
 /// 6. record `session.started`, then let init execute the command;
 /// 7. watch until the jail ends;
@@ -56,9 +59,8 @@ pub fn run(
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let mut plan = Plan::make(request, tell)?;
-    let jail = build(&plan)?;
-    let mut companions = Companions::start(&plan)?;
-    let live = jail.start(&plan, &mut companions, &mut signals);
+    let (mut companions, jail) = start(&plan, &mut signals)?;
+    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
     let outcome = live.and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
@@ -70,6 +72,25 @@ fn step_aside() -> Result<Signals, LaunchError> {
     let system = |what| move |source| LaunchError::System { what, source };
     crate::sys::fd::cloexec_from(3).map_err(system("mark descriptors close-on-exec"))?;
     Signals::watch().map_err(system("watch signals"))
+}
+
+/// Steps 3 and 4, in the order that the policy asks for.
+fn start(
+    plan: &Plan,
+    signals: &mut Signals,
+) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
+    if plan.trust.is_none() {
+        let jail = build(plan, None)?;
+        let mut companions = Companions::start(plan)?;
+        let ready = companions.ready(signals);
+        return Ok((companions, ready.map(|_| jail)));
+    }
+    let mut companions = Companions::start(plan)?;
+    let jail = companions.ready(signals).and_then(|authority| {
+        let trust = plan.jail_trust(authority.as_deref())?;
+        build(plan, trust.as_ref())
+    });
+    Ok((companions, jail))
 }
 
 // === impl Companions ===
@@ -97,6 +118,7 @@ impl Companions {
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone());
         boot.credentials = plan.credentials.for_the_gate();
+        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
             audit,
@@ -104,6 +126,14 @@ impl Companions {
             recording: false,
             since: Instant::now(),
         })
+    }
+
+    /// The end of step 4: records are taken and the gate is confined. Gives the session's CA (PEM), if
+    /// it has one.
+    fn ready(&mut self, signals: &mut Signals) -> Result<Option<String>, LaunchError> {
+        self.audit.ready(signals)?;
+        self.recording = true;
+        Ok(self.gate.confined(signals)?)
     }
 
     /// Step 8. Everything is asked to end before anything is waited for. The command's status stands
@@ -165,7 +195,7 @@ struct Jail {
 }
 
 /// Step 3, our side.
-fn build(plan: &Plan) -> Result<Jail, LaunchError> {
+fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
     let path = path_outside(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
@@ -176,7 +206,7 @@ fn build(plan: &Plan) -> Result<Jail, LaunchError> {
         path: program,
         source,
     })?;
-    let prepared = jail::prepare(&plan.jail_request(&program))?;
+    let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let init_plan = plan.init_plan(&bwrap, readable, writable);
@@ -220,9 +250,6 @@ impl Jail {
         companions: &mut Companions,
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
-        companions.audit.ready(signals)?;
-        companions.recording = true;
-        companions.gate.confined(signals)?;
         let confined = self.confined(plan, signals)?;
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();

@@ -14,6 +14,8 @@ pub mod companions;
 mod credentials;
 pub mod environment;
 pub mod error;
+pub mod jail_trust;
+pub mod java_keystore;
 pub mod launch;
 pub mod limits;
 pub mod plan;
@@ -21,6 +23,7 @@ pub mod profiles;
 pub mod registries;
 pub mod signals;
 pub mod trust;
+pub mod trust_store;
 pub mod watch;
 
 pub use error::LaunchError;

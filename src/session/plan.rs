@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
-use crate::codex::{Loopback, ProxyPorts, proxy_environment};
+use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames};
 use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
@@ -17,10 +17,13 @@ use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 use super::Progress;
 use super::caller::Caller;
 use super::command::{self, Command};
+use super::companions::CompanionError;
 use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
+use super::jail_trust::{self, JailTrust};
 use super::trust;
+use super::trust_store::{self, TrustStore};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub(super) struct Plan {
     pub(super) log: LogFolder,
     /// Secrets that the jail does not get.
     pub(super) credentials: Credentials,
+    /// The authorities that inspected origins are held to; `None`: no TLS is inspected.
+    pub(super) trust: Option<TrustStore>,
 }
 
 impl Plan {
@@ -60,8 +65,8 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
-        let profile = super::profiles::load(&request.profile, &caller.environment)?;
-        let profile = profile.apply(&request.overrides)?;
+        let profile =
+            super::profiles::load_with(&request.profile, &caller.environment, &request.overrides)?;
         let workspace = workspace(request.folder.as_deref())?;
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
@@ -84,6 +89,13 @@ impl Plan {
                 "the jail is Codex's sandbox: it narrows itself to {asked}, Codex's own stays off"
             )));
         }
+        let trust = if profile.network.inspects() {
+            let extra = &profile.network.extra_ca;
+            let mut note = |note: &str| tell(Progress::Note(note));
+            Some(trust_store::gather(&caller, extra, &writable, &mut note)?)
+        } else {
+            None
+        };
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
         let log = folder::open_or_create(&folder::standalone(variable)?)?;
         let rules = Ruleset::compile(&profile.network);
@@ -101,6 +113,7 @@ impl Plan {
             asked,
             log,
             credentials,
+            trust,
         })
     }
 
@@ -114,8 +127,28 @@ impl Plan {
         }
     }
 
+    /// What makes the jail trust the session's CA (PEM). `None`: the policy has no TLS inspected.
+    pub(super) fn jail_trust(
+        &self,
+        authority: Option<&str>,
+    ) -> Result<Option<JailTrust>, CompanionError> {
+        let Some(store) = &self.trust else {
+            return Ok(None);
+        };
+        let cacerts = jail_trust::cacerts(&self.caller, &self.profile.environment);
+        authority
+            .and_then(|authority| JailTrust::new(store, authority, &cacerts))
+            .map(Some)
+            .ok_or(CompanionError::Unexpected("gate"))
+    }
+
     /// What the jail is built from.
-    pub(super) fn jail_request<'a>(&'a self, init: &'a File) -> JailRequest<'a> {
+    pub(super) fn jail_request<'a>(
+        &'a self,
+        init: &'a File,
+        trust: Option<&JailTrust>,
+    ) -> JailRequest<'a> {
+        let made = trust.map_or(&[][..], |trust| &trust.files);
         JailRequest {
             policy: &self.profile.filesystem,
             workspace: &self.workspace,
@@ -129,7 +162,8 @@ impl Plan {
             hostname: "portcullis".to_owned(),
             hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
             shown: self.command.shown.clone(),
-            files: self.command.files.clone(),
+            files: [&self.command.files, made].concat(),
+            replaced: trust.map_or_else(Vec::new, |trust| trust.replaced.clone()),
             init,
         }
     }
@@ -170,11 +204,16 @@ impl Plan {
             loopback: self.loopback(),
         };
         let mut session = proxy_environment(ports);
+        let mut policy = self.profile.environment.clone();
+        if self.trust.is_some() {
+            session.extend(trust_environment(jail_trust::FILES));
+            policy.pass.retain(|name| !names_trust(name));
+        }
         session.extend(self.command.environment.iter().cloned());
         let path_first = &self.command.path_first;
         let mut variables = environment::build(
             &self.caller,
-            &self.profile.environment,
+            &policy,
             Surroundings {
                 visible,
                 path_first,

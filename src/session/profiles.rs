@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::policy::profile::{builtin, builtin_names, is_name};
-use crate::policy::{PolicyTest, Profile, ProfileError};
+use crate::policy::{Overrides, PolicyTest, Profile, ProfileError};
 
 /// The caller's environment, read once when the process starts.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -17,12 +17,21 @@ const MAX_PROFILE: u64 = 1 << 20;
 /// Reads a profile and what it extends. A name with a slash or ending in `.toml` is the path of a file;
 /// any other is looked up in `$XDG_CONFIG_HOME/portcullis/profiles`, then among the compiled-in ones.
 pub fn load(name: &str, environment: &Environment) -> Result<Profile, ProfileError> {
+    load_with(name, environment, &Overrides::default())
+}
+
+/// The same with flags laid over it.
+pub fn load_with(
+    name: &str,
+    environment: &Environment,
+    overrides: &Overrides,
+) -> Result<Profile, ProfileError> {
     let file = is_path(name).then(|| Path::new(name));
     let read = |name: &str| match file {
         Some(file) => read(file).map(Some),
         None => by_name(name, environment),
     };
-    load_by(name, read, environment)
+    load_by(name, read, environment, overrides)
 }
 
 /// Reads the profile in a file, and the tests that stand there.
@@ -35,7 +44,8 @@ pub fn load_file(
         profile: name.clone(),
         problem,
     })?;
-    let profile = load_by(&name, |_| Ok(Some(text.clone())), environment)?;
+    let read = |_: &str| Ok(Some(text.clone()));
+    let profile = load_by(&name, read, environment, &Overrides::default())?;
     Ok((profile, PolicyTest::read_all(&name, &text)?))
 }
 
@@ -44,16 +54,18 @@ fn load_by(
     asked_for: &str,
     read: impl Fn(&str) -> Result<Option<String>, String>,
     environment: &Environment,
+    overrides: &Overrides,
 ) -> Result<Profile, ProfileError> {
     let mut first = true;
-    Profile::read(asked_for, &mut |name| {
+    let mut load = |name: &str| {
         if std::mem::take(&mut first) {
             read(name)
         } else {
             by_name(name, environment)
         }
-    })
-    .map_err(|error| name_all(error, folder(environment).as_deref()))
+    };
+    Profile::read_with(asked_for, &mut load, overrides)
+        .map_err(|error| name_all(error, folder(environment).as_deref()))
 }
 
 /// The caller's own profile of this name, else the compiled-in one.

@@ -61,6 +61,7 @@ impl Bench {
             protected: Vec::new(),
             hidden: Vec::new(),
             shown: vec![(at("probe"), "/run/probe".into())],
+            replaced: Vec::new(),
             files: Vec::new(),
             listen: Vec::new(),
             floor: 1,

@@ -19,5 +19,6 @@ mod network;
 mod order;
 mod process;
 mod protected;
+mod replaced;
 mod syscalls;
 mod terminal;

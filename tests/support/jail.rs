@@ -40,6 +40,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         hidden: order.hidden.clone(),
         shown: order.shown.clone(),
         files: order.files.clone(),
+        replaced: order.replaced.clone(),
         init: &init,
     })?;
     let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), &[])?.answer()?;

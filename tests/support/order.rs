@@ -20,6 +20,7 @@ pub(crate) struct Order {
     pub(crate) protected: Vec<PathBuf>,
     pub(crate) hidden: Vec<PathBuf>,
     pub(crate) shown: Vec<(PathBuf, PathBuf)>,
+    pub(crate) replaced: Vec<(PathBuf, Vec<u8>)>,
     pub(crate) files: Vec<(PathBuf, Vec<u8>)>,
     pub(crate) listen: Vec<u16>,
     pub(crate) floor: u8,

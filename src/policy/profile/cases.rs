@@ -2,15 +2,15 @@
 
 use super::error::{ProfileError, not_one_of};
 use super::file::{ProfileFile, TestFile, entry};
-use crate::policy::{EgressRequest, Verdict};
+use crate::policy::{Question, Verdict};
 
 /// One entry of `[[tests]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyTest {
     /// The request as it was written.
     pub text: String,
-    /// The request that a client would make of the gate.
-    pub request: EgressRequest,
+    /// What a client would ask of the gate.
+    pub question: Question,
     /// What is to become of it.
     pub expect: Verdict,
 }
@@ -38,11 +38,11 @@ impl PolicyTest {
                 return Err(not_one_of(profile, &key, other, &accepted));
             }
         };
-        let request = EgressRequest::parse(&file.request)
+        let question = Question::parse(&file.request)
             .map_err(|problem| ProfileError::key(profile, &format!("{key}.request"), problem))?;
         Ok(Self {
             text: file.request,
-            request,
+            question,
             expect,
         })
     }

@@ -44,6 +44,7 @@ pub(super) struct NetworkFile {
     pub(super) websocket: Option<WebsocketPolicy>,
     /// Values stay text: the error for a wrong one names the host.
     pub(super) tls: BTreeMap<String, String>,
+    pub(super) extra_ca: Vec<String>,
     pub(super) unconfined_tunnels: Option<bool>,
     pub(super) enable_socks5: Option<bool>,
     pub(super) http_port: Option<u16>,

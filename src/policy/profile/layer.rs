@@ -4,7 +4,7 @@ use super::Profile;
 use super::error::ProfileError;
 use super::file::ProfileFile;
 use super::read::{Source, overlay, strictest};
-use super::{BASE, builtin_names, credentials};
+use super::{BASE, Overrides, builtin_names, credentials};
 
 /// The longest chain of `extends`; more is a mistake, not a plan.
 const MAX_CHAIN: usize = 8;
@@ -15,6 +15,20 @@ pub type Load<'a> = dyn FnMut(&str) -> Result<Option<String>, String> + 'a;
 impl Profile {
     /// Reads a profile and all that it extends.
     pub fn read(name: &str, load: &mut Load<'_>) -> Result<Self, ProfileError> {
+        Self::read_with(name, load, &Overrides::default())
+    }
+
+    /// The same with flags laid over it. A profile may need one of them to be whole, as `--mitm`.
+    pub fn read_with(
+        name: &str,
+        load: &mut Load<'_>,
+        overrides: &Overrides,
+    ) -> Result<Self, ProfileError> {
+        Self::layered(name, load)?.apply(overrides)
+    }
+
+    /// The layers, not yet checked as a whole.
+    fn layered(name: &str, load: &mut Load<'_>) -> Result<Self, ProfileError> {
         let mut profile = strictest(name);
         let chain = chain(name, load)?;
         let last = chain.len().saturating_sub(1);

@@ -2,7 +2,8 @@
 //! checked, and every process gets just the part that it enforces.
 //!
 //! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
-//! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`cases`] (`[[tests]]`).
+//! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`visible`] (what only the
+//! whole can be checked for) → [`cases`] (`[[tests]]`).
 
 mod budgets;
 mod builtin;
@@ -16,6 +17,7 @@ mod read;
 mod rules;
 mod show;
 mod value;
+mod visible;
 
 pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
@@ -125,6 +127,9 @@ pub struct NetworkPolicy {
     pub tls: BTreeMap<HostPattern, TlsHandling>,
     /// Whether WebSockets may be opened, where the gate sees them; never with [`NetworkMode::Limited`].
     pub websocket: WebsocketPolicy,
+    /// Files of certificates (PEM) that origins may also lead to, where TLS is looked into: absolute, or
+    /// `~/` below the caller's home. Read at launch, never here.
+    pub extra_ca: Vec<PathBuf>,
     /// With [`NetworkMode::Limited`]: let TLS tunnels to allowed hosts pass although nobody sees the
     /// methods inside them. Named for what it is.
     pub unconfined_tunnels: bool,
@@ -181,6 +186,7 @@ impl Default for NetworkPolicy {
             mitm: false,
             tls: BTreeMap::new(),
             websocket: WebsocketPolicy::Allow,
+            extra_ca: Vec::new(),
             unconfined_tunnels: false,
             enable_socks5: true,
             http_port: 3128,

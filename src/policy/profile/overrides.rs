@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::error::ProfileError;
 use super::read::append;
-use super::{FilesystemMode, Profile, rules, value};
+use super::{FilesystemMode, Profile, rules, value, visible};
 use crate::policy::host::shown;
 use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId};
 
@@ -24,6 +24,8 @@ pub struct Overrides {
     pub env: Vec<String>,
     /// `--mode`.
     pub mode: Option<FilesystemMode>,
+    /// `--mitm` and `--no-mitm`.
+    pub mitm: Option<bool>,
     /// `--budget KEY=AMOUNT[:ACTION]`.
     pub budgets: Vec<String>,
     /// `--timeout TIME`.
@@ -31,7 +33,8 @@ pub struct Overrides {
 }
 
 impl Profile {
-    /// Lays the flags over the profile. A deny of the profile stays a deny whatever `--allow` says.
+    /// Lays the flags over the profile and checks the whole. A deny of the profile stays a deny
+    /// whatever `--allow` says.
     pub fn apply(mut self, overrides: &Overrides) -> Result<Self, ProfileError> {
         for (flag, texts, effect) in [
             ("--allow", &overrides.allow, Effect::Allow),
@@ -76,6 +79,8 @@ impl Profile {
                 .map_err(|problem| wrong("--timeout", text, problem))?;
         }
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
+        self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);
+        visible::check(&self)?;
         Ok(self)
     }
 

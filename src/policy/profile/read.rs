@@ -115,6 +115,11 @@ fn network(
     replace(&mut policy.mitm, file.mitm);
     replace(&mut policy.websocket, file.websocket);
     policy.tls.extend(rules::of_tls(source, file.tls)?);
+    for (i, text) in file.extra_ca.into_iter().enumerate() {
+        let path = value::authorities(&text)
+            .map_err(|problem| source.wrong(&format!("network.extra_ca[{i}]"), problem))?;
+        append(&mut policy.extra_ca, path);
+    }
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
     for (key, port, found) in [

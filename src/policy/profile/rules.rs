@@ -100,7 +100,7 @@ fn protocol(
 
 fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileError> {
     let effect = effect(source, &format!("{key}.action"), &file.action)?;
-    let rule = Rule {
+    Ok(Rule {
         id: id(source, key),
         host: host(source, &format!("{key}.host"), &file.host, effect)?,
         ports: list(
@@ -123,27 +123,7 @@ fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileE
         )?,
         protocol: protocol(source, key, file, effect)?,
         effect,
-    };
-    enforceable(source, key, &rule)?;
-    Ok(rule)
-}
-
-/// A rule about methods or paths must speak of nothing but ports on which the gate sees them: with
-/// plain HTTP on port 80 it does, inside TLS it does not.
-fn enforceable(source: Source<'_>, key: &str, rule: &Rule) -> Result<(), ProfileError> {
-    let (part, listed) = match (rule.methods.is_empty(), rule.paths.is_empty()) {
-        (true, true) => return Ok(()),
-        (false, _) => ("methods", "methods"),
-        (true, false) => ("paths", "paths"),
-    };
-    if rule.ports == [Port::HTTP] {
-        return Ok(());
-    }
-    let problem = format!(
-        "{listed} cannot be seen inside TLS, and the rule covers ports other than 80; \
-         restrict it with ports = [80] or leave {listed} out"
-    );
-    Err(source.wrong(&format!("{key}.{part}"), problem))
+    })
 }
 
 /// An optional list: absent means the default, empty would mean nothing and is refused.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -66,6 +66,20 @@ pub(super) fn path(key: &str, path: &Path) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// A file of certificates on the host. Never relative to the workspace, which a session can write.
+pub(super) fn authorities(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let plain = !text.bytes().any(|b| b.is_ascii_control());
+    let rooted = path.is_absolute() || text.starts_with("~/");
+    if plain && rooted && path.file_name().is_some() {
+        return Ok(path);
+    }
+    Err(format!(
+        "{} is no file of certificates; accepted are \"/abs/ca.pem\" and \"~/below/home/ca.pem\"",
+        shown(text)
+    ))
 }
 
 /// A range of addresses, or one address.
