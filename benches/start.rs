@@ -133,6 +133,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         .unwrap();
     let plan = InitPlan {
         listen: Vec::new(),
+        transparent: false,
         readable: Vec::new(),
         writable: Vec::new(),
         landlock_floor: 0,

@@ -511,6 +511,26 @@ proptest! {
     }
 
     #[test]
+    fn a_name_server_knows_every_host_that_may_be_let_through_and_none_that_is_always_denied(
+        rules in prop::collection::vec(rule(), 0..8),
+        asks in any::<bool>(),
+        request in request(),
+    ) {
+        let default = if asks { Unlisted::Ask } else { Unlisted::Deny };
+        let whole = rules.iter().all(|rule| rule.methods.is_empty() && rule.paths.is_empty());
+        let ruleset = Ruleset::compile(&NetworkPolicy { rules, default, ..network("") });
+        let verdict = |port: u16| {
+            let port = Port::new(port).unwrap();
+            decide(&ruleset, &EgressRequest { port, ..request.clone() }).verdict
+        };
+        let may = ruleset.may_allow(&request.host);
+        // All ports that the rules name, and one that they do not.
+        let found = [22, 80, 443, 9].into_iter().any(|port| verdict(port) != Verdict::Deny);
+        prop_assert!(may || !found);
+        prop_assert!(!whole || may == found);
+    }
+
+    #[test]
     fn the_order_of_rules_never_matters(
         switches in switches(),
         rules in prop::collection::vec(rule(), 0..8),

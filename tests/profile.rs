@@ -736,6 +736,64 @@ fn a_shown_profile_reads_back_to_the_same_policy() {
 }
 
 #[test]
+fn approvals_say_who_answers_and_read_back_as_shown() {
+    let base = "[approvals]\nwait_seconds=5\ncommand=['/bin/decide']\n\
+        [[approvals.rules]]\nhost='*.a.test'\nports=[443,8443]\nverdict='allow'";
+    let child = "[approvals]\ncommand=['/bin/other','x']\n\
+        [[approvals.rules]]\nhost='b.test'\nverdict='deny'";
+    let profile = read(&[("p", child), ("base", base)]).unwrap();
+    let approvals = &profile.approvals;
+    let rules: Vec<_> = approvals
+        .rules
+        .iter()
+        .map(|rule| format!("{}: {} {:?}", rule.id, rule.host, rule.effect))
+        .collect();
+    assert_eq!(
+        (approvals.wait_seconds, approvals.command.join(" ")),
+        (5, "/bin/other x".to_owned())
+    );
+    assert_eq!(
+        rules,
+        [
+            "base: approvals.rules[0]: *.a.test Allow",
+            "approvals.rules[1]: b.test Deny"
+        ]
+        .map(|rule| rule.replace("rules[1]", "rules[0]"))
+    );
+    let text = profile.to_toml().unwrap();
+    let again = read(&[("p", &text), ("base", "")]).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    let plain = |profile: &Profile| {
+        let rules = profile.approvals.rules.iter();
+        rules
+            .map(|rule| (rule.host.clone(), rule.ports.clone(), rule.effect))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(plain(&again), plain(&profile), "{text}");
+    assert_eq!(again.approvals.command, profile.approvals.command);
+    for (text, expected) in [
+        (
+            "[approvals]\ncommand=['decide']",
+            "approvals.command: the program must be an absolute path",
+        ),
+        (
+            "[approvals]\nwait_seconds=90000",
+            "approvals.wait_seconds: ",
+        ),
+        (
+            "[[approvals.rules]]\nhost='a.test'\nverdict='maybe'",
+            "approvals.rules[0].verdict: ",
+        ),
+        (
+            "[[approvals.rules]]\nhost='*'\nverdict='deny'",
+            "approvals.rules[0].host: \"*\" cannot be denied",
+        ),
+        ("[approvals]\nx=1", "unknown field"),
+    ] {
+        assert!(error(text).contains(expected), "{}", error(text));
+    }
+}
+
+#[test]
 fn a_rule_about_methods_may_speak_of_tls_exactly_where_every_layer_together_inspects_it() {
     let rule =
         |host: &str| format!("[[network.rules]]\nhost='{host}'\nmethods=['GET']\naction='allow'\n");
@@ -823,6 +881,24 @@ fn a_flag_may_make_a_profile_whole_or_take_that_away() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn an_own_profile_may_build_on_the_compiled_in_one_of_its_name() {
+    let own = "extends='codex'\n[network.domains]\n'a.test'='allow'";
+    let profile = read(&[("codex", own)]).unwrap();
+    assert!(profile.codex.enabled);
+    assert!(
+        profile
+            .network
+            .rules
+            .iter()
+            .any(|rule| rule.host.to_string() == "a.test")
+    );
+    assert_eq!(
+        read(&[("own", "extends='own'")]).unwrap_err().to_string(),
+        "profile own → own: `extends` leads back to where it came from; rename one of them"
+    );
 }
 
 #[test]

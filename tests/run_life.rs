@@ -143,7 +143,7 @@ fn the_environment_is_a_list_and_not_the_callers() {
 
 #[test]
 fn a_terminating_signal_reaches_the_command_and_nothing_is_left() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT] {
         let install = Install::new(Who::User);
         let script = format!(
             "trap 'echo caught; exit 5' {}; echo ready; while :; do sleep 0.05; done",

@@ -76,6 +76,10 @@ impl AuditEvent {
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
+            Self::DnsAsked { name, kind, .. } => {
+                cut(name, TEXT);
+                cut(kind, WORD);
+            }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::CredentialUsed { credential, .. } => cut(credential, WORD),
             Self::ApprovalAsked { path, rule, .. } => {
@@ -103,6 +107,7 @@ impl AuditEvent {
             Self::SessionEnded { .. }
             | Self::LimitHit { .. }
             | Self::GateLost { .. }
+            | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }

@@ -70,6 +70,23 @@ pub enum AuditEvent {
         /// Addresses that policy refuses to dial.
         refused: Vec<IpAddr>,
     },
+    /// A program in the jail asked for a name. Recorded before it is answered; nothing is looked up.
+    #[serde(rename = "dns.asked")]
+    DnsAsked {
+        /// The name asked for, bytes that are no letters, digits or hyphens escaped; empty if it could not be
+        /// read.
+        name: String,
+        /// The type asked for, as `A`; empty if it could not be read.
+        kind: String,
+        /// What it was told.
+        answer: DnsAnswer,
+    },
+    /// Programs in the jail asked for names faster than they are answered.
+    #[serde(rename = "dns.dropped")]
+    DnsDropped {
+        /// Questions since the last such record that were neither answered nor recorded.
+        count: u64,
+    },
     /// A connection to this address stands.
     #[serde(rename = "egress.dialed")]
     EgressDialed {
@@ -205,6 +222,8 @@ impl AuditEvent {
             Self::SessionStarted { .. } => "session.started",
             Self::EgressDecided { .. } => "egress.decided",
             Self::DnsQuery { .. } => "dns.query",
+            Self::DnsAsked { .. } => "dns.asked",
+            Self::DnsDropped { .. } => "dns.dropped",
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::CredentialUsed { .. } => "credential.used",
@@ -231,6 +250,8 @@ impl AuditEvent {
             Self::LimitHit { .. }
             | Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
+            | Self::DnsAsked { .. }
+            | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
             | Self::CredentialUsed { .. }
@@ -248,7 +269,7 @@ impl AuditEvent {
 pub enum Source {
     /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time.
     Session,
-    /// The gate: `egress.*`, `dns.query`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of all else.
+    /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of all else.
     Gate,
 }
 
@@ -257,6 +278,37 @@ impl std::fmt::Display for Source {
         f.write_str(match self {
             Self::Session => "session",
             Self::Gate => "gate",
+        })
+    }
+}
+
+/// What a program in the jail was told of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnsAnswer {
+    /// An address that stands for the name within the session.
+    Address,
+    /// That it has no address of this kind: IPv6, in a jail without.
+    NoAddress,
+    /// REFUSED: no rule may allow the name, or it is no question for an address.
+    Refused,
+    /// FORMERR: no question could be read.
+    Malformed,
+    /// SERVFAIL: the session has asked for as many names as it may.
+    Full,
+    /// Nothing: it was no query.
+    Nothing,
+}
+
+impl std::fmt::Display for DnsAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Address => "address",
+            Self::NoAddress => "no_address",
+            Self::Refused => "refused",
+            Self::Malformed => "malformed",
+            Self::Full => "full",
+            Self::Nothing => "nothing",
         })
     }
 }

@@ -23,5 +23,5 @@ pub mod verify;
 pub mod writer;
 
 pub use chain::ChainHash;
-pub use event::{AuditEvent, EndedBy, Isolation, Shortfall, Source, Status};
+pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, Shortfall, Source, Status};
 pub use record::AuditRecord;

@@ -169,6 +169,8 @@ impl SessionSummary {
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
             AuditEvent::EgressDialed { .. }
             | AuditEvent::CredentialUsed { .. }
+            | AuditEvent::DnsAsked { .. }
+            | AuditEvent::DnsDropped { .. }
             | AuditEvent::ApprovalAsked { .. }
             | AuditEvent::ApprovalAnswered { .. }
             | AuditEvent::PolicyApplied { .. }

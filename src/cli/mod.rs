@@ -4,13 +4,16 @@
 //! ([`print::escape`]). Never: decides; a verb calls the module that does.
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 pub mod audit;
 pub mod completions;
+pub mod counters;
 pub mod failure;
 pub mod mitm;
 pub mod policy;
 pub mod print;
 pub mod run;
+mod sessions;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,10 @@ enum Verb {
     /// Ask what a policy would say, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Answer what running sessions ask
+    Approvals(approvals::ApprovalsArguments),
+    /// Print what a running session has done so far
+    Counters(counters::CountersArguments),
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -56,6 +63,8 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.verb {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Policy(command) => policy::run(command),
+        Verb::Approvals(arguments) => approvals::run(arguments),
+        Verb::Counters(arguments) => counters::run(&arguments),
         Verb::Audit(command) => audit::run(command),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
     };

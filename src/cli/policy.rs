@@ -9,14 +9,16 @@ use serde_json::json;
 
 use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
-use super::print;
+use super::{print, sessions};
 use crate::exit::Exit;
 use crate::policy::{
     DenyReason, EgressRequest, Explanation, Method, Overrides, PolicyTest, Profile, ProfileError,
     Question, Ruleset, Transport, Verdict, explain,
 };
+use crate::session::caller::Caller;
 use crate::session::profiles::{self, Environment};
 use crate::session::registries::{self, Found};
+use crate::wire::session::{SessionReply, SessionRequest};
 
 /// What can be asked of a profile.
 #[derive(Debug, clap::Subcommand)]
@@ -36,6 +38,32 @@ pub enum PolicyCommand {
     #[command(after_help = "Example:\n  portcullis policy check ./strict.toml\n\n\
         Exits 0 if the file is valid and every test holds, 1 if a test fails, 78 if it is not valid.")]
     Check(Check),
+    /// Have a running session read its profile again
+    #[command(after_help = "Example:\n  portcullis policy reload 0197\n\n\
+        A session also does so by itself when a file of its profile changes. Exits 0 if the policy is in \
+        force, 1 if the one before stays.")]
+    Reload(Reload),
+}
+
+/// Arguments of `policy reload`.
+#[derive(Debug, clap::Args)]
+pub struct Reload {
+    /// The session: the beginning of its id; may be left out if only one runs
+    session: Option<String>,
+}
+
+/// Asks the session; its answer is the outcome.
+fn reload(arguments: &Reload) -> Outcome {
+    let caller = Caller::current();
+    let (_, channel) = sessions::find(&caller, arguments.session.as_deref())?;
+    match sessions::ask(&channel, &SessionRequest::ReloadPolicy)? {
+        SessionReply::Done(what) => {
+            // Nobody reads: it is done all the same.
+            print::line(print::escape(&what)).ok();
+            Ok(Exit::Success)
+        }
+        _ => Err(sessions::unexpected()),
+    }
 }
 
 /// Arguments of `policy explain`.
@@ -89,6 +117,7 @@ pub fn run(command: PolicyCommand) -> Outcome {
         PolicyCommand::Explain(arguments) => explain_request(arguments, &environment),
         PolicyCommand::Show(arguments) => show(&arguments, &environment),
         PolicyCommand::Check(arguments) => check(&arguments, &environment),
+        PolicyCommand::Reload(arguments) => reload(&arguments),
     }
 }
 

@@ -10,7 +10,7 @@ use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
-use crate::session::{self, LaunchRequest, Notice, Progress, Report};
+use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
 /// Flags of `run`.
@@ -50,6 +50,10 @@ pub struct RunArguments {
     /// How much of the file system the command may change
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
+    /// Who is asked where the policy says "ask" (by default: the profile's command if it has one, else
+    /// others)
+    #[arg(long, value_name = "WHO")]
+    ask: Option<AskFlag>,
     #[command(flatten)]
     mitm: Mitm,
     /// End the session after this time, as 90s, 30m or 8h
@@ -75,6 +79,30 @@ enum Mode {
     WorkspaceWrite,
     /// The host's whole file system with your own rights; the gate stays
     DangerFullAccess,
+}
+
+/// [`Ask`], as a word on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AskFlag {
+    /// Nobody: what would be asked is refused at once
+    None,
+    /// The program that [approvals] command names
+    Command,
+    /// You, at this terminal; the command's own output and input go on
+    Terminal,
+    /// Whoever of this user answers with portcullis approvals
+    Others,
+}
+
+impl From<AskFlag> for Ask {
+    fn from(flag: AskFlag) -> Self {
+        match flag {
+            AskFlag::None => Self::Nobody,
+            AskFlag::Command => Self::Command,
+            AskFlag::Terminal => Self::Terminal,
+            AskFlag::Others => Self::Others,
+        }
+    }
 }
 
 impl From<Mode> for FilesystemMode {
@@ -129,13 +157,17 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
         },
         folder: arguments.directory,
         argv,
+        ask: arguments.ask.map(Ask::from),
     })
 }
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
-        Progress::Note(_) | Progress::Notice(Notice::Limit(_)) if quiet => {}
+        Progress::Note(_) | Progress::Notice(Notice::Limit(_) | Notice::Said(_)) if quiet => {}
         Progress::Note(note) => print::error(print::escape(note)),
+        Progress::Notice(Notice::Said(line) | Notice::Problem(line)) => {
+            print::error(print::escape(&line));
+        }
         Progress::Notice(Notice::GateLost) => {
             print::error("the gate died: this session has no network any more");
         }

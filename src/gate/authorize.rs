@@ -164,6 +164,11 @@ async fn decide_and_record(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    // A program that resolves first and then asks a proxy for the address means the name.
+    let request = EgressRequest {
+        host: gate.names.host(request.host),
+        ..request
+    };
     // What asking came to, once it was done.
     let mut answer = None;
     // Whether the budgets have counted it: once, however often it is decided.
@@ -190,6 +195,7 @@ async fn decide_and_record(
         if record(gate, conn, &request, &decision).await.is_err() {
             return Err(refused(request, DenyReason::AuditUnavailable, None));
         }
+        gate.until_policy_stands().await;
         let overtaken = decision.generation != *gate.rules().generation();
         match decision.verdict {
             // A new policy came into force meanwhile; what it denies, or asks, counts.

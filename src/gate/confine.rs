@@ -151,6 +151,10 @@ const ALWAYS: &[(libc::c_long, &str)] = &[
     (libc::SYS_recvmsg, "frames on the control channel"),
     (libc::SYS_shutdown, "half-closed tunnels"),
     (libc::SYS_getsockopt, "SO_ERROR after connect"),
+    (
+        libc::SYS_getsockname,
+        "where a program that knows no proxy connected to",
+    ),
     (libc::SYS_close, "everything"),
     // new sockets; their families are bounded by socket(2) below
     (libc::SYS_accept4, "listeners"),
@@ -240,11 +244,19 @@ fn internet_sockets() -> Result<Vec<SeccompRule>, seccomp::SeccompError> {
     Ok(rules)
 }
 
-/// setsockopt(2): this one option. No source routing, no marks, no devices.
+/// setsockopt(2): no delay for small writes, and SO_LINGER to reset a transparent connection that is refused.
+/// No source routing, no marks, no devices.
 fn socket_options() -> Result<Vec<SeccompRule>, seccomp::SeccompError> {
-    let level = libc::IPPROTO_TCP.cast_unsigned().into();
-    let option = libc::TCP_NODELAY.cast_unsigned().into();
-    Ok(vec![rule(&[(1, Is::Eq, level), (2, Is::Eq, option)])?])
+    [
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+        (libc::SOL_SOCKET, libc::SO_LINGER),
+    ]
+    .into_iter()
+    .map(|(level, option)| {
+        let (level, option) = (level.cast_unsigned().into(), option.cast_unsigned().into());
+        rule(&[(1, Is::Eq, level), (2, Is::Eq, option)])
+    })
+    .collect()
 }
 
 /// fcntl(2): flags, no locks, no owners, no signals.

@@ -1,5 +1,6 @@
 //! The HTTP proxy door: plain requests in absolute-form and CONNECT, over HTTP/1.1 with keep-alive.
-//! Each request on a connection is judged by itself.
+//! Each request on a connection is judged by itself. A client that knows no proxy is served as well: it sends
+//! requests in origin-form, to the server that it connected to.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -18,21 +19,19 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Handling, Transport};
+use crate::policy::{DenyReason, EgressRequest, Transport};
 
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
 use super::budget::Seen;
-use super::dial::{Outbound, dial};
 use super::head::{Expired, Guarded, Watch};
 use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
+pub(super) use super::http_request::Authority;
 use super::http_request::{self, Malformed};
 use super::listen::close_after;
-use super::mitm;
 use super::respond::{self, After};
 use super::state::Gate;
-use super::tally::Tally;
 use super::tunnel;
 use super::upgrade::relay_upgraded;
 use super::upstream::{self, Opened, OriginStream};
@@ -47,6 +46,8 @@ struct Connection {
     gate: Rc<Gate>,
     id: ConnId,
     watch: Rc<Watch>,
+    /// The server that the client takes us for; `None`: it knows that we are a proxy.
+    taken_for: Option<Authority>,
     /// Set once a CONNECT was answered with 200, or a GET with 101: what the connection is from then on.
     becomes: RefCell<Option<Becomes>>,
 }
@@ -59,9 +60,7 @@ impl fmt::Debug for Connection {
 
 /// What a connection can be after HTTP.
 enum Becomes {
-    /// A tunnel that is looked into; nothing was dialed.
-    Inspected(Permit),
-    Tunnel(Box<(Outbound, Tally)>),
+    Tunnel(tunnel::Opened),
     Websocket(OriginStream),
 }
 
@@ -78,12 +77,18 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
+pub(super) async fn serve(
+    gate: Rc<Gate>,
+    stream: TcpStream,
+    id: ConnId,
+    taken_for: Option<Authority>,
+) {
     let watch = Rc::new(Watch::new(gate.limits));
     let connection = Rc::new(Connection {
         gate: Rc::clone(&gate),
         id,
         watch: Rc::clone(&watch),
+        taken_for,
         becomes: RefCell::new(None),
     });
     let service = {
@@ -106,12 +111,8 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     let stream = parts.io.into_inner().into_stream();
     let becomes = connection.becomes.take();
     match (end, becomes) {
-        (End::Done, Some(Becomes::Inspected(permit))) => {
-            mitm::serve_tunnel(&gate, stream, &parts.read_buf, permit).await;
-        }
         (End::Done, Some(Becomes::Tunnel(tunnel))) => {
-            let (outbound, tally) = *tunnel;
-            tunnel::run(&gate, stream, &parts.read_buf, outbound, tally).await;
+            tunnel.serve(&gate, stream, &parts.read_buf).await;
         }
         (End::Done, Some(Becomes::Websocket(origin))) => {
             let (read, write) = stream.into_split();
@@ -185,7 +186,15 @@ impl Connection {
         request: &Request<Incoming>,
         transport: Transport,
     ) -> Result<EgressRequest, Refusal> {
-        let asked = http_request::read(request, self.gate.rules().mode()).and_then(|asked| {
+        let mode = self.gate.rules().mode();
+        let asked = match &self.taken_for {
+            None => http_request::read(request, mode),
+            Some(server) => {
+                let resolved = |host| self.gate.names.host(host);
+                http_request::read_for(request, mode, server, resolved)
+            }
+        };
+        let asked = asked.and_then(|asked| {
             hop::check_request(request.headers())
                 .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
             Ok(asked)
@@ -228,14 +237,8 @@ impl Connection {
     /// Dials, and leaves the connection for [`serve`] to make a tunnel of. Where it is looked into, only
     /// the requests within dial.
     async fn connect(&self, permit: Permit) -> Result<Response<GateBody>, Refusal> {
-        if permit.destination().handling == Handling::Inspect {
-            self.becomes.replace(Some(Becomes::Inspected(permit)));
-            return Ok(Response::new(GateBody::empty()));
-        }
-        let tally = Tally::open(&self.gate, &permit);
-        let outbound = dial(&self.gate, permit, &tally).await?;
-        self.becomes
-            .replace(Some(Becomes::Tunnel(Box::new((outbound, tally)))));
+        let opened = tunnel::open(&self.gate, permit).await?;
+        self.becomes.replace(Some(Becomes::Tunnel(opened)));
         Ok(Response::new(GateBody::empty()))
     }
 

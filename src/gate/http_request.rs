@@ -53,6 +53,47 @@ pub(super) fn transport<B>(request: &Request<B>) -> Transport {
     }
 }
 
+/// The server that a client takes us for, where it knows no proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Authority {
+    /// The host that it connected to.
+    pub(super) host: Host,
+    /// The port there.
+    pub(super) port: Port,
+}
+
+/// Reads what is asked of a server: origin-form (RFC 9112 section 3.2.1), its `Host` the one that the client
+/// connected to, by name or by the address that stands for it (`resolved`).
+pub(super) fn read_for<B: hyper::body::Body>(
+    request: &Request<B>,
+    mode: NetworkMode,
+    server: &Authority,
+    resolved: impl Fn(Host) -> Host,
+) -> Result<EgressRequest, Malformed> {
+    let uri = request.uri();
+    if transport(request) == Transport::Connect || uri.authority().is_some() {
+        return Err(Malformed("a request for a proxy, sent to a server"));
+    }
+    check_mode(request, mode)?;
+    let method = method(request)?;
+    if let Some((host, port)) = read_host(request.headers())?
+        && (resolved(host) != server.host || port.unwrap_or(Port::HTTP) != server.port)
+    {
+        return Err(Malformed("the Host field names another destination"));
+    }
+    // `OPTIONS *` speaks of the server as a whole, of which no rule does.
+    let path = Some(uri.path()).filter(|path| path.starts_with('/'));
+    let path = path.ok_or(Malformed("a path that does not start with a slash"))?;
+    Ok(EgressRequest {
+        transport: Transport::Forward,
+        host: server.host.clone(),
+        port: server.port,
+        method: Some(method),
+        path: Some(path.to_owned()),
+        websocket: websocket::is_asked_for(request)?,
+    })
+}
+
 /// Reads what is asked for.
 pub(super) fn read<B: hyper::body::Body>(
     request: &Request<B>,
@@ -65,11 +106,7 @@ pub(super) fn read<B: hyper::body::Body>(
         | Transport::Socks5
         | Transport::Transparent
         | Transport::Socks5Udp => {
-            if mode == NetworkMode::Limited {
-                let writes = !request.body().is_end_stream();
-                let reads = matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS");
-                check_reads_only(request.headers(), reads && writes)?;
-            }
+            check_mode(request, mode)?;
             read_forward(request)
         }
     }
@@ -149,6 +186,18 @@ pub(super) fn method<B>(request: &Request<B>) -> Result<Method, Malformed> {
     Method::parse(request.method().as_str())
         .filter(|method| FORWARDED.contains(&method.as_str()))
         .ok_or(Malformed("a method that is not forwarded"))
+}
+
+/// What `mode = "limited"` asks of a request that is in sight.
+fn check_mode<B: hyper::body::Body>(
+    request: &Request<B>,
+    mode: NetworkMode,
+) -> Result<(), Malformed> {
+    if mode == NetworkMode::Full {
+        return Ok(());
+    }
+    let reads = matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS");
+    check_reads_only(request.headers(), reads && !request.body().is_end_stream())
 }
 
 /// With `mode = "limited"` nothing may be written: neither as content of a method that only reads nor

@@ -15,7 +15,7 @@ use crate::policy::{DenyReason, Transport};
 use super::authorize::Refusal;
 use super::relay::{finish, send_all};
 use super::state::Gate;
-use super::{http, respond, socks5};
+use super::{http, respond, socks5, transparent};
 
 /// Connections over the limit that are being told so; more than that are closed unheard.
 const TURNED_AWAY: usize = 16;
@@ -36,6 +36,8 @@ pub(super) enum Door {
     Http,
     /// SOCKS5.
     Socks5,
+    /// Whatever a program says to a destination of its own choice.
+    Transparent,
 }
 
 /// Places for connections; one for all listeners of a gate.
@@ -149,8 +151,9 @@ fn admit(
         let id = gate.next_conn();
         connections.spawn_local(async move {
             match door {
-                Door::Http => http::serve(gate, stream, id).await,
+                Door::Http => http::serve(gate, stream, id, None).await,
                 Door::Socks5 => socks5::serve(gate, stream, id).await,
+                Door::Transparent => transparent::serve(gate, stream, id).await,
             }
             drop(place);
         });
@@ -174,6 +177,7 @@ async fn record_burst(gate: &Gate, door: Door, places: &Places) {
     let transport = match door {
         Door::Http => Transport::Forward,
         Door::Socks5 => Transport::Socks5,
+        Door::Transparent => Transport::Transparent,
     };
     let reason = DenyReason::TooManyConnections;
     let detail = format!("{} connections are open, the session's limit", places.limit);
@@ -198,6 +202,7 @@ async fn turn_away(stream: &TcpStream, door: Door) {
         }
         // No acceptable method (RFC 1928 section 3) is all that can be said this early.
         Door::Socks5 => close_after(stream, &[5, 0xff]).await,
+        Door::Transparent => transparent::reset(stream),
     }
 }
 

@@ -50,10 +50,13 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
             unreachable,
         });
     }
+    // From here on nothing is let through by the old one: see `until_policy_stands`.
+    gate.changes.send_replace(true);
     let recorded = gate.reporter.record(AuditEvent::PolicyApplied {
         generation: generation.clone(),
     });
     if recorded.await.is_err() {
+        gate.changes.send_replace(false);
         return GateReply::NotApplied("the audit writer does not answer".to_owned());
     }
     gate.policy.replace(Rc::clone(&rules));
@@ -61,7 +64,7 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
     // Connections are for the next request, which is judged anew; they are cheap to make again.
     gate.pool.clear();
     let closed = gate.leases.revoke(&rules);
-    gate.changes.send_replace(());
+    gate.changes.send_replace(false);
     GateReply::Applied(Applied {
         generation,
         changed: true,

@@ -5,13 +5,13 @@
 //! of the audit writer, the kernel; never a byte from the jail, a name server or an origin. Never:
 //! executes a program, opens a file, asks DNS or dials before a decision is recorded.
 //!
-//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], or [`socks5`] → one
+//! One connection walks: [`listen`] (slot, number) → [`http`] behind [`head`], [`socks5`] or [`transparent`] → one
 //! `EgressRequest` → [`authorize`] (the choke point: decide, record, wait) → a `Permit` → [`dial`],
 //! which has [`resolve`] pin the addresses → [`upstream`] for a request (through [`origin_tls`] for one
 //! that came out of TLS; [`upgrade`] relays what became a WebSocket), [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
-//! from [`authorize`] on by itself.
+//! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
 //! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
@@ -31,6 +31,7 @@ mod confine;
 mod control;
 mod counters;
 mod dial;
+mod dns;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;
@@ -52,6 +53,7 @@ mod report;
 mod resolve;
 mod respond;
 mod screen;
+mod sockets;
 mod socks5;
 mod socks5_wire;
 mod splice;
@@ -59,6 +61,7 @@ mod start;
 mod state;
 mod summary;
 mod tally;
+mod transparent;
 mod tunnel;
 mod upgrade;
 mod upstream;

@@ -299,6 +299,7 @@ fn shown(gate: &Gate, pending: &Pending) -> Question {
         method: request.method.clone(),
         path: request.path.as_ref().map(path),
         exact: pending.subject.exactly.is_some(),
+        budget: pending.subject.budget.is_some(),
         rule: pending.rule.clone(),
         wait_seconds: gate.questions.wait.as_secs(),
     }

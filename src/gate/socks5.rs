@@ -8,18 +8,15 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport};
+use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 
-use super::authorize::{Permit, Refusal, authorize};
+use super::authorize::{Refusal, authorize};
 use super::budget::Seen;
-use super::dial::{Outbound, dial};
 use super::listen::{close_after, until_gone};
-use super::mitm;
 use super::respond::socks5_reply;
 use super::socks5_wire::{self, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;
-use super::tally::Tally;
-use super::tunnel;
+use super::tunnel::{self, Opened};
 
 /// No acceptable methods (RFC 1928 section 3).
 const NO_METHOD: u8 = 0xff;
@@ -116,14 +113,9 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
         () = until_gone(&stream) => return,
     };
     match opened {
-        Ok(Opened::Inspect(permit)) => {
+        Ok(tunnel) => {
             if send(&mut stream, &reply_bytes(SUCCEEDED)).await.is_ok() {
-                mitm::serve_tunnel(gate, stream, &[], permit).await;
-            }
-        }
-        Ok(Opened::Relay(outbound, tally)) => {
-            if send(&mut stream, &reply_bytes(SUCCEEDED)).await.is_ok() {
-                tunnel::run(gate, stream, &[], outbound, tally).await;
+                tunnel.serve(gate, stream, &[]).await;
             }
         }
         Err(refusal) => {
@@ -133,22 +125,9 @@ async fn connect(gate: &Rc<Gate>, mut stream: TcpStream, id: ConnId, host: Host,
     }
 }
 
-/// What was granted.
-enum Opened {
-    /// A tunnel to the origin.
-    Relay(Outbound, Tally),
-    /// A tunnel that is looked into; nothing was dialed.
-    Inspect(Permit),
-}
-
 async fn open(gate: &Rc<Gate>, id: ConnId, asked: EgressRequest) -> Result<Opened, Refusal> {
     let permit = authorize(gate, id, asked, Seen::default()).await?;
-    if permit.destination().handling == Handling::Inspect {
-        return Ok(Opened::Inspect(permit));
-    }
-    let tally = Tally::open(gate, &permit);
-    let outbound = dial(gate, permit, &tally).await?;
-    Ok(Opened::Relay(outbound, tally))
+    tunnel::open(gate, permit).await
 }
 
 /// A reply (RFC 1928 section 6). The bound address is left out: which of the host's addresses leads to

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
@@ -25,14 +25,16 @@ use super::budget::{self, Ledger};
 use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
 use super::counters::Counters;
+use super::dns::{Names, Pace, serve_tcp, serve_udp};
 use super::keyring::{Keyring, Unfit};
-use super::listen::{Door, Places, accept};
+use super::listen::{Places, accept};
 use super::mitm::{Leaves, MitmError};
 use super::open::Leases;
 use super::origin_tls::{OriginTls, OriginTlsError};
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::sockets::{self, Sockets, SocketsError};
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::upstream::Pool;
@@ -59,8 +61,8 @@ pub(super) enum StartError {
     Control(#[from] WireError),
     #[error("control channel: expected `serve`")]
     NotServe,
-    #[error("{got} listening sockets came, the policy has {expected}")]
-    Listeners { got: usize, expected: usize },
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
     #[error("start the event loop: {0}")]
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
@@ -118,9 +120,12 @@ fn run(control: &Channel) -> Result<(), StartError> {
     if received.message != GateCommand::Serve {
         return Err(StartError::NotServe);
     }
-    let doors = doors(&runtime, &boot, received.fds)?;
+    let sockets = {
+        let _inside = runtime.enter();
+        sockets::take(&boot.policy, received.fds)?
+    };
     // 7. Work, until the session drains us or is gone.
-    runtime.block_on(LocalSet::new().run_until(serve(gate, doors, control)))
+    runtime.block_on(LocalSet::new().run_until(serve(gate, sockets, control)))
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, StartError> {
@@ -147,10 +152,11 @@ pub(super) fn build(
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?,
+        names: Names::default(),
         control: Control::default(),
         questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
         leases: Leases::default(),
-        changes: watch::Sender::new(()),
+        changes: watch::Sender::new(false),
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
@@ -166,51 +172,23 @@ pub(super) fn build(
     }))
 }
 
-/// The listeners with what they speak, in the order of the contract.
-fn doors(
-    runtime: &Runtime,
-    boot: &GateBoot,
-    sockets: Vec<OwnedFd>,
-) -> Result<Vec<(TcpListener, Door)>, StartError> {
-    let _inside = runtime.enter();
-    let expected: &[Door] = if boot.policy.enable_socks5 {
-        &[Door::Http, Door::Socks5]
-    } else {
-        &[Door::Http]
-    };
-    if sockets.len() != expected.len() {
-        return Err(StartError::Listeners {
-            got: sockets.len(),
-            expected: expected.len(),
-        });
-    }
-    sockets
-        .into_iter()
-        .zip(expected)
-        .map(|(socket, door)| {
-            let listener = std::net::TcpListener::from(socket);
-            listener
-                .set_nonblocking(true)
-                .map_err(StartError::Runtime)?;
-            let listener = TcpListener::from_std(listener).map_err(StartError::Runtime)?;
-            Ok((listener, *door))
-        })
-        .collect()
-}
-
 /// Accepts until the session says `drain` (answered with the summary) or is gone (the end, at once).
-async fn serve(
-    gate: Rc<Gate>,
-    doors: Vec<(TcpListener, Door)>,
-    control: &Channel,
-) -> Result<(), StartError> {
+async fn serve(gate: Rc<Gate>, sockets: Sockets, control: &Channel) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
     tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
-    for (listener, door) in doors {
+    for (listener, door) in sockets.doors {
         accepting.spawn_local(accept(Rc::clone(&gate), listener, door, Rc::clone(&places)));
+    }
+    if sockets.ipv6 {
+        gate.names.with_ipv6();
+    }
+    if let Some((udp, tcp)) = sockets.names {
+        let pace = Rc::new(Pace::new());
+        accepting.spawn_local(serve_udp(Rc::clone(&gate), udp, Rc::clone(&pace)));
+        accepting.spawn_local(serve_tcp(Rc::clone(&gate), tcp, pace));
     }
     let wind_up = async {
         gate.stopping.send_replace(true);

@@ -12,6 +12,7 @@ use crate::policy::{NetworkLimits, Ruleset};
 use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
+use super::dns::Names;
 use super::keyring::Keyring;
 use super::live::Reachable;
 use super::mitm::Leaves;
@@ -35,14 +36,16 @@ pub(super) struct Gate {
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.
     pub(super) resolver: Resolver,
+    /// Addresses that stand for names in the jail.
+    pub(super) names: Names,
     /// What the session is told.
     pub(super) control: Control,
     /// Who waits for an answer, and what was answered.
     pub(super) questions: Questions,
     /// What is permitted at the moment.
     pub(super) leases: Leases,
-    /// Told of every new policy, once it is in force.
-    pub(super) changes: watch::Sender<()>,
+    /// True while a new policy waits for its record; told again once it is in force.
+    pub(super) changes: watch::Sender<bool>,
     /// Where the gate's own confinement lets it connect to; set once it is in force.
     pub(super) reachable: OnceCell<Reachable>,
     /// The audit channel.
@@ -80,6 +83,12 @@ impl Gate {
     pub(super) fn next_conn(&self) -> ConnId {
         self.last_conn.set(self.last_conn.get().saturating_add(1));
         ConnId(self.last_conn.get())
+    }
+
+    /// Resolves once no new policy waits for its record: what it has to say comes first.
+    pub(super) async fn until_policy_stands(&self) {
+        // The sender lives in self, so waiting cannot fail.
+        drop(self.changes.subscribe().wait_for(|waits| !*waits).await);
     }
 
     /// Resolves when connections must end: the gate drains.

@@ -8,8 +8,10 @@ use tokio::net::TcpStream;
 use crate::audit::EndedBy;
 use crate::policy::{DenyReason, Handling};
 
-use super::dial::Outbound;
+use super::authorize::{Permit, Refusal};
+use super::dial::{Outbound, dial};
 use super::listen::close_after;
+use super::mitm;
 use super::relay::{Direction, finish, pump, send_within};
 use super::screen::{Screened, screen};
 use super::state::Gate;
@@ -18,14 +20,40 @@ use super::tally::Tally;
 /// A fatal `access_denied` alert (RFC 8446 section 6.2): a TLS client can say why it failed.
 pub(super) const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
+/// A tunnel that was permitted, before its first byte.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// The origin is dialed; bytes are relayed.
+    Relay(Box<(Outbound, Tally)>),
+    /// It is looked into; nothing was dialed.
+    Inspect(Permit),
+}
+
+/// Dials what was permitted. Where it is looked into, only the requests within dial.
+pub(super) async fn open(gate: &Rc<Gate>, permit: Permit) -> Result<Opened, Refusal> {
+    if permit.destination().handling == Handling::Inspect {
+        return Ok(Opened::Inspect(permit));
+    }
+    let tally = Tally::open(gate, &permit);
+    let outbound = dial(gate, permit, &tally).await?;
+    Ok(Opened::Relay(Box::new((outbound, tally))))
+}
+
+impl Opened {
+    /// Serves it to its end. The client was told that it stands; `early` came from it already.
+    pub(super) async fn serve(self, gate: &Rc<Gate>, client: TcpStream, early: &[u8]) {
+        match self {
+            Self::Inspect(permit) => mitm::serve_tunnel(gate, client, early, permit).await,
+            Self::Relay(relay) => {
+                let (outbound, tally) = *relay;
+                run(gate, client, early, outbound, tally).await;
+            }
+        }
+    }
+}
+
 /// Runs a tunnel to its end. `early` came from the client already.
-pub(super) async fn run(
-    gate: &Rc<Gate>,
-    client: TcpStream,
-    early: &[u8],
-    outbound: Outbound,
-    tally: Tally,
-) {
+async fn run(gate: &Rc<Gate>, client: TcpStream, early: &[u8], outbound: Outbound, tally: Tally) {
     let relayed = tokio::select! {
         // A permit that was taken back while the origin was dialed lets no byte pass.
         biased;

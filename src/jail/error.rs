@@ -95,6 +95,9 @@ pub enum JailError {
     /// The sweeper of placeholders broke off.
     #[error("portcullis-init sweep: {0}")]
     Sweeper(#[from] WireError),
+    /// Connections of programs that know no proxy cannot be made to lead to the gate.
+    #[error("network.transparent: {0}")]
+    Intercept(String),
     /// The seccomp filter could not be built.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),

@@ -25,18 +25,33 @@ pub(crate) fn files(user: &UserNames, home: &Path, hostname: &str) -> Vec<(PathB
             format!("127.0.0.1 localhost {hostname}\n::1 localhost {hostname}\n"),
         ),
         ("/etc/hostname", format!("{hostname}\n")),
-        (
-            "/etc/nsswitch.conf",
-            "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n"
-                .to_owned(),
-        ),
-        (
-            "/etc/resolv.conf",
-            "# No name server: the gate resolves names, after its decision.\n".to_owned(),
-        ),
     ]
     .map(|(path, text)| (PathBuf::from(path), text.into_bytes()))
-    .into()
+    .into_iter()
+    .chain(name_service(false))
+    .collect()
+}
+
+/// Where programs look for names, and whom they ask. With a name server of the jail's own: the gate behind
+/// 127.0.0.1. No search list, because a name that the policy speaks of is a whole one; no other option,
+/// because what a C library does by itself is enough.
+pub fn name_service(asks_the_gate: bool) -> [(PathBuf, Vec<u8>); 2] {
+    let (hosts, resolver) = if asks_the_gate {
+        let resolver = "# The gate answers, for names that the policy may allow, and looks nothing up.\n\
+                        nameserver 127.0.0.1\n";
+        ("files dns", resolver)
+    } else {
+        let resolver = "# No name server: the gate resolves names, after its decision.\n";
+        ("files", resolver)
+    };
+    let switch = format!(
+        "passwd: files\ngroup: files\nshadow: files\nhosts: {hosts}\nservices: files\nprotocols: files\n"
+    );
+    [
+        ("/etc/nsswitch.conf", switch),
+        ("/etc/resolv.conf", resolver.to_owned()),
+    ]
+    .map(|(path, text)| (PathBuf::from(path), text.into_bytes()))
 }
 
 /// passwd(5): the user, root for programs that look it up, and the name under which the files of

@@ -22,11 +22,11 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::bwrap::{CONTROL_FD, PLAN_FD};
 use super::seccomp::{self, Filters};
-use super::{landlock, sweep};
+use super::{intercept, landlock, sweep};
 use crate::audit::event::Isolation;
 use crate::exit::Exit;
 use crate::sys::process::find_in_path;
-use crate::sys::{capability, fd, harden, signal};
+use crate::sys::{capability, fd, harden, namespace, signal};
 use crate::wire::Channel;
 use crate::wire::init::{FailureKind, Go, InitFailure, InitPlan, InitReport};
 
@@ -34,6 +34,9 @@ use crate::wire::init::{FailureKind, Go, InitFailure, InitPlan, InitReport};
 pub fn main() -> ExitCode {
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("sweep")) {
         return sweep::main();
+    }
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("intercept")) {
+        return intercept::main();
     }
     // 1. Take the control channel: without it nobody can be told anything.
     let Ok(control) = fd::inherit(CONTROL_FD).map(Channel::from) else {
@@ -55,7 +58,13 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     // 2. Read the plan, before anything that depends on it.
     let plan = read_plan().map_err(not_started("read the plan"))?;
     // 3. Bind the listeners, in the jail's own network namespace.
-    let listeners = bind_listeners(&plan.listen)?;
+    let mut listeners = bind_listeners(&plan.listen)?;
+    // The namespace itself, for the helper outside that makes everything in it lead to the gate.
+    if plan.transparent {
+        let network =
+            namespace::own_network().map_err(not_started("open the network namespace"))?;
+        listeners.push(network);
+    }
     // 4. Let no descriptor but the standard streams outlive step 14: bubblewrap leaves us all of its
     //    bind sources, and through one the command could walk past the mounts.
     fd::cloexec_from(3).map_err(not_started("close descriptors"))?;

@@ -8,19 +8,23 @@
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
 //! `layout`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
-//! two sides of what stands on the host for as long as a session runs.
+//! two sides of what stands on the host for as long as a session runs. [`intercept`] with `netlink`, `routes` and
+//! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy.
 #![forbid(unsafe_code)]
 
 pub mod bwrap;
 pub mod error;
 pub mod identity;
 pub mod init;
+pub mod intercept;
 mod landlock;
 mod layout;
 mod mask;
+mod netlink;
 mod placeholder;
 mod protect;
 mod replace;
+mod routes;
 pub mod seccomp;
 mod source;
 pub mod spec;
@@ -28,9 +32,11 @@ pub mod start;
 mod sweep;
 mod syscalls;
 pub mod system;
+mod tproxy;
 
 pub use bwrap::Bwrap;
 pub use error::JailError;
-pub use identity::UserNames;
+pub use identity::{UserNames, name_service};
+pub use intercept::Interceptor;
 pub use spec::JailSpec;
 pub use start::{JailRequest, Prepared, Running, prepare};

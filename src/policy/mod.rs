@@ -31,10 +31,10 @@ pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
 pub use path::PathPattern;
 pub use profile::{
-    AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets, CodexPolicy, DnsPolicy,
-    Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy, IsolationFloor, NetworkLimits,
-    NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile, ProfileError, Registry,
-    TlsHandling, Unlisted, WebsocketPolicy,
+    ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
+    CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
+    IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile,
+    ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
 };
 pub use question::Question;
 pub use remedy::remedy;

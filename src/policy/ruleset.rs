@@ -144,6 +144,30 @@ impl Ruleset {
         ports
     }
 
+    /// Whether some request to this host may be let through, on whatever port: what a name server of the
+    /// jail may know. True for whatever [`decide`] allows or asks about; false means that it denies all.
+    pub fn may_allow(&self, host: &Host) -> bool {
+        let denied = |port: Option<Port>| {
+            let mut denies = self.rules_for(host).flat_map(|found| &found.rules.denies);
+            denies.any(|rule| {
+                let everything = rule.methods.is_empty() && rule.paths.is_empty();
+                let here = port.is_some_and(|port| rule.ports.contains(&port));
+                everything && (rule.ports.is_empty() || here)
+            })
+        };
+        if !self.enabled || denied(None) {
+            return false;
+        }
+        // No finite list of ports leaves none to be asked about.
+        self.unlisted == Unlisted::Ask
+            || self
+                .rules_for(host)
+                .filter(|candidates| candidates.may_allow)
+                .flat_map(|candidates| candidates.rules.allows.iter().chain(&candidates.rules.asks))
+                .flat_map(allowed_ports)
+                .any(|port| !denied(Some(*port)))
+    }
+
     fn add(&mut self, rule: &Rule) {
         match &rule.host {
             HostPattern::Exact(Host::Addr(address)) => {

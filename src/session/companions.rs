@@ -127,6 +127,20 @@ pub fn readable<const N: usize>(
     Ok(polled.map(|fd| !fd.revents().is_empty()))
 }
 
+/// The same for any number of descriptors.
+pub fn any_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds
+        .iter()
+        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .collect();
+    let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
+    match poll(&mut polled, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(polled.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
 /// Waits for the end of a companion whose channel is closed; one that hangs is killed.
 pub fn reap(child: &mut Child) -> io::Result<()> {
     let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -369,7 +383,7 @@ impl AsFd for Gate {
 }
 
 /// What the gate needs to know beside the policy: it opens no files.
-pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
+pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
     let name_servers = if policy.dns.servers.is_empty() {
         name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
     } else {
@@ -383,7 +397,7 @@ pub fn gate_boot(policy: NetworkPolicy) -> GateBoot {
         hosts_file,
         roots: String::new(),
         credentials: Vec::new(),
-        approval_seconds: 0,
+        approval_seconds,
     }
 }
 

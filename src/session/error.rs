@@ -41,6 +41,12 @@ pub enum LaunchError {
         /// Source, problem, cure; never the value.
         problem: String,
     },
+    /// Nobody can be asked in the way that was asked for.
+    #[error("approvals: {problem}")]
+    Approvals {
+        /// Cause and cure.
+        problem: String,
+    },
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

@@ -10,13 +10,15 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use crate::audit::{AuditEvent, Isolation, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Running};
+use crate::jail::{self, Interceptor, Running};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
+use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
+use super::desk::Desk;
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
 use super::limits::Limits;
@@ -42,12 +44,14 @@ pub struct Report {
 /// Runs one session:
 ///
 /// 1. keep what we inherited from our children, and take signals as data;
-/// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]);
+/// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]), and
+///    who is asked ([`Desk`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
 ///    waits for our word; this takes longest, so it comes first;
 /// 4. start the audit writer and the gate, which confine themselves as well. Where the policy has TLS
 ///    inspected this comes before step 3: the jail shows the certificate of the CA that the gate makes;
-/// 5. give the listeners to the gate and wait until it accepts;
+/// 5. give the listeners to the gate and wait until it accepts; where programs need know no proxy, all other
+///    connections of the jail are made to lead to listeners first;
 /// 6. record `session.started`, then let init execute the command;
 /// 7. watch until the jail ends;
 /// 8. drain the gate, record `session.ended`, remove what was made.
@@ -59,11 +63,15 @@ pub fn run(
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let mut plan = Plan::make(request, tell)?;
-    let (mut companions, jail) = start(&plan, &mut signals)?;
+    let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
+    let (mut companions, jail) = start(&plan, &desk, &mut signals)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
-    let outcome = live.and_then(|live| live.watch(&plan, &mut companions, &mut signals, tell));
+    let outcome =
+        live.and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
+    // Nobody can be asked any more.
+    drop(desk);
     companions.end(&plan, outcome, tell)
 }
 
@@ -77,15 +85,16 @@ fn step_aside() -> Result<Signals, LaunchError> {
 /// Steps 3 and 4, in the order that the policy asks for.
 fn start(
     plan: &Plan,
+    desk: &Desk,
     signals: &mut Signals,
 ) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
     if plan.trust.is_none() {
         let jail = build(plan, None)?;
-        let mut companions = Companions::start(plan)?;
+        let mut companions = Companions::start(plan, desk)?;
         let ready = companions.ready(signals);
         return Ok((companions, ready.map(|_| jail)));
     }
-    let mut companions = Companions::start(plan)?;
+    let mut companions = Companions::start(plan, desk)?;
     let jail = companions.ready(signals).and_then(|authority| {
         let trust = plan.jail_trust(authority.as_deref())?;
         build(plan, trust.as_ref())
@@ -106,7 +115,7 @@ struct Companions {
 
 impl Companions {
     /// Step 4.
-    fn start(plan: &Plan) -> Result<Self, LaunchError> {
+    fn start(plan: &Plan, desk: &Desk) -> Result<Self, LaunchError> {
         let folder =
             plan.log
                 .as_fd()
@@ -116,7 +125,7 @@ impl Companions {
                     source,
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
-        let mut boot = companions::gate_boot(plan.profile.network.clone());
+        let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         let gate = Gate::start(&boot, gate_audit)?;
@@ -192,6 +201,8 @@ impl Companions {
 struct Jail {
     running: Running,
     init: Channel,
+    /// Waits to make the jail's connections lead to the gate, where the profile wants that.
+    interceptor: Option<Interceptor>,
 }
 
 /// Step 3, our side.
@@ -206,6 +217,8 @@ fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
         path: program,
         source,
     })?;
+    let transparent = plan.profile.network.transparent;
+    let interceptor = transparent.then(|| Interceptor::start(&program));
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let (readable, writable) = prepared.landlock_paths();
@@ -217,7 +230,11 @@ fn build(plan: &Plan, trust: Option<&JailTrust>) -> Result<Jail, LaunchError> {
     let (init, theirs) = Channel::pair().map_err(system)?;
     init.learn_sender().map_err(system)?;
     let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
-    Ok(Jail { running, init })
+    Ok(Jail {
+        running,
+        init,
+        interceptor: interceptor.transpose()?,
+    })
 }
 
 /// What init has done when it waits for the word to execute the command.
@@ -250,7 +267,10 @@ impl Jail {
         companions: &mut Companions,
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
-        let confined = self.confined(plan, signals)?;
+        let mut confined = self.confined(plan, signals)?;
+        if let Some(interceptor) = self.interceptor.take() {
+            intercept(&interceptor, &mut confined.listeners, signals)?;
+        }
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
         companions.audit.append(plan.started(confined.isolation))?;
@@ -305,6 +325,21 @@ impl Jail {
     }
 }
 
+/// Step 5 where programs need know no proxy: puts the sockets to which all else leads in the place of the
+/// jail's network namespace, which came last.
+fn intercept(
+    interceptor: &Interceptor,
+    sockets: &mut Vec<OwnedFd>,
+    signals: &mut Signals,
+) -> Result<(), LaunchError> {
+    let who = "portcullis-init intercept";
+    let network = sockets.pop().ok_or(CompanionError::Unexpected("init"))?;
+    interceptor.order(&network)?;
+    let answer = receive::<Intercepted>(who, interceptor.channel(), Some(signals))?;
+    sockets.extend(Interceptor::outcome(answer)?);
+    Ok(())
+}
+
 // === impl Live ===
 
 /// A jail whose command runs.
@@ -328,6 +363,7 @@ impl Live {
         mut self,
         plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
@@ -338,14 +374,15 @@ impl Live {
             command: &self.command,
             gate: Some(&companions.gate),
             audit: Some(&mut companions.audit),
+            desk,
             limits: &mut limits,
         };
         let system = |source| LaunchError::System {
             what: "watch the jail",
             source,
         };
-        let status =
-            watch::until_the_end(watch, |notice| tell(Progress::Notice(notice))).map_err(system)?;
+        let status = watch::until_the_end(watch, &mut |notice| tell(Progress::Notice(notice)))
+            .map_err(system)?;
         self.running.begin_sweep();
         Ok(Ended {
             running: self.running,

@@ -15,6 +15,8 @@ const WAITING: usize = 1024;
 #[derive(Debug)]
 pub struct Limits {
     since: Instant,
+    /// The budgets that these are of.
+    known: Budgets,
     /// `total_time`, until it was told.
     total: Option<Budget>,
     /// `idle_time`, which the gate keeps while it lives.
@@ -30,11 +32,21 @@ impl Limits {
     pub fn new(budgets: &Budgets, since: Instant) -> Self {
         Self {
             since,
+            known: budgets.clone(),
             total: budgets.get(BudgetKind::TotalTime).copied(),
             idle: budgets.get(BudgetKind::IdleTime).copied(),
             gate_lost: None,
             heard: VecDeque::new(),
             killed: None,
+        }
+    }
+
+    /// Takes other limits over, if these are others; time that is past counts.
+    pub fn adopt(&mut self, budgets: &Budgets) {
+        if *budgets != self.known {
+            self.known = budgets.clone();
+            self.total = budgets.get(BudgetKind::TotalTime).copied();
+            self.idle = budgets.get(BudgetKind::IdleTime).copied();
         }
     }
 
@@ -150,6 +162,20 @@ mod tests {
         assert_eq!((first.what, ends(&first)), (BudgetKind::TotalTime, true));
         assert_eq!(limits.reached(), Some(other));
         assert_eq!((limits.reached(), limits.next()), (None, None));
+    }
+
+    #[test]
+    fn another_policy_brings_other_times_and_the_same_none_again() {
+        let mut limits = limits(BudgetKind::TotalTime, 1);
+        std::thread::sleep(Duration::from_millis(2));
+        let known = limits.known.clone();
+        assert!(limits.reached().is_some());
+        limits.adopt(&known);
+        assert_eq!(limits.reached(), None, "told already");
+        limits.adopt(&Budgets::default());
+        assert_eq!(limits.next(), None);
+        limits.adopt(&known);
+        assert!(limits.reached().is_some(), "time that is past counts");
     }
 
     #[test]

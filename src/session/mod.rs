@@ -1,31 +1,37 @@
 //! A session: one confined run, from its command line to its last record.
 //!
 //! Owns: who calls ([`caller`]), what is settled first ([`plan`]), the companions it starts
-//! ([`companions`]), the launch and the end ([`launch`]), the wait between ([`watch`]). Trusts: the caller, whose rights it has and never exceeds; of the
+//! ([`companions`]), the launch and the end ([`launch`]), the wait between
+//! ([`watch`]) and what is done meanwhile ([`desk`]: [`approvals`], a [`live`] profile, the [`socket`]). Trusts: the caller, whose rights it has and never exceeds; of the
 //! jail nothing but that it can end. Never: reads or judges traffic (the gate does), writes the log
 //! (the audit writer does).
 //!
 //! Reading order: [`launch`] is the numbered list; the other files are what its steps lean on.
 #![forbid(unsafe_code)]
 
+pub mod approvals;
 pub mod caller;
 pub mod command;
 pub mod companions;
 mod credentials;
+pub mod desk;
 pub mod environment;
 pub mod error;
 pub mod jail_trust;
 pub mod java_keystore;
 pub mod launch;
 pub mod limits;
+pub mod live;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
 pub mod signals;
+pub mod socket;
 pub mod trust;
 pub mod trust_store;
 pub mod watch;
 
+pub use approvals::Ask;
 pub use error::LaunchError;
 pub use launch::{Report, run};
 pub use plan::LaunchRequest;

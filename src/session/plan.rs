@@ -9,12 +9,13 @@ use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::SessionId;
-use crate::jail::{Bwrap, JailRequest, UserNames};
-use crate::policy::{Effect, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
+use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
 
 use super::Progress;
+use super::approvals::Ask;
 use super::caller::Caller;
 use super::command::{self, Command};
 use super::companions::CompanionError;
@@ -22,8 +23,9 @@ use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
-use super::trust;
+use super::registries::Found;
 use super::trust_store::{self, TrustStore};
+use super::{socket, trust};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -36,6 +38,8 @@ pub struct LaunchRequest {
     pub folder: Option<PathBuf>,
     /// The command and its arguments.
     pub argv: Vec<String>,
+    /// Who is asked; `None`: the profile's program if it has one, else anybody at another terminal.
+    pub ask: Option<Ask>,
 }
 
 /// A request whose every name has been looked up.
@@ -44,6 +48,10 @@ pub(super) struct Plan {
     pub(super) session: SessionId,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
+    /// The profile as it was read, with flags and registries, before the command had a say.
+    pub(super) read: Profile,
+    /// What registries' clients said.
+    pub(super) found: Vec<Found>,
     pub(super) rules: Ruleset,
     pub(super) workspace: PathBuf,
     /// What a session can write: nothing below it is executed outside the jail.
@@ -70,6 +78,7 @@ impl Plan {
         let workspace = workspace(request.folder.as_deref())?;
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
+        let read = profile.clone();
         for found in found.iter().filter(|found| found.problem.is_some()) {
             tell(Progress::Note(&found.to_string()));
         }
@@ -106,6 +115,8 @@ impl Plan {
             session,
             caller,
             profile,
+            read,
+            found,
             rules,
             workspace,
             writable,
@@ -160,12 +171,29 @@ impl Plan {
                 group: self.caller.group.clone(),
             },
             hostname: "portcullis".to_owned(),
-            hidden: vec![self.caller.state_folder(), self.caller.config_folder()],
+            hidden: [self.caller.state_folder(), self.caller.config_folder()]
+                .into_iter()
+                .chain(socket::hidden(&self.caller))
+                .collect(),
             shown: self.command.shown.clone(),
-            files: [&self.command.files, made].concat(),
+            files: [self.files().as_slice(), made].concat(),
             replaced: trust.map_or_else(Vec::new, |trust| trust.replaced.clone()),
             init,
         }
+    }
+
+    /// The files that the session makes: the command's, and who answers for names where that is the gate.
+    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut files = self.command.files.clone();
+        if self.profile.network.transparent {
+            let full = self.profile.filesystem.mode == FilesystemMode::DangerFullAccess;
+            files.extend(name_service(true).map(|(path, text)| {
+                // Where the jail shows the host's own, what it leads to is what has to change.
+                let target = std::fs::canonicalize(&path).ok().filter(|_| full);
+                (target.unwrap_or(path), text)
+            }));
+        }
+        files
     }
 
     /// What init is told, once it is known what the jail shows.
@@ -178,6 +206,7 @@ impl Plan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
+            transparent: self.profile.network.transparent,
             env: self.environment(&visible),
             readable,
             writable,

@@ -34,6 +34,29 @@ pub fn load_with(
     load_by(name, read, environment, overrides)
 }
 
+/// As [`load`], with the files that were read: those of the caller, not the compiled-in profiles.
+pub fn load_with_files(
+    name: &str,
+    environment: &Environment,
+) -> (Result<Profile, ProfileError>, Vec<PathBuf>) {
+    let mut files = Vec::new();
+    let own = folder(environment);
+    let loaded = Profile::read(name, &mut |layer| {
+        if files.is_empty() && layer == name && is_path(name) {
+            let file = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
+            files.push(file);
+            return read(Path::new(name)).map(Some);
+        }
+        let text = by_name(layer, environment)?;
+        let file = own.as_ref().filter(|_| is_name(layer));
+        let file = file.map(|folder| folder.join(format!("{layer}.toml")));
+        files.extend(file.filter(|file| file.exists()));
+        Ok(text)
+    });
+    let loaded = loaded.map_err(|error| name_all(error, own.as_deref()));
+    (loaded, files)
+}
+
 /// Reads the profile in a file, and the tests that stand there.
 pub fn load_file(
     file: &Path,
@@ -87,14 +110,14 @@ pub fn names(environment: &Environment) -> Vec<String> {
 }
 
 /// Whether `-p` means a file rather than a name.
-fn is_path(name: &str) -> bool {
+pub(super) fn is_path(name: &str) -> bool {
     let toml = Path::new(name).extension() == Some(OsStr::new("toml"));
     name.contains('/') || toml
 }
 
 /// Where the caller keeps profiles: `$XDG_CONFIG_HOME`, which counts only when absolute (XDG Base
 /// Directory Specification), else `~/.config`.
-fn folder(environment: &Environment) -> Option<PathBuf> {
+pub(super) fn folder(environment: &Environment) -> Option<PathBuf> {
     let absolute = |name: &str| {
         environment
             .get(OsStr::new(name))

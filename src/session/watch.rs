@@ -8,13 +8,19 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, CompanionError, Gate, readable};
+use super::companions::{AuditWriter, CompanionError, Gate, any_readable};
+use super::desk::{Desk, Tell};
 use super::limits::{self, Limits};
+use super::live::has_terminal;
 use super::signals::{Arrived, Signals};
 use crate::wire::gate::{GateReply, LimitNotice};
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// Messages of the gate that are taken before anything else has its turn: more than one that is itself
+/// can have on the way.
+const MESSAGES: usize = 1024;
 
 /// How long one wait lasts when nothing else limits it.
 const QUIET: Duration = Duration::from_hours(1);
@@ -32,6 +38,8 @@ pub struct Watch<'a> {
     pub gate: Option<&'a Gate>,
     /// The audit writer; `None` once its death has been told.
     pub audit: Option<&'a mut AuditWriter>,
+    /// What else is to be done meanwhile.
+    pub desk: &'a mut Desk,
     /// What may end the session before its command does.
     pub limits: &'a mut Limits,
 }
@@ -45,13 +53,18 @@ pub enum Notice {
     AuditLost,
     /// The command did not end in time: the jail is killed.
     Killing,
+    /// Something to know: a question that waits, a policy that is in force. May hold text of the jail's:
+    /// escape it.
+    Said(String),
+    /// Something that went wrong and does not end the session.
+    Problem(String),
     /// A budget is used up, and the session goes on.
     Limit(LimitNotice),
 }
 
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
 /// 128 + n for a signal).
-pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::Result<u8> {
+pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
     let mut kill_at: Option<Instant> = None;
     loop {
         if let Some(status) = watch.jail.try_wait()? {
@@ -63,18 +76,24 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
             return watch.jail.wait().map(exit_status);
         }
         while let Some(notice) = watch.limits.reached() {
-            if watch.exceeded(notice, &mut tell) {
+            if watch.exceeded(notice, tell) {
                 watch.jail.kill()?;
                 return watch.jail.wait().map(exit_status);
             }
         }
-        watch.wait(kill_at, &mut tell)?;
+        watch.wait(kill_at, tell)?;
         while let Some(arrived) = watch.signals.take()? {
             if arrived.signal == Signal::SIGCHLD {
                 continue;
             }
             if arrived.from_terminal && arrived.signal == Signal::SIGINT {
                 // Ctrl-C is a question to the command, not an order: many answer it and go on.
+                continue;
+            }
+            if arrived.signal == Signal::SIGHUP && !arrived.from_terminal && !has_terminal() {
+                // A service's way to say that its configuration has changed; a terminal's way to say
+                // that it is gone is another matter.
+                watch.reload(tell);
                 continue;
             }
             kill_at = Some(match kill_at {
@@ -89,35 +108,79 @@ pub fn until_the_end(mut watch: Watch<'_>, mut tell: impl FnMut(Notice)) -> io::
 }
 
 impl Watch<'_> {
-    /// Sleeps until a signal arrives (a child's end is one), a companion dies or `until`.
-    fn wait(&mut self, until: Option<Instant>, tell: &mut impl FnMut(Notice)) -> io::Result<()> {
-        let until = until.into_iter().chain(self.limits.next()).min();
+    /// Sleeps until a signal arrives (a child's end is one), a companion speaks or dies, there is
+    /// something to do at the desk, a limit is reached, or `until`.
+    fn wait(&mut self, until: Option<Instant>, tell: Tell<'_>) -> io::Result<()> {
+        let due = self.desk.due().into_iter().chain(self.limits.next());
+        let until = until.into_iter().chain(due).min();
         let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
         let signals = self.signals.as_fd();
         // A companion whose death was told is replaced by the signal queue, which may be polled twice.
         let gate = self.gate.map_or(signals, AsFd::as_fd);
         let audit = self.audit.as_deref().map_or(signals, AsFd::as_fd);
-        let [_, gate_ready, audit_ready] = readable([signals, gate, audit], timeout)?;
-        if gate_ready
-            && let Some(gate) = self.gate
-            && hear(gate, self.limits, tell).is_err()
-        {
-            self.gate = None;
-            self.limits.gate_lost();
-            tell(Notice::GateLost);
-        }
+        let mut fds = vec![signals, gate, audit];
+        fds.extend(self.desk.fds());
+        let ready = any_readable(&fds, timeout)?;
+        let is_ready = |place: usize| ready.get(place).copied().unwrap_or_default();
+        let (gate_spoke, audit_spoke) = (is_ready(1), is_ready(2));
         // The audit writer does not speak unasked: something to read is the end of its channel.
-        if audit_ready && self.audit.take().is_some() {
+        if audit_spoke && self.audit.take().is_some() {
             tell(Notice::AuditLost);
+        }
+        if gate_spoke {
+            self.with_gate(tell, |gate, watch, tell| {
+                for _ in 0..MESSAGES {
+                    let Some(reply) = gate.heard()? else {
+                        break;
+                    };
+                    match reply {
+                        GateReply::Limit(notice) => watch.limits.heard(notice),
+                        reply => watch.desk.hear(reply, gate, tell)?,
+                    }
+                }
+                // A new policy may have brought others.
+                watch.limits.adopt(watch.desk.budgets());
+                Ok(())
+            });
+        }
+        let audit = self.audit.as_deref_mut();
+        if self.desk.attend(self.gate, audit, tell).is_err() {
+            self.lose_gate(tell);
         }
         Ok(())
     }
-}
 
-impl Watch<'_> {
+    /// SIGHUP: the profile is read again at once.
+    fn reload(&mut self, tell: Tell<'_>) {
+        self.with_gate(tell, |gate, watch, tell| {
+            watch.desk.reload(gate, watch.audit.as_deref_mut(), tell)
+        });
+    }
+
+    /// Does something that needs the gate. Only its end, or what does not belong here, is an error: then
+    /// it is of no use any more.
+    fn with_gate(
+        &mut self,
+        tell: Tell<'_>,
+        act: impl FnOnce(&Gate, &mut Self, Tell<'_>) -> Result<(), CompanionError>,
+    ) {
+        if let Some(gate) = self.gate
+            && act(gate, self, tell).is_err()
+        {
+            self.lose_gate(tell);
+        }
+    }
+
+    fn lose_gate(&mut self, tell: Tell<'_>) {
+        if self.gate.take().is_some() {
+            self.limits.gate_lost();
+            tell(Notice::GateLost);
+        }
+    }
+
     /// Records and tells that a limit is reached; answers whether the session ends here. A record that
     /// cannot be kept does not put that off.
-    fn exceeded(&mut self, notice: LimitNotice, tell: &mut impl FnMut(Notice)) -> bool {
+    fn exceeded(&mut self, notice: LimitNotice, tell: Tell<'_>) -> bool {
         if let (Some(audit), Some(event)) = (self.audit.as_mut(), limits::record(&notice)) {
             audit.append(event).ok();
         }
@@ -129,31 +192,6 @@ impl Watch<'_> {
         }
         ends
     }
-}
-
-/// Takes what the gate says while the command runs. Only its end, or what does not belong here, is an
-/// error.
-fn hear(
-    gate: &Gate,
-    limits: &mut Limits,
-    _tell: &mut impl FnMut(Notice),
-) -> Result<(), CompanionError> {
-    while let Some(reply) = gate.heard()? {
-        match reply {
-            GateReply::Limit(notice) => limits.heard(notice),
-            // Answers that nobody waits for.
-            GateReply::Counters(_)
-            | GateReply::Question(_)
-            | GateReply::Withdrawn(_)
-            | GateReply::Applied(_)
-            | GateReply::NotApplied(_) => {}
-            GateReply::Confined { .. }
-            | GateReply::Serving
-            | GateReply::Drained(_)
-            | GateReply::Failed(_) => return Err(CompanionError::Unexpected("gate")),
-        }
-    }
-    Ok(())
 }
 
 /// Passes a signal on to the command, unless the terminal has sent it there already.

@@ -68,6 +68,13 @@ impl Spawn {
         self
     }
 
+    /// Lets us write to the child's standard input.
+    #[must_use]
+    pub fn pipe_stdin(mut self) -> Self {
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
     /// Captures the child's standard output.
     #[must_use]
     pub fn pipe_stdout(mut self) -> Self {

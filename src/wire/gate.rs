@@ -3,7 +3,8 @@
 //! The gate is started with two sockets: this control channel and its audit channel. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
 //! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
-//! init made (first HTTP, then SOCKS5 if the policy has it); the gate answers [`GateReply::Serving`].
+//! init made (first HTTP, then SOCKS5 if the policy has it, then those of [`super::transparent`] if the policy
+//! has that); the gate answers [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
 //! [`GateReply::Drained`]. A closed control channel ends the gate at once.
 //!
@@ -124,6 +125,9 @@ pub struct Question {
     /// Whether the answer is for this method and path alone, because the rule speaks of them; else it is
     /// for the host and port.
     pub exact: bool,
+    /// Whether it is about a budget that is used up: may it be raised? Then `rule` says which and by how
+    /// much, and host and port are those of the request that came up against it.
+    pub budget: bool,
     /// The rule that asks; none: the policy asks for what no rule speaks of.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub rule: Option<RuleId>,

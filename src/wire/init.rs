@@ -17,6 +17,9 @@ use crate::audit::Isolation;
 pub struct InitPlan {
     /// Loopback ports to listen on, in the order the gate expects the sockets.
     pub listen: Vec<u16>,
+    /// Whether the jail's network namespace is to come with [`InitReport::Confined`], after the sockets: for
+    /// a jail whose programs need know no proxy (see [`super::transparent`]).
+    pub transparent: bool,
     /// Paths in the jail that Landlock lets be read and executed.
     pub readable: Vec<PathBuf>,
     /// Paths in the jail that Landlock lets be written as well.
@@ -40,7 +43,8 @@ pub struct Go {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum InitReport {
-    /// Confined but for seccomp; the listening sockets came with this frame.
+    /// Confined but for seccomp; the listening sockets came with this frame, in the plan's order, and after
+    /// them the network namespace if the plan asks for it.
     Confined(Isolation),
     /// The command will not be executed.
     Failed(InitFailure),

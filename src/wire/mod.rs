@@ -1,8 +1,9 @@
 //! What crosses process borders: length-capped frames on Unix sockets, with passed descriptors.
 //!
 //! Owns: the framing ([`frame`], [`inbox`]) and the messages of each border, one file a border: [`audit`]
-//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init),
-//! [`sweep`] (session ↔ sweeper of placeholders).
+//! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init), [`session`]
+//! (another terminal ↔ session), [`sweep`] (session ↔ sweeper of placeholders), [`transparent`] (session ↔
+//! helper in the jail's network).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
 //! Never: decides anything.
 #![forbid(unsafe_code)]
@@ -12,7 +13,9 @@ pub mod frame;
 pub mod gate;
 pub mod inbox;
 pub mod init;
+pub mod session;
 pub mod sweep;
+pub mod transparent;
 
 pub use frame::{Channel, MAX_FRAME, WireError};
 pub use inbox::Inbox;

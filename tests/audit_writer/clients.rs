@@ -9,7 +9,7 @@ use portcullis::audit::folder::file_name;
 use portcullis::audit::record::MAX_RECORD;
 use portcullis::audit::verify::State;
 use portcullis::ids::ConnId;
-use portcullis::policy::{Durability, Transport};
+use portcullis::policy::{BudgetAction, BudgetKind, Durability, Transport};
 use portcullis::wire::audit::{Append, AuditReply, append};
 use portcullis::wire::{Channel, WireError};
 
@@ -98,6 +98,30 @@ fn a_gate_can_neither_end_nor_start_a_session() {
         append(&writer.session, 1, ended()).unwrap();
         whole(writer.id, 2, State::Complete, &writer.finish().1);
     }
+}
+
+#[test]
+fn limits_of_time_are_for_the_session_to_report_and_all_others_for_the_gate() {
+    let limit = |what| AuditEvent::LimitHit {
+        what,
+        host: None,
+        used: 2,
+        max: 1,
+        action: BudgetAction::Kill,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let writer = Writer::start(folder.path(), Durability::Batch);
+    append(&writer.session, 1, limit(BudgetKind::TotalTime)).unwrap();
+    append(&writer.gate, 1, limit(BudgetKind::BytesUp)).unwrap();
+    let error = failed(append(&writer.session, 2, limit(BudgetKind::BytesUp)));
+    assert_eq!(
+        error,
+        "audit log: limit.hit is not for the session to report"
+    );
+    let error = failed(append(&writer.gate, 2, limit(BudgetKind::IdleTime)));
+    assert_eq!(error, "audit log: limit.hit is not for the gate to report");
+    append(&writer.session, 3, ended()).unwrap();
+    whole(writer.id, 3, State::Complete, &writer.finish().1);
 }
 
 #[test]

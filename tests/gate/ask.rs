@@ -86,6 +86,7 @@ fn nothing_leaves_before_the_answer_is_on_record() {
         method: None,
         path: None,
         exact: false,
+        budget: false,
         rule: None,
         wait_seconds: 60,
     };
@@ -367,9 +368,6 @@ fn a_policy_that_comes_to_allow_it_answers_the_question() {
     );
     assert_eq!(
         approvals(&gate)[2..],
-        [
-            "answered 1 superseded None None",
-            &format!("Allow Allow a.test")
-        ]
+        ["answered 1 superseded None None", "Allow Allow a.test"]
     );
 }

@@ -47,6 +47,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),
+        transparent: false,
         readable,
         writable,
         landlock_floor: order.floor,

@@ -113,7 +113,7 @@ impl Origin {
             )
             .unwrap();
         let config = Arc::new(config);
-        let origin = Self::listen(bind_443(), move |stream| {
+        let origin = Self::listen(bind_at(443), move |stream| {
             let tls = ServerConnection::new(Arc::clone(&config)).map_err(io::Error::other)?;
             serve_http(StreamOwned::new(tls, stream), &|head, _| {
                 ok(head.lines().next().unwrap_or_default())
@@ -129,18 +129,26 @@ impl Origin {
     pub(crate) fn raw_443(
         serve: impl Fn(Logged) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        Self::listen(bind_443(), serve)
+        Self::raw_at(443, serve)
+    }
+
+    /// Any bytes on this port of a loopback address of its own.
+    pub(crate) fn raw_at(
+        port: u16,
+        serve: impl Fn(Logged) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(bind_at(port), serve)
     }
 }
 
-/// Tests run side by side, and all of them want 443: each takes a loopback address nobody else has.
-fn bind_443() -> TcpListener {
+/// Tests run side by side, and all of them want the same ports: each takes a loopback address nobody else has.
+fn bind_at(port: u16) -> TcpListener {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id().to_be_bytes();
     loop {
         let last = NEXT.fetch_add(1, Ordering::SeqCst);
         let address = Ipv4Addr::new(127, 0x40 ^ process[2], process[3], last);
-        if let Ok(listener) = TcpListener::bind((address, 443)) {
+        if let Ok(listener) = TcpListener::bind((address, port)) {
             return listener;
         }
     }
@@ -155,7 +163,8 @@ pub(crate) fn ok(text: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-fn serve_http(
+/// Answers the requests of one connection with `answer(head, body)`.
+pub(crate) fn serve_http(
     mut stream: impl Read + Write,
     answer: &impl Fn(&str, &[u8]) -> Vec<u8>,
 ) -> io::Result<()> {

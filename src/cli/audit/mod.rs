@@ -4,7 +4,7 @@
 //! terminal through [`escape`](super::print::escape).
 
 mod naming;
-mod phrase;
+pub(super) mod phrase;
 mod show;
 mod tail;
 mod verify;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::audit::{AuditEvent, EndedBy, Status};
+use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
 use crate::policy::{Host, Method, Port, Verdict};
@@ -49,6 +49,10 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 refused => format!("{} (refused: {})", list(addresses), list(refused)),
             };
             row("", &escape(name), &answer)
+        }
+        AuditEvent::DnsAsked { name, kind, answer } => asked(name, kind, *answer),
+        AuditEvent::DnsDropped { count } => {
+            row("DENY", "", &format!("{count} questions for names dropped"))
         }
         AuditEvent::EgressDialed { conn, address } => {
             row("", &named(known, *conn), &address.to_string())
@@ -116,6 +120,15 @@ fn used(event: &AuditEvent) -> String {
         return String::new();
     };
     format!("credential {}", escape(credential))
+}
+
+fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
+    let verdict = match answer {
+        DnsAnswer::Address | DnsAnswer::NoAddress => "",
+        DnsAnswer::Refused | DnsAnswer::Malformed | DnsAnswer::Full | DnsAnswer::Nothing => "DENY",
+    };
+    let about = format!("{} {}", escape(name), escape(kind));
+    row(verdict, &about, &format!("name asked for, {answer}"))
 }
 
 fn decided(event: &AuditEvent) -> String {
@@ -198,7 +211,7 @@ fn named(known: &Destinations, conn: ConnId) -> String {
 }
 
 /// `host:port`, brackets round an IPv6 address (RFC 3986 section 3.2.2).
-pub(super) fn destination(host: &Host, port: Port) -> String {
+pub(in crate::cli) fn destination(host: &Host, port: Port) -> String {
     match host {
         Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
         Host::Addr(std::net::IpAddr::V4(address)) => format!("{address}:{port}"),
@@ -250,7 +263,7 @@ fn list(addresses: &[std::net::IpAddr]) -> String {
 }
 
 /// Bytes, in powers of 1000.
-pub(super) fn bytes(count: u64) -> String {
+pub(in crate::cli) fn bytes(count: u64) -> String {
     if count < 1000 {
         return format!("{count} B");
     }

@@ -249,6 +249,7 @@ async fn raise(gate: &Rc<Gate>, question: &ToAsk) {
         conn,
         request,
     } = question;
-    let yes = questions::ask_for_more(gate, *conn, request, RuleId::new(meter.question())).await;
+    let more = RuleId::new(meter.question());
+    let yes = questions::ask_for_more(gate, *conn, request, more).await;
     meter.answer(yes);
 }

@@ -9,40 +9,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget_kind::{Amount, BudgetKind, decimal, milliseconds};
 use super::error::{ProfileError, not_one_of};
 use super::file::entry;
 use super::read::{Source, append};
 use crate::policy::host::shown;
 use crate::policy::rule::HostPattern;
-
-/// What is counted. The word is the key of a profile and stands in records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BudgetKind {
-    /// Bytes to the network: payload, and the heads of requests that the gate sees.
-    BytesUp,
-    /// Payload bytes from the network.
-    BytesDown,
-    /// Requests and tunnels that were let through.
-    Requests,
-    /// Connections opened to the network.
-    Connections,
-    /// Requests within a window of time.
-    Rate,
-    /// Distinct hosts that were let through.
-    Hosts,
-    /// Distinct names below one registrable domain that no rule names itself: what a tunnel through
-    /// DNS labels needs many of.
-    Labels,
-    /// Bytes of path and query in requests that the gate sees.
-    UrlBytes,
-    /// Bytes of names and values of header fields in requests that the gate sees.
-    HeaderBytes,
-    /// Milliseconds without a byte in any direction.
-    IdleTime,
-    /// Milliseconds since the command was started.
-    TotalTime,
-}
 
 /// What follows when a budget is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -88,17 +60,8 @@ pub struct BudgetRule {
     pub budgets: Budgets,
 }
 
-/// The most names that a set of names may hold.
-const MAX_NAMES: u64 = 65_536;
-
-/// 1 EiB, a billion billion requests: more than any session moves.
-const MAX_AMOUNT: u64 = 1 << 60;
-
 /// Rules for hosts that one policy may have; each costs a comparison a request.
 const MAX_RULES: usize = 256;
-
-/// Thirty days, in milliseconds.
-const MAX_TIME: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// A budget as it is written in a table.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -111,146 +74,6 @@ struct BudgetFile {
     action: Option<BudgetAction>,
 }
 
-/// A number, or a text with a unit.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a number, or a text as \"200M\" or \"30m\"")]
-enum Amount {
-    Number(u64),
-    Text(String),
-}
-
-// === impl BudgetKind ===
-
-impl BudgetKind {
-    /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
-        Self::BytesUp,
-        Self::BytesDown,
-        Self::Requests,
-        Self::Connections,
-        Self::Rate,
-        Self::Hosts,
-        Self::Labels,
-        Self::UrlBytes,
-        Self::HeaderBytes,
-        Self::IdleTime,
-        Self::TotalTime,
-    ];
-
-    /// The key in a profile and the word in records.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::BytesUp => "bytes_up",
-            Self::BytesDown => "bytes_down",
-            Self::Requests => "requests",
-            Self::Connections => "connections",
-            Self::Rate => "rate",
-            Self::Hosts => "hosts",
-            Self::Labels => "labels",
-            Self::UrlBytes => "url_bytes",
-            Self::HeaderBytes => "header_bytes",
-            Self::IdleTime => "idle_time",
-            Self::TotalTime => "total_time",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.key() == text)
-    }
-
-    /// Whether it is a time of the whole session.
-    pub fn is_time(self) -> bool {
-        matches!(self, Self::IdleTime | Self::TotalTime)
-    }
-
-    fn is_bytes(self) -> bool {
-        matches!(
-            self,
-            Self::BytesUp | Self::BytesDown | Self::UrlBytes | Self::HeaderBytes
-        )
-    }
-
-    /// Whether it can be said of some hosts alone.
-    fn is_of_hosts(self) -> bool {
-        !self.is_time() && self != Self::Hosts
-    }
-
-    fn range(self) -> (u64, u64) {
-        match self {
-            Self::Hosts | Self::Labels => (1, MAX_NAMES),
-            Self::IdleTime | Self::TotalTime => (1, MAX_TIME),
-            Self::Rate => (1, 1_000_000),
-            Self::BytesUp
-            | Self::BytesDown
-            | Self::Requests
-            | Self::Connections
-            | Self::UrlBytes
-            | Self::HeaderBytes => (1, MAX_AMOUNT),
-        }
-    }
-
-    /// An amount of this kind in words: `200M`, `30m`, `10000`.
-    pub fn amount(self, amount: u64) -> String {
-        let units: &[(u64, &str)] = if self.is_bytes() {
-            &[
-                (1 << 40, "T"),
-                (1 << 30, "G"),
-                (1 << 20, "M"),
-                (1 << 10, "K"),
-            ]
-        } else if self.is_time() {
-            &[(3_600_000, "h"), (60_000, "m"), (1000, "s"), (1, "ms")]
-        } else {
-            &[]
-        };
-        let fitting = units
-            .iter()
-            .find(|(unit, _)| amount >= *unit && amount.is_multiple_of(*unit));
-        match fitting {
-            Some((unit, name)) => format!("{}{name}", amount / unit),
-            None => amount.to_string(),
-        }
-    }
-
-    /// Reads an amount of this kind.
-    fn read(self, amount: &Amount) -> Result<u64, String> {
-        let found = match amount {
-            Amount::Number(_) if self.is_time() => None,
-            Amount::Number(number) => Some(*number),
-            Amount::Text(text) if self.is_time() => milliseconds(text),
-            Amount::Text(text) if self.is_bytes() => size(text),
-            Amount::Text(text) => decimal(text),
-        };
-        let (least, most) = self.range();
-        found
-            .filter(|found| (least..=most).contains(found))
-            .ok_or_else(|| {
-                let written = match amount {
-                    Amount::Number(number) => number.to_string(),
-                    Amount::Text(text) => shown(text),
-                };
-                let forms = if self.is_time() {
-                    "a time as \"90s\", \"30m\" or \"8h\""
-                } else if self.is_bytes() {
-                    "a size as 512, \"64K\", \"200M\" or \"2G\""
-                } else {
-                    "a number"
-                };
-                format!(
-                    "{written} is not {forms}, from {} to {}",
-                    self.amount(least),
-                    self.amount(most)
-                )
-            })
-    }
-}
-
-impl fmt::Display for BudgetKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.key())
-    }
-}
-
 impl fmt::Display for BudgetAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -260,43 +83,6 @@ impl fmt::Display for BudgetAction {
             Self::Kill => "kill",
         })
     }
-}
-
-/// Decimal digits alone: no sign, no space.
-fn decimal(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
-}
-
-/// Bytes, in powers of 1024.
-fn size(text: &str) -> Option<u64> {
-    let units = [
-        ("K", 1 << 10),
-        ("M", 1 << 20),
-        ("G", 1 << 30),
-        ("T", 1 << 40),
-    ];
-    let scaled = units
-        .into_iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)));
-    let (digits, unit) = scaled.unwrap_or((text, 1_u64));
-    decimal(digits)?.checked_mul(unit)
-}
-
-/// A time with its unit.
-fn milliseconds(text: &str) -> Option<u64> {
-    // "ms" before "s", which it ends with.
-    let units = [
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
-    let (digits, unit) = units
-        .into_iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-    decimal(digits)?.checked_mul(unit)
 }
 
 // === impl Budget ===

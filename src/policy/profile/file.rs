@@ -20,6 +20,7 @@ pub(super) struct ProfileFile {
     pub(super) isolation: IsolationFile,
     pub(super) codex: CodexFile,
     pub(super) audit: AuditFile,
+    pub(super) approvals: ApprovalsFile,
     /// Read one by one, so that an error names the entry.
     pub(super) tests: Vec<toml::Value>,
 }
@@ -47,6 +48,7 @@ pub(super) struct NetworkFile {
     pub(super) extra_ca: Vec<String>,
     pub(super) unconfined_tunnels: Option<bool>,
     pub(super) enable_socks5: Option<bool>,
+    pub(super) transparent: Option<bool>,
     pub(super) http_port: Option<u16>,
     pub(super) socks_port: Option<u16>,
     pub(super) registries: Vec<Registry>,
@@ -124,6 +126,24 @@ pub(super) struct CodexFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct AuditFile {
     pub(super) durability: Option<Durability>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct ApprovalsFile {
+    pub(super) wait_seconds: Option<u32>,
+    pub(super) command: Option<Vec<String>>,
+    /// Read one by one, so that an error names the entry.
+    pub(super) rules: Vec<toml::Value>,
+}
+
+/// One entry of `[[approvals.rules]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table")]
+pub(super) struct ApprovalRuleFile {
+    pub(super) host: String,
+    pub(super) ports: Option<Vec<u16>>,
+    pub(super) verdict: String,
 }
 
 /// One entry of `[[tests]]`.

@@ -1,10 +1,11 @@
-//! Layers: strictest ← base ← … ← the profile asked for. A profile without `extends` extends `base`.
+//! Layers: strictest ← base ← … ← the profile asked for. A profile without `extends` extends `base`; one
+//! that extends its own name extends the compiled-in profile of that name.
 
 use super::Profile;
 use super::error::ProfileError;
 use super::file::ProfileFile;
 use super::read::{Source, overlay, strictest};
-use super::{BASE, Overrides, builtin_names, credentials};
+use super::{BASE, Overrides, builtin, builtin_names, credentials};
 
 /// The longest chain of `extends`; more is a mistake, not a plan.
 const MAX_CHAIN: usize = 8;
@@ -58,7 +59,11 @@ fn chain(name: &str, load: &mut Load<'_>) -> Result<Vec<(String, ProfileFile)>, 
                 .join(" → "),
             problem,
         };
-        if chain.iter().any(|(layer, _)| *layer == name) {
+        // A caller's own profile may build on the compiled-in one of its name.
+        let own = chain.last().is_some_and(|(layer, _)| *layer == name);
+        let compiled = own.then(|| builtin(&name)).flatten();
+        let known = chain.iter().filter(|(layer, _)| *layer == name).count();
+        if known > usize::from(compiled.is_some()) {
             return Err(broken(
                 "`extends` leads back to where it came from; rename one of them",
             ));
@@ -69,7 +74,10 @@ fn chain(name: &str, load: &mut Load<'_>) -> Result<Vec<(String, ProfileFile)>, 
             ));
         }
         let extended_by = chain.last().map(|(layer, _)| layer.as_str());
-        let file = one(&name, extended_by, load)?;
+        let file = match compiled {
+            Some(text) => ProfileFile::parse(&name, text)?,
+            None => one(&name, extended_by, load)?,
+        };
         next = parent(&name, &file)?;
         chain.push((name, file));
     }

@@ -5,6 +5,8 @@
 //! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`visible`] (what only the
 //! whole can be checked for) → [`cases`] (`[[tests]]`).
 
+mod approvals;
+mod budget_kind;
 mod budgets;
 mod builtin;
 mod cases;
@@ -19,7 +21,8 @@ mod show;
 mod value;
 mod visible;
 
-pub use budgets::{Budget, BudgetAction, BudgetKind, BudgetRule, Budgets};
+pub use budget_kind::BudgetKind;
+pub use budgets::{Budget, BudgetAction, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
@@ -57,6 +60,8 @@ pub struct Profile {
     pub codex: CodexPolicy,
     /// How the log is kept.
     pub audit: AuditPolicy,
+    /// Who answers where the policy asks.
+    pub approvals: ApprovalsPolicy,
 }
 
 /// How much of the file system the command may change. Ordered: the lesser grants less.
@@ -135,6 +140,9 @@ pub struct NetworkPolicy {
     pub unconfined_tunnels: bool,
     /// Whether the jail has a SOCKS5 proxy beside the HTTP one.
     pub enable_socks5: bool,
+    /// Whether programs that know no proxy get through as well: every TCP connection of the jail leads to
+    /// the gate, and names are answered by it.
+    pub transparent: bool,
     /// The HTTP proxy's port in the jail.
     pub http_port: u16,
     /// The SOCKS5 proxy's port in the jail.
@@ -189,6 +197,7 @@ impl Default for NetworkPolicy {
             extra_ca: Vec::new(),
             unconfined_tunnels: false,
             enable_socks5: true,
+            transparent: false,
             http_port: 3128,
             socks_port: 8081,
             rules: Vec::new(),
@@ -322,6 +331,27 @@ pub enum Durability {
     Batch,
     /// When the disk has it (fdatasync(2) before each answer).
     Each,
+}
+
+/// Who answers where the policy says "ask".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ApprovalsPolicy {
+    /// How long a request waits for an answer, in seconds; 0: nobody is asked, and it is refused.
+    pub wait_seconds: u32,
+    /// A program of the operator's that answers, with its arguments; empty: none.
+    pub command: Vec<String>,
+    /// Rules that answer before anybody is bothered; an effect of "ask" leaves it to the next.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for ApprovalsPolicy {
+    fn default() -> Self {
+        Self {
+            wait_seconds: 120,
+            command: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
 }
 
 /// How the log is kept.

@@ -12,9 +12,9 @@ use super::file::{
     CodexFile, EnvironmentFile, FilesystemFile, LimitsFile, NetworkFile, ProfileFile,
 };
 use super::{
-    AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, budgets, credentials, rules,
-    value,
+    ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
+    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
+    budgets, credentials, rules, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -52,6 +52,7 @@ pub(super) fn strictest(name: &str) -> Profile {
         audit: AuditPolicy {
             durability: Durability::Batch,
         },
+        approvals: ApprovalsPolicy::default(),
     }
 }
 
@@ -72,6 +73,7 @@ pub(super) fn overlay(
             value::within(source, "isolation.landlock_abi", abi, 1..=u8::MAX)?;
     }
     replace(&mut profile.audit.durability, file.audit.durability);
+    approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;
     }
@@ -122,6 +124,7 @@ fn network(
     }
     replace(&mut policy.unconfined_tunnels, file.unconfined_tunnels);
     replace(&mut policy.enable_socks5, file.enable_socks5);
+    replace(&mut policy.transparent, file.transparent);
     for (key, port, found) in [
         ("network.http_port", &mut policy.http_port, file.http_port),
         (

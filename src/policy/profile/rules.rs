@@ -127,7 +127,7 @@ fn rule(source: Source<'_>, key: &str, file: &RuleFile) -> Result<Rule, ProfileE
 }
 
 /// An optional list: absent means the default, empty would mean nothing and is refused.
-fn list<T, U, E: std::fmt::Display>(
+pub(super) fn list<T, U, E: std::fmt::Display>(
     source: Source<'_>,
     key: &str,
     found: Option<&[T]>,
@@ -149,7 +149,7 @@ fn list<T, U, E: std::fmt::Display>(
         .collect()
 }
 
-fn host(
+pub(super) fn host(
     source: Source<'_>,
     key: &str,
     text: &str,
@@ -165,7 +165,7 @@ fn host(
 /// What to write instead of `"*" = "deny"`.
 pub(super) const DENY_ALL: &str = "\"*\" cannot be denied: what no rule allows is denied anyway; to cut the network off, set network.enabled = false";
 
-fn effect(source: Source<'_>, key: &str, action: &str) -> Result<Effect, ProfileError> {
+pub(super) fn effect(source: Source<'_>, key: &str, action: &str) -> Result<Effect, ProfileError> {
     match action {
         "allow" => Ok(Effect::Allow),
         "ask" => Ok(Effect::Ask),
@@ -177,7 +177,7 @@ fn effect(source: Source<'_>, key: &str, action: &str) -> Result<Effect, Profile
     }
 }
 
-fn id(source: Source<'_>, key: &str) -> RuleId {
+pub(super) fn id(source: Source<'_>, key: &str) -> RuleId {
     if source.inherited {
         RuleId::new(format!("{}: {key}", source.profile))
     } else {

@@ -12,6 +12,12 @@ impl Profile {
         if let Some(network) = table.get_mut("network").and_then(toml::Value::as_table_mut) {
             network.remove("rules");
         }
+        if let Some(approvals) = table
+            .get_mut("approvals")
+            .and_then(toml::Value::as_table_mut)
+        {
+            approvals.remove("rules");
+        }
         let mut text = toml::to_string_pretty(&table)?;
         let (domains, entries): (Vec<&Rule>, Vec<&Rule>) =
             self.network.rules.iter().partition(|rule| is_domain(rule));
@@ -35,6 +41,15 @@ impl Profile {
         }
         for rule in again.into_iter().chain(entries) {
             entry(&mut text, rule)?;
+        }
+        for rule in &self.approvals.rules {
+            text.push_str("\n[[approvals.rules]]\n");
+            line(&mut text, &format!("host = \"{}\"", rule.host), rule);
+            if !rule.ports.is_empty() {
+                let ports: Vec<String> = rule.ports.iter().map(ToString::to_string).collect();
+                plain(&mut text, &format!("ports = [{}]", ports.join(", ")));
+            }
+            plain(&mut text, &format!("verdict = {}", action(rule)));
         }
         Ok(text)
     }

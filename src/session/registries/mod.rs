@@ -65,6 +65,28 @@ pub fn resolve(
     (profile, found)
 }
 
+/// As [`resolve`], for a profile that is read again: a client that was asked before is not asked again.
+pub fn resolve_known(
+    mut profile: Profile,
+    environment: &Environment,
+    workspace: &Path,
+    known: &mut Vec<Found>,
+) -> Profile {
+    let registries = std::mem::take(&mut profile.network.registries);
+    let is_new = |registry: &&Registry| !known.iter().any(|found| found.registry == **registry);
+    let new: Vec<Registry> = registries.iter().filter(is_new).copied().collect();
+    if !new.is_empty() {
+        let home = environment.get(OsStr::new("HOME")).map(PathBuf::from);
+        let writable = writable_roots(&profile, home.as_deref(), workspace);
+        known.extend(discover(&new, environment, &writable));
+    }
+    let meant = known
+        .iter()
+        .filter(|found| registries.contains(&found.registry));
+    profile.network.rules.extend(meant.flat_map(Found::rules));
+    profile
+}
+
 /// Asks the clients, all at once. Programs and files below `writable` do not count.
 pub fn discover(
     registries: &[Registry],

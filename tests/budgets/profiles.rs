@@ -1,5 +1,4 @@
 //! Budgets in profiles and flags: what is read, what each mistake is told, and that it reads back.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use portcullis::policy::profile::builtin;
 use portcullis::policy::{

@@ -1,19 +1,9 @@
 //! Sessions that a budget ends, or warns of: time in all, idle time, and what the gate counts.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "tests may panic and start programs"
-)]
-
-#[path = "support/cli.rs"]
-#[expect(dead_code, reason = "shared with other suites")]
-mod cli;
 
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use cli::{Install, Who};
+use crate::cli::{Install, Who};
 
 fn words(install: &Install) -> Vec<String> {
     let records = install.records();

@@ -1,0 +1,413 @@
+//! What a session does for its gate and for people while the command runs: questions and their answers,
+//! a profile that changes, requests over the session's socket. Everything here is done at once or not at
+//! all; the wait is [`super::watch`]'s.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+use super::approvals::{Answerer, Approvals, Ask, described, program, prompt, remember};
+use super::companions::{AuditWriter, CompanionError, Gate};
+use super::error::LaunchError;
+use super::live::{Launched, Live};
+use super::plan::{LaunchRequest, Plan};
+use super::socket::{PeerId, Socket};
+use super::watch::Notice;
+use crate::audit::AuditEvent;
+use crate::policy::{Answered, Budgets, Profile, Scope};
+use crate::wire::gate::{Answer, Applied, GateCommand, GateReply, Question};
+use crate::wire::session::{SessionReply, SessionRequest};
+
+/// Says something to the person who started the session.
+pub type Tell<'a> = &'a mut dyn FnMut(Notice);
+
+/// Who is told what came of a new policy.
+#[derive(Debug, Clone, Copy)]
+enum Asker {
+    /// A file changed, or SIGHUP came.
+    Ourselves,
+    Peer(PeerId),
+}
+
+/// The desk of one session.
+#[derive(Debug)]
+pub struct Desk {
+    approvals: Approvals,
+    /// `None`: it could not be made, and nobody at another terminal can be asked.
+    socket: Option<Socket>,
+    live: Live,
+    seconds: u32,
+    /// Peers that wait for counters, in the order in which the gate was asked.
+    counting: VecDeque<PeerId>,
+    /// Policies that the gate has not put in force yet, in order.
+    applying: VecDeque<(Asker, Box<Profile>)>,
+}
+
+impl Desk {
+    /// Opens the socket and settles who answers. Comes before the jail is built, which hides the
+    /// socket's folder only if it is there.
+    pub(super) fn open(
+        request: &LaunchRequest,
+        plan: &Plan,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<Self, LaunchError> {
+        let policy = &plan.profile.approvals;
+        let socket = Socket::open(&plan.caller, plan.session);
+        if let Err(error) = &socket {
+            tell(&format!(
+                "no socket for portcullis approvals: {error}; set XDG_RUNTIME_DIR to a folder of your own"
+            ));
+        }
+        let socket = socket.ok();
+        let ask = request.ask.unwrap_or(if policy.command.is_empty() {
+            Ask::Others
+        } else {
+            Ask::Command
+        });
+        let unusable = |problem: String| LaunchError::Approvals { problem };
+        let answerer = match ask {
+            Ask::Nobody | Ask::Others => Answerer::Others,
+            Ask::Command => {
+                let mode = plan.profile.filesystem.mode;
+                let about = (mode, plan.profile.name.as_str());
+                program::Setup::check(&policy.command, &plan.caller, &plan.writable, about)
+                    .map(Answerer::Program)
+                    .map_err(|problem| unusable(format!("command: {problem}")))?
+            }
+            Ask::Terminal => prompt::Prompt::open()
+                .map(|prompt| Answerer::Terminal(Box::new(prompt)))
+                .map_err(|error| {
+                    unusable(format!("--ask terminal: there is no terminal: {error}"))
+                })?,
+        };
+        let somebody =
+            !matches!(answerer, Answerer::Others) || socket.is_some() || !policy.rules.is_empty();
+        let launched = Launched {
+            caller: &plan.caller,
+            workspace: &plan.workspace,
+            writable: &plan.writable,
+            mode: plan.profile.filesystem.mode,
+            credentials: &plan.profile.network.credentials,
+        };
+        Ok(Self {
+            approvals: Approvals::new(plan.session, policy, answerer),
+            socket,
+            live: Live::new(request, &launched, plan.read.clone(), plan.found.clone()),
+            seconds: if somebody && ask != Ask::Nobody {
+                policy.wait_seconds
+            } else {
+                0
+            },
+            counting: VecDeque::new(),
+            applying: VecDeque::new(),
+        })
+    }
+
+    /// How long the gate is to wait for an answer; 0: there is nobody to ask.
+    pub fn approval_seconds(&self) -> u32 {
+        self.seconds
+    }
+
+    /// The budgets of the policy in force.
+    pub fn budgets(&self) -> &Budgets {
+        self.live.budgets()
+    }
+
+    /// What may become readable.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let mut fds = self.approvals.fds();
+        fds.extend(self.socket.iter().flat_map(Socket::fds));
+        fds.extend(self.live.fd());
+        fds
+    }
+
+    /// When [`Desk::attend`] is to be called although nothing became readable.
+    pub fn due(&self) -> Option<Instant> {
+        self.live
+            .due()
+            .into_iter()
+            .chain(self.approvals.due())
+            .min()
+    }
+
+    /// Takes what the gate says. What does not belong here is an error.
+    pub fn hear(
+        &mut self,
+        reply: GateReply,
+        gate: &Gate,
+        tell: Tell<'_>,
+    ) -> Result<(), CompanionError> {
+        match reply {
+            GateReply::Question(question) => {
+                let shown = question.clone();
+                let said = &mut |line| tell(Notice::Said(line));
+                if let Some(answer) = self.approvals.asked(question, said) {
+                    self.settle(&shown, answer, gate, tell)?;
+                }
+                self.tell_watchers();
+                Ok(())
+            }
+            GateReply::Withdrawn(id) => {
+                self.approvals.withdrawn(id);
+                self.tell_watchers();
+                Ok(())
+            }
+            GateReply::Counters(counters) => {
+                if let Some(peer) = self.counting.pop_front() {
+                    self.reply(peer, &SessionReply::Counters(Box::new(counters)));
+                }
+                Ok(())
+            }
+            GateReply::Applied(applied) => {
+                self.applied(&applied, tell);
+                Ok(())
+            }
+            GateReply::NotApplied(error) => {
+                if let Some((asker, _)) = self.applying.pop_front() {
+                    self.not_applied(asker, &error, tell);
+                }
+                Ok(())
+            }
+            GateReply::Limit(_)
+            | GateReply::Confined { .. }
+            | GateReply::Serving
+            | GateReply::Drained(_)
+            | GateReply::Failed(_) => Err(CompanionError::Unexpected("gate")),
+        }
+    }
+
+    /// Does what there is to do: answers that have come, requests of peers, files that changed. Never
+    /// waits for a person. An error means that the gate is lost.
+    pub fn attend(
+        &mut self,
+        gate: Option<&Gate>,
+        audit: Option<&mut AuditWriter>,
+        tell: Tell<'_>,
+    ) -> Result<(), CompanionError> {
+        let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
+        let requests = self
+            .socket
+            .as_mut()
+            .map(Socket::requests)
+            .unwrap_or_default();
+        let Some(gate) = gate else {
+            for (peer, _) in requests {
+                let failed = "the gate of this session died; it has no network any more";
+                self.reply(peer, &SessionReply::Failed(failed.to_owned()));
+            }
+            return Ok(());
+        };
+        let changed = !answers.is_empty();
+        for (question, answer) in answers {
+            self.settle(&question, answer, gate, tell)?;
+        }
+        if changed {
+            self.tell_watchers();
+        }
+        let mut reload = self.live.is_due().then_some(Asker::Ourselves);
+        for (peer, request) in requests {
+            if request == SessionRequest::ReloadPolicy {
+                // One reading is enough for all that ask at the same moment.
+                if let Some(Asker::Peer(other)) = reload.replace(Asker::Peer(peer)) {
+                    self.reply(
+                        other,
+                        &SessionReply::Done("see the other request".to_owned()),
+                    );
+                }
+            } else {
+                self.request(peer, &request, gate, tell)?;
+            }
+        }
+        match reload {
+            Some(asker) => self.reload_for(asker, gate, audit, tell),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the profile again and gives it to the gate.
+    pub fn reload(
+        &mut self,
+        gate: &Gate,
+        audit: Option<&mut AuditWriter>,
+        tell: Tell<'_>,
+    ) -> Result<(), CompanionError> {
+        self.reload_for(Asker::Ourselves, gate, audit, tell)
+    }
+
+    fn reload_for(
+        &mut self,
+        asker: Asker,
+        gate: &Gate,
+        audit: Option<&mut AuditWriter>,
+        tell: Tell<'_>,
+    ) -> Result<(), CompanionError> {
+        match self.live.read() {
+            Ok(profile) => {
+                let policy = Box::new(profile.network.clone());
+                self.applying.push_back((asker, Box::new(profile)));
+                gate.command(&GateCommand::Policy(policy))
+            }
+            Err(error) => {
+                if let Some(audit) = audit {
+                    let error = error.clone();
+                    // A writer that is gone is told of elsewhere; the policy stays either way.
+                    drop(audit.append(AuditEvent::PolicyRejected { error }));
+                }
+                self.not_applied(asker, &error, tell);
+                Ok(())
+            }
+        }
+    }
+
+    fn not_applied(&mut self, asker: Asker, error: &str, tell: Tell<'_>) {
+        let line = format!("the policy in force stays: {error}");
+        if let Asker::Peer(peer) = asker {
+            self.reply(peer, &SessionReply::Failed(line.clone()));
+        }
+        tell(Notice::Problem(line));
+    }
+
+    fn applied(&mut self, applied: &Applied, tell: Tell<'_>) {
+        let Some((asker, profile)) = self.applying.pop_front() else {
+            return;
+        };
+        self.approvals.take_rules(&profile.approvals);
+        let later = self.live.take(*profile);
+        let line = outcome(applied, &later);
+        if applied.changed || !later.is_empty() {
+            tell(Notice::Said(line.clone()));
+        }
+        if let Asker::Peer(peer) = asker {
+            self.reply(peer, &SessionReply::Done(line));
+        }
+    }
+
+    fn request(
+        &mut self,
+        peer: PeerId,
+        request: &SessionRequest,
+        gate: &Gate,
+        tell: Tell<'_>,
+    ) -> Result<(), CompanionError> {
+        match request {
+            SessionRequest::Watch | SessionRequest::Questions => {
+                if let (SessionRequest::Watch, Some(socket)) = (request, &mut self.socket) {
+                    socket.watch(peer);
+                }
+                let questions = self.approvals.questions();
+                self.reply(peer, &SessionReply::Questions(questions));
+            }
+            SessionRequest::Answer {
+                question,
+                verdict,
+                scope,
+            } => {
+                let Some(asked) = self.approvals.take(*question) else {
+                    let failed =
+                        format!("question {question} does not wait for an answer (any more)");
+                    self.reply(peer, &SessionReply::Failed(failed));
+                    return Ok(());
+                };
+                let socket = self.socket.as_ref();
+                let by = socket.map(|socket| socket.name(peer)).unwrap_or_default();
+                let answer = Answer {
+                    question: *question,
+                    verdict: *verdict,
+                    scope: *scope,
+                    by,
+                };
+                let done = self.settle(&asked, answer, gate, tell)?;
+                self.reply(peer, &SessionReply::Done(done));
+                self.tell_watchers();
+            }
+            SessionRequest::Counters => {
+                gate.command(&GateCommand::Counters)?;
+                self.counting.push_back(peer);
+            }
+            // One reading for all: see `attend`.
+            SessionRequest::ReloadPolicy => {}
+        }
+        Ok(())
+    }
+
+    /// Hands an answer to the gate, and keeps it in the profile if it is to last. Answers with what was
+    /// done, one line.
+    fn settle(
+        &mut self,
+        question: &Question,
+        mut answer: Answer,
+        gate: &Gate,
+        tell: Tell<'_>,
+    ) -> Result<String, CompanionError> {
+        let mut kept = String::new();
+        if answer.scope == Scope::Profile {
+            match self.keep(question, answer.verdict) {
+                Ok(file) => kept = format!(", kept in {file}"),
+                Err(problem) => {
+                    // What cannot last still counts for as long as it can.
+                    answer.scope = Scope::Session;
+                    kept = format!(", not kept: {problem}");
+                }
+            }
+        }
+        let verb = match answer.verdict {
+            Answered::Allow => "allowed",
+            Answered::Deny => "denied",
+        };
+        let line = format!(
+            "{verb} {} ({}) by {}{kept}",
+            described(question),
+            answer.scope,
+            answer.by
+        );
+        if !kept.is_empty() {
+            tell(Notice::Said(line.clone()));
+        }
+        gate.command(&GateCommand::Answer(answer))?;
+        Ok(line)
+    }
+
+    fn keep(&self, question: &Question, verdict: Answered) -> Result<String, String> {
+        let file = self.live.own_file()?;
+        let (profile, environment) = (self.live.profile(), self.live.environment());
+        remember::remember(&file, profile, (question, verdict), environment)?;
+        Ok(file.display().to_string())
+    }
+
+    fn tell_watchers(&mut self) {
+        if let Some(socket) = &mut self.socket {
+            socket.tell_watchers(&SessionReply::Questions(self.approvals.questions()));
+        }
+    }
+
+    fn reply(&mut self, peer: PeerId, reply: &SessionReply) {
+        if let Some(socket) = &mut self.socket {
+            socket.tell(peer, reply);
+        }
+    }
+}
+
+/// What a new policy did, one line.
+fn outcome(applied: &Applied, later: &[&str]) -> String {
+    let first = if applied.changed {
+        format!("policy {} is in force", applied.generation)
+    } else {
+        "the network policy is the one in force".to_owned()
+    };
+    let closed = match applied.closed {
+        0 => None,
+        1 => Some("closed 1 connection that it does not permit".to_owned()),
+        more => Some(format!("closed {more} connections that it does not permit")),
+    };
+    let ports: Vec<_> = applied
+        .unreachable
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let ports =
+        (!ports.is_empty()).then(|| format!("port {} needs a new session", ports.join(", ")));
+    let later =
+        (!later.is_empty()).then(|| format!("{} counts for new sessions", later.join(", ")));
+    let said = [Some(first), closed, ports, later].into_iter().flatten();
+    said.collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,258 @@
+//! A profile that changes while its session runs.
+//!
+//! Owns: which files the profile was read from, the watch on their folders (inotify(7)), reading again.
+//! Trusts: files that this session cannot have written, nothing else: else the code in the jail would
+//! write its own policy. Never: touches the policy in force unless the new one is valid as a whole.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use super::caller::Caller;
+use super::plan::LaunchRequest;
+use super::registries::{self, Found};
+use super::trust::is_outside;
+use super::{approvals::remember, profiles};
+use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
+
+/// How long after the last change of a file it is read: editors write in several steps.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The profile of a running session.
+#[derive(Debug)]
+pub struct Live {
+    caller: Caller,
+    /// As asked for.
+    profile: String,
+    overrides: Overrides,
+    workspace: PathBuf,
+    /// What this session can write: nothing below it counts.
+    writable: Vec<PathBuf>,
+    mode: FilesystemMode,
+    /// What registries' clients said; each is asked once.
+    found: Vec<Found>,
+    /// Optional credentials that had no value at launch: the session does without them to its end.
+    left_out: Vec<Credential>,
+    /// What is in force, as it was read.
+    current: Profile,
+    inotify: Option<Inotify>,
+    /// Names of the files that matter, in any of the folders that are watched.
+    names: BTreeSet<OsString>,
+    due: Option<Instant>,
+}
+
+/// What a session is and what it can write, for [`Live::new`].
+#[derive(Debug)]
+pub struct Launched<'a> {
+    /// Who started it.
+    pub caller: &'a Caller,
+    /// Where.
+    pub workspace: &'a Path,
+    /// What it can write.
+    pub writable: &'a [PathBuf],
+    /// Its credentials, those that have a value.
+    pub credentials: &'a [Credential],
+    /// How much of the file system it may change.
+    pub mode: FilesystemMode,
+}
+
+impl Live {
+    /// Begins to watch the files of this profile. Where that is not possible, reading again still is.
+    pub fn new(
+        request: &LaunchRequest,
+        launched: &Launched<'_>,
+        current: Profile,
+        found: Vec<Found>,
+    ) -> Self {
+        let without_value = |rule: &&Credential| !launched.credentials.contains(rule);
+        let left_out = current.network.credentials.iter().filter(without_value);
+        let left_out = left_out.cloned().collect();
+        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+        let mut live = Self {
+            caller: launched.caller.clone(),
+            profile: request.profile.clone(),
+            overrides: request.overrides.clone(),
+            workspace: launched.workspace.to_owned(),
+            writable: launched.writable.to_owned(),
+            mode: launched.mode,
+            found,
+            left_out,
+            current,
+            inotify: Inotify::init(flags).ok(),
+            names: BTreeSet::new(),
+            due: None,
+        };
+        live.watch();
+        live
+    }
+
+    /// What becomes readable when a file changes.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// When [`Live::is_due`] is to be asked.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Takes what the kernel tells of the folders; answers whether it is time to read again.
+    pub fn is_due(&mut self) -> bool {
+        if self.has_changed() {
+            self.due = Some(Instant::now() + SETTLE);
+        }
+        let due = self.due.is_some_and(|due| due <= Instant::now());
+        if due {
+            self.due = None;
+        }
+        due
+    }
+
+    fn has_changed(&self) -> bool {
+        let mut changed = false;
+        while let Some(events) = self.inotify.as_ref().and_then(|i| i.read_events().ok()) {
+            changed |= events.iter().any(|event| match &event.name {
+                Some(name) => self.names.contains(name),
+                // More than fits the queue, or the folder itself.
+                None => true,
+            });
+        }
+        changed
+    }
+
+    /// Reads the profile again, with the flags of the command line. The error is one line.
+    pub fn read(&mut self) -> Result<Profile, String> {
+        let environment = &self.caller.environment;
+        let (loaded, files) = profiles::load_with_files(&self.profile, environment);
+        if let Some(file) = files.iter().find(|file| !self.is_trusted(file)) {
+            return Err(format!(
+                "{}: the session could have written it; it counts for new sessions only",
+                file.display()
+            ));
+        }
+        let profile = loaded.map_err(|error| error.to_string())?;
+        let profile = profile
+            .apply(&self.overrides)
+            .map_err(|error| error.to_string())?;
+        let mut profile =
+            registries::resolve_known(profile, environment, &self.workspace, &mut self.found);
+        let rules = &mut profile.network.credentials;
+        rules.retain(|rule| !self.left_out.contains(rule));
+        self.watch();
+        Ok(profile)
+    }
+
+    /// Takes a profile as the one in force; answers what of it does not count before a new session.
+    pub fn take(&mut self, profile: Profile) -> Vec<&'static str> {
+        let (old, new) = (&self.current, &profile);
+        let (old_net, new_net) = (&old.network, &new.network);
+        let later = [
+            ("filesystem", old.filesystem != new.filesystem),
+            ("environment", old.environment != new.environment),
+            ("isolation", old.isolation != new.isolation),
+            ("codex", old.codex != new.codex),
+            ("audit", old.audit != new.audit),
+            ("network.limits", old_net.limits != new_net.limits),
+            ("network.dns", old_net.dns != new_net.dns),
+            (
+                "the proxies' ports",
+                (old_net.enable_socks5, old_net.http_port, old_net.socks_port)
+                    != (new_net.enable_socks5, new_net.http_port, new_net.socks_port),
+            ),
+            (
+                "approvals.wait_seconds",
+                old.approvals.wait_seconds != new.approvals.wait_seconds,
+            ),
+            (
+                "approvals.command",
+                old.approvals.command != new.approvals.command,
+            ),
+        ];
+        let later = later.into_iter().filter_map(|(key, is)| is.then_some(key));
+        let later = later.collect();
+        self.current = profile;
+        later
+    }
+
+    /// The file that an answer is kept in; the error is one line.
+    pub fn own_file(&self) -> Result<PathBuf, String> {
+        let file = remember::file_of(&self.profile, &self.caller.environment)
+            .ok_or("there is no folder for profiles; set HOME or XDG_CONFIG_HOME")?;
+        if self.is_trusted(&file) {
+            Ok(file)
+        } else {
+            Err(format!(
+                "{}: the session could change it, so no answer is kept there",
+                file.display()
+            ))
+        }
+    }
+
+    /// The caller's environment.
+    pub fn environment(&self) -> &profiles::Environment {
+        &self.caller.environment
+    }
+
+    /// The profile, as asked for.
+    pub fn profile(&self) -> &str {
+        &self.profile
+    }
+
+    /// The budgets of the profile in force.
+    pub fn budgets(&self) -> &Budgets {
+        &self.current.network.budgets
+    }
+
+    /// Whether this session cannot have written a file. With full access to the host only what is hidden
+    /// from every jail is beyond it.
+    fn is_trusted(&self, file: &Path) -> bool {
+        let hidden = self.caller.config_folder();
+        let hidden = hidden.canonicalize().unwrap_or(hidden);
+        let resolved = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+        is_outside(file, &self.writable)
+            && (self.mode != FilesystemMode::DangerFullAccess || resolved.starts_with(hidden))
+    }
+
+    /// Watches the folders in which the profile's files stand, or would.
+    fn watch(&mut self) {
+        let (_, mut files) = profiles::load_with_files(&self.profile, &self.caller.environment);
+        files.extend(remember::file_of(&self.profile, &self.caller.environment));
+        let linked: Vec<_> = files
+            .iter()
+            .filter_map(|file| file.canonicalize().ok())
+            .collect();
+        files.extend(linked);
+        let flags = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_ONLYDIR;
+        for file in files {
+            if !self.is_trusted(&file) {
+                continue;
+            }
+            let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
+                continue;
+            };
+            if let Some(inotify) = &self.inotify {
+                // A folder that is not there yet is tried again at the next reading.
+                inotify.add_watch(folder, flags).ok();
+            }
+            self.names.insert(OsStr::to_owned(name));
+        }
+    }
+}
+
+/// Whether this process has a terminal whose loss it would be told by SIGHUP.
+pub fn has_terminal() -> bool {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/tty", flags, Mode::empty())
+        .map_err(io::Error::from)
+        .is_ok()
+}

@@ -1,0 +1,311 @@
+//! The session's own Unix socket, and the way to those of running sessions.
+//!
+//! Owns: `$XDG_RUNTIME_DIR/portcullis/<session>.sock`, in the folder of state where there is no such
+//! folder. Trusts: who the kernel says is at the other end, if it is this user or root. Never: waits for
+//! a peer; one that does not read, or talks too much, is cut off. The jail never shows the folder
+//! (`JailRequest::hidden`), so what runs in it cannot answer its own questions.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Uid, User, getuid};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{SendFlags, send};
+use serde::Serialize;
+
+use super::caller::Caller;
+use crate::ids::SessionId;
+use crate::wire::session::{MAX_REQUEST, SessionReply, SessionRequest};
+use crate::wire::{Channel, Inbox, frame};
+
+/// Peers at once; the next is closed unheard.
+const MAX_PEERS: usize = 16;
+
+/// For a session to answer.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(40);
+
+const SUFFIX: &str = ".sock";
+
+/// One connected peer, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerId(u64);
+
+/// The folders that may hold the sockets of this caller's sessions, the preferred first: all are hidden
+/// from jails.
+pub fn folders(caller: &Caller) -> Vec<PathBuf> {
+    let runtime = caller.variable("XDG_RUNTIME_DIR").map(Path::new);
+    let runtime = runtime
+        .filter(|path| path.is_absolute() && is_private(path, caller.uid))
+        .map(|path| path.join("portcullis"));
+    let state = caller.state_folder().join("run");
+    runtime.into_iter().chain([state]).collect()
+}
+
+/// What jails must not show: where this session's socket is, and where those of the caller's other
+/// sessions may be, whatever this one's environment says.
+pub fn hidden(caller: &Caller) -> Vec<PathBuf> {
+    let usual = PathBuf::from(format!("/run/user/{}/portcullis", caller.uid));
+    let mut hidden = folders(caller);
+    if !hidden.contains(&usual) {
+        hidden.push(usual);
+    }
+    hidden
+}
+
+/// Whether a folder is the user's own and nobody else can put something into it.
+fn is_private(folder: &Path, uid: Uid) -> bool {
+    std::fs::symlink_metadata(folder).is_ok_and(|metadata| {
+        metadata.is_dir() && metadata.uid() == uid.as_raw() && metadata.mode() & 0o022 == 0
+    })
+}
+
+/// The listening socket and who is connected. Removed when dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    folder: OwnedFd,
+    name: String,
+    owner: Uid,
+    peers: BTreeMap<PeerId, Peer>,
+    last: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    channel: Channel,
+    inbox: Inbox,
+    watches: bool,
+    name: String,
+}
+
+impl Socket {
+    /// Listens, in the first folder that can be had; removes what dead sessions left there.
+    pub fn open(caller: &Caller, session: SessionId) -> io::Result<Self> {
+        let mut failed = io::Error::from(io::ErrorKind::NotFound);
+        for folder in folders(caller) {
+            match Self::open_in(&folder, caller.uid, session) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    fn open_in(path: &Path, owner: Uid, session: SessionId) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        if !is_private(path, owner) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let folder = open_folder(path)?;
+        rustix::fs::fchmod(&folder, Mode::RWXU)?;
+        for stale in sessions_in(path) {
+            // Another session's that lives answers; a dead one's refuses.
+            let refused = connect_in(&folder, stale)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+            if refused {
+                remove(&folder, &file_name(stale));
+            }
+        }
+        let name = file_name(session);
+        let listener = UnixListener::bind(below(&folder, &name))?;
+        let socket = Self {
+            listener,
+            folder,
+            name,
+            owner,
+            peers: BTreeMap::new(),
+            last: 0,
+        };
+        // The folder is closed to others already; this says so twice.
+        rustix::fs::chmodat(
+            &socket.folder,
+            socket.name.as_str(),
+            Mode::RUSR | Mode::WUSR,
+            AtFlags::empty(),
+        )?;
+        socket.listener.set_nonblocking(true)?;
+        Ok(socket)
+    }
+
+    /// What may become readable.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let peers = self.peers.values().map(|peer| peer.channel.as_fd());
+        std::iter::once(self.listener.as_fd()).chain(peers)
+    }
+
+    /// Lets in who knocks and reads what has come; never waits.
+    pub fn requests(&mut self) -> Vec<(PeerId, SessionRequest)> {
+        while let Ok((stream, _)) = self.listener.accept() {
+            self.admit(stream);
+        }
+        let mut requests = Vec::new();
+        self.peers.retain(|id, peer| {
+            loop {
+                match peer.inbox.next(&peer.channel) {
+                    Ok(Some(request)) => requests.push((*id, request)),
+                    Ok(None) => return true,
+                    // Gone, or talking nonsense.
+                    Err(_) => return false,
+                }
+            }
+        });
+        requests
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        let Ok(peer) = socket_peercred(&stream) else {
+            return;
+        };
+        let uid = Uid::from_raw(peer.uid.as_raw());
+        let known = uid == self.owner || uid.is_root();
+        // A jail does not see the socket. Should it ever, it still has a network of its own.
+        let inside = uid == self.owner && !shares_our_network(peer.pid);
+        if !known || inside || self.peers.len() >= MAX_PEERS {
+            return;
+        }
+        self.last += 1;
+        let user = User::from_uid(uid).ok().flatten();
+        let peer = Peer {
+            channel: Channel::new(stream),
+            inbox: Inbox::new(MAX_REQUEST),
+            watches: false,
+            name: user.map_or_else(|| format!("uid {uid}"), |user| user.name),
+        };
+        self.peers.insert(PeerId(self.last), peer);
+    }
+
+    /// Who this is, for the record.
+    pub fn name(&self, peer: PeerId) -> String {
+        self.peers
+            .get(&peer)
+            .map_or_else(|| "somebody who left".to_owned(), |peer| peer.name.clone())
+    }
+
+    /// From now on this peer is told of every change.
+    pub fn watch(&mut self, peer: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.watches = true;
+        }
+    }
+
+    /// Tells one peer. One that does not read is cut off.
+    pub fn tell(&mut self, peer: PeerId, reply: &SessionReply) {
+        let sent = self
+            .peers
+            .get(&peer)
+            .is_some_and(|peer| send_now(&peer.channel, reply).is_ok());
+        if !sent {
+            self.peers.remove(&peer);
+        }
+    }
+
+    /// Tells every peer that watches.
+    pub fn tell_watchers(&mut self, reply: &SessionReply) {
+        self.peers
+            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply).is_ok());
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        remove(&self.folder, &self.name);
+    }
+}
+
+/// Whether a process is in our network namespace; one that cannot be looked at is not.
+fn shares_our_network(process: rustix::process::Pid) -> bool {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
+    match (network(&process.to_string()), network("self")) {
+        (Ok(theirs), Ok(ours)) => theirs == ours,
+        _ => false,
+    }
+}
+
+/// Sends a whole frame or fails.
+fn send_now<T: Serialize>(channel: &Channel, message: &T) -> io::Result<()> {
+    let bytes = frame::encode(message).map_err(io::Error::other)?;
+    let sent = send(
+        channel.as_fd(),
+        &bytes,
+        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+    )?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+/// The caller's sessions that have a socket, oldest first. One may have died without removing it.
+pub fn sessions(caller: &Caller) -> Vec<SessionId> {
+    let mut sessions: Vec<_> = folders(caller)
+        .iter()
+        .flat_map(|folder| sessions_in(folder))
+        .collect();
+    sessions.sort_unstable();
+    sessions.dedup();
+    sessions
+}
+
+/// Connects to a running session.
+pub fn connect(caller: &Caller, session: SessionId) -> io::Result<Channel> {
+    let mut failed = io::Error::from(io::ErrorKind::NotFound);
+    for folder in folders(caller) {
+        let connected = open_folder(&folder).and_then(|folder| connect_in(&folder, session));
+        match connected {
+            Ok(stream) => {
+                set_socket_timeout(&stream, Timeout::Recv, Some(ANSWER))?;
+                set_socket_timeout(&stream, Timeout::Send, Some(ANSWER))?;
+                return Ok(Channel::new(stream));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn sessions_in(folder: &Path) -> Vec<SessionId> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.strip_suffix(SUFFIX)?.parse().ok()
+        })
+        .collect()
+}
+
+fn file_name(session: SessionId) -> String {
+    format!("{session}{SUFFIX}")
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// A path that is short whatever the folder's is: an address has room for 107 bytes (unix(7)).
+fn below(folder: &OwnedFd, name: &str) -> PathBuf {
+    format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()).into()
+}
+
+fn connect_in(folder: &OwnedFd, session: SessionId) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(below(folder, &file_name(session)))?;
+    // Whoever put the socket there must be us, or root.
+    let uid = Uid::from_raw(socket_peercred(&stream)?.uid.as_raw());
+    if uid != getuid() && !uid.is_root() && !getuid().is_root() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    Ok(stream)
+}
+
+fn remove(folder: &OwnedFd, name: &str) {
+    // Somebody else may have removed it; the next session tries again.
+    rustix::fs::unlinkat(folder, name, AtFlags::empty()).ok();
+}

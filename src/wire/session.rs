@@ -1,0 +1,54 @@
+//! Somebody at another terminal ↔ a running session, over the session's own Unix socket.
+//!
+//! The session takes it from its own user and from root alone, and the jail never sees the socket. Each
+//! [`SessionRequest`] is answered by one [`SessionReply`], in order; [`SessionRequest::Watch`] by one at
+//! once and one at every change after it, until the peer closes.
+
+use serde::{Deserialize, Serialize};
+
+use super::gate::{Counters, Question};
+use crate::ids::QuestionId;
+use crate::policy::{Answered, Scope};
+
+/// The longest request, in bytes: a word and a few numbers.
+pub const MAX_REQUEST: usize = 4 << 10;
+
+/// The longest reply, in bytes: 32 questions with 512 characters of path each fit many times.
+pub const MAX_REPLY: usize = 1 << 20;
+
+/// What is asked of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SessionRequest {
+    /// Which questions wait? Answered by [`SessionReply::Questions`].
+    Questions,
+    /// The same, and again whenever it changes.
+    Watch,
+    /// The answer to one. Answered by [`SessionReply::Done`].
+    Answer {
+        /// Which.
+        question: QuestionId,
+        /// Yes or no.
+        verdict: Answered,
+        /// How far it reaches.
+        scope: Scope,
+    },
+    /// How far has it come? Answered by [`SessionReply::Counters`].
+    Counters,
+    /// Read the profile again. Answered by [`SessionReply::Done`].
+    ReloadPolicy,
+}
+
+/// What a session answers; instead of any, [`SessionReply::Failed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum SessionReply {
+    /// The questions that wait, oldest first.
+    Questions(Vec<Question>),
+    /// It is done; what exactly, one line.
+    Done(String),
+    /// What was reached and refused so far.
+    Counters(Box<Counters>),
+    /// It could not be done; cause and cure, one line.
+    Failed(String),
+}
