@@ -1,6 +1,7 @@
 //! Events in words, for a person at a terminal. Every text is safe to print.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
@@ -43,13 +44,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             addresses,
             refused,
             ..
-        } => {
-            let answer = match refused.as_slice() {
-                [] => list(addresses),
-                refused => format!("{} (refused: {})", list(addresses), list(refused)),
-            };
-            row("", &escape(name), &answer)
-        }
+        } => row("", &escape(name), &resolved(addresses, refused)),
         AuditEvent::DnsAsked { name, kind, answer } => asked(name, kind, *answer),
         AuditEvent::DnsDropped { count } => {
             row("DENY", "", &format!("{count} questions for names dropped"))
@@ -112,6 +107,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }
+    }
+}
+
+fn resolved(addresses: &[IpAddr], refused: &[IpAddr]) -> String {
+    match refused {
+        [] => list(addresses),
+        refused => format!("{} (refused: {})", list(addresses), list(refused)),
     }
 }
 
@@ -213,8 +215,8 @@ fn named(known: &Destinations, conn: ConnId) -> String {
 /// `host:port`, brackets round an IPv6 address (RFC 3986 section 3.2.2).
 pub(in crate::cli) fn destination(host: &Host, port: Port) -> String {
     match host {
-        Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        Host::Addr(std::net::IpAddr::V4(address)) => format!("{address}:{port}"),
+        Host::Addr(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Host::Addr(IpAddr::V4(address)) => format!("{address}:{port}"),
         Host::Name(name) => format!("{}:{port}", escape(name.as_str())),
     }
 }
@@ -253,7 +255,7 @@ fn ender(by: EndedBy) -> &'static str {
     }
 }
 
-fn list(addresses: &[std::net::IpAddr]) -> String {
+fn list(addresses: &[IpAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if texts.is_empty() {
         "no address".into()
