@@ -39,6 +39,11 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
             "the credentials of a running session cannot be changed; end it and start another";
         return GateReply::NotApplied(why.to_owned());
     }
+    if policy.inspects() && gate.mitm.is_none() {
+        let why = "the session started without looking into TLS, so its jail trusts no CA for that; end it \
+                   and start another";
+        return GateReply::NotApplied(why.to_owned());
+    }
     let rules = Rc::new(Ruleset::compile(policy));
     let generation = rules.generation().clone();
     let unreachable = unreachable(gate, &rules);

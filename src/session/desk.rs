@@ -87,6 +87,7 @@ impl Desk {
             workspace: &plan.workspace,
             writable: &plan.writable,
             mode: plan.profile.filesystem.mode,
+            credentials: &plan.profile.network.credentials,
         };
         Ok(Self {
             approvals: Approvals::new(plan.session, policy, answerer),

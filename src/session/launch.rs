@@ -128,8 +128,8 @@ impl Companions {
                 })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
-        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         boot.credentials = plan.credentials.for_the_gate();
+        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
         boot.upstream.clone_from(&plan.upstream);
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {

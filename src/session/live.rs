@@ -18,7 +18,7 @@ use super::plan::LaunchRequest;
 use super::registries::{self, Found};
 use super::trust::is_outside;
 use super::{approvals::remember, profiles};
-use crate::policy::{Budgets, FilesystemMode, Overrides, Profile};
+use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -36,6 +36,8 @@ pub struct Live {
     mode: FilesystemMode,
     /// What registries' clients said; each is asked once.
     found: Vec<Found>,
+    /// Optional credentials that had no value at launch: the session does without them to its end.
+    left_out: Vec<Credential>,
     /// What is in force, as it was read.
     current: Profile,
     inotify: Option<Inotify>,
@@ -53,6 +55,8 @@ pub struct Launched<'a> {
     pub workspace: &'a Path,
     /// What it can write.
     pub writable: &'a [PathBuf],
+    /// Its credentials, those that have a value.
+    pub credentials: &'a [Credential],
     /// How much of the file system it may change.
     pub mode: FilesystemMode,
 }
@@ -65,6 +69,9 @@ impl Live {
         current: Profile,
         found: Vec<Found>,
     ) -> Self {
+        let without_value = |rule: &&Credential| !launched.credentials.contains(rule);
+        let left_out = current.network.credentials.iter().filter(without_value);
+        let left_out = left_out.cloned().collect();
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
         let mut live = Self {
             caller: launched.caller.clone(),
@@ -74,6 +81,7 @@ impl Live {
             writable: launched.writable.to_owned(),
             mode: launched.mode,
             found,
+            left_out,
             current,
             inotify: Inotify::init(flags).ok(),
             names: BTreeSet::new(),
@@ -120,7 +128,8 @@ impl Live {
     /// Reads the profile again, with the flags of the command line. The error is one line.
     pub fn read(&mut self) -> Result<Profile, String> {
         let environment = &self.caller.environment;
-        let (loaded, files) = profiles::load_with_files(&self.profile, environment);
+        let (loaded, files) =
+            profiles::load_with_files(&self.profile, environment, &self.overrides);
         if let Some(file) = files.iter().find(|file| !self.is_trusted(file)) {
             return Err(format!(
                 "{}: the session could have written it; it counts for new sessions only",
@@ -128,11 +137,10 @@ impl Live {
             ));
         }
         let profile = loaded.map_err(|error| error.to_string())?;
-        let profile = profile
-            .apply(&self.overrides)
-            .map_err(|error| error.to_string())?;
-        let profile =
+        let mut profile =
             registries::resolve_known(profile, environment, &self.workspace, &mut self.found);
+        let rules = &mut profile.network.credentials;
+        rules.retain(|rule| !self.left_out.contains(rule));
         self.watch();
         Ok(profile)
     }
@@ -153,6 +161,24 @@ impl Live {
                 "the proxies' ports",
                 (old_net.enable_socks5, old_net.http_port, old_net.socks_port)
                     != (new_net.enable_socks5, new_net.http_port, new_net.socks_port),
+            ),
+            (
+                "network.transparent",
+                old_net.transparent != new_net.transparent,
+            ),
+            (
+                "network.enable_socks5_udp",
+                old_net.enable_socks5_udp != new_net.enable_socks5_udp,
+            ),
+            ("network.extra_ca", old_net.extra_ca != new_net.extra_ca),
+            (
+                "network.unix_sockets",
+                old_net.unix_sockets != new_net.unix_sockets,
+            ),
+            (
+                "network.upstream_proxy",
+                (old_net.allow_upstream_proxy, &old_net.upstream_proxy)
+                    != (new_net.allow_upstream_proxy, &new_net.upstream_proxy),
             ),
             (
                 "approvals.wait_seconds",
@@ -210,7 +236,8 @@ impl Live {
 
     /// Watches the folders in which the profile's files stand, or would.
     fn watch(&mut self) {
-        let (_, mut files) = profiles::load_with_files(&self.profile, &self.caller.environment);
+        let (_, mut files) =
+            profiles::load_with_files(&self.profile, &self.caller.environment, &self.overrides);
         files.extend(remember::file_of(&self.profile, &self.caller.environment));
         let linked: Vec<_> = files
             .iter()

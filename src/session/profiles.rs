@@ -34,14 +34,15 @@ pub fn load_with(
     load_by(name, read, environment, overrides)
 }
 
-/// As [`load`], with the files that were read: those of the caller, not the compiled-in profiles.
+/// As [`load_with`], with the files that were read: those of the caller, not the compiled-in profiles.
 pub fn load_with_files(
     name: &str,
     environment: &Environment,
+    overrides: &Overrides,
 ) -> (Result<Profile, ProfileError>, Vec<PathBuf>) {
     let mut files = Vec::new();
     let own = folder(environment);
-    let loaded = Profile::read(name, &mut |layer| {
+    let mut load = |layer: &str| {
         if files.is_empty() && layer == name && is_path(name) {
             let file = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
             files.push(file);
@@ -52,7 +53,8 @@ pub fn load_with_files(
         let file = file.map(|folder| folder.join(format!("{layer}.toml")));
         files.extend(file.filter(|file| file.exists()));
         Ok(text)
-    });
+    };
+    let loaded = Profile::read_with(name, &mut load, overrides);
     let loaded = loaded.map_err(|error| name_all(error, own.as_deref()));
     (loaded, files)
 }

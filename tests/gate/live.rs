@@ -188,3 +188,20 @@ fn a_policy_that_cannot_be_recorded_is_not_applied() {
     let expected = GateReply::NotApplied("the audit writer does not answer".to_owned());
     assert_eq!(gate.reply(), expected);
 }
+
+#[test]
+fn a_session_that_started_without_looking_into_tls_does_not_begin_to() {
+    let origin = Origin::echo_bytes();
+    let port = origin.port();
+    let gate = two_hosts().allow("a.test", &[port]).start();
+    let mut inspecting = two_hosts().allow("a.test", &[port]).policy;
+    inspecting.mitm = true;
+    send(&gate, &inspecting);
+    match gate.reply() {
+        GateReply::NotApplied(why) => assert!(why.contains("start another"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    // The old policy decides on.
+    let mut client = Raw::open(gate.http);
+    client.connect(&format!("a.test:{port}"));
+}

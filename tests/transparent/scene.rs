@@ -131,6 +131,9 @@ pub(crate) fn read_answers(run: &Run) -> Vec<Value> {
 
 /// An error that came at once: no time-out. On a loaded machine "at once" is a few seconds.
 pub(crate) fn assert_failed(answer: &Value, error: &str) {
-    assert_eq!(answer["error"], error, "{answer}");
+    let found = answer["error"].as_str().unwrap_or_default();
+    // A reset that is there before the client has said all is told by the next call on the socket.
+    let reset = error == "ECONNRESET" && ["ENOTCONN", "EPIPE"].contains(&found);
+    assert!(found == error || reset, "{answer}");
     assert!(answer["seconds"].as_u64().unwrap() < 5, "{answer}");
 }

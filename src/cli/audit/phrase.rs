@@ -1,6 +1,7 @@
 //! Events in words, for a person at a terminal. Every text is safe to print.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
@@ -31,13 +32,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             addresses,
             refused,
             ..
-        } => {
-            let answer = match refused.as_slice() {
-                [] => list(addresses),
-                refused => format!("{} (refused: {})", list(addresses), list(refused)),
-            };
-            row("", &escape(name), &answer)
-        }
+        } => row("", &escape(name), &resolved(addresses, refused)),
         AuditEvent::DnsAsked { name, kind, answer } => asked(name, kind, *answer),
         AuditEvent::DnsDropped { count } => {
             row("DENY", "", &format!("{count} questions for names dropped"))
@@ -113,6 +108,13 @@ fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
     };
     let about = format!("{} {}", escape(name), escape(kind));
     row(verdict, &about, &format!("name asked for, {answer}"))
+}
+
+fn resolved(addresses: &[IpAddr], refused: &[IpAddr]) -> String {
+    match refused {
+        [] => list(addresses),
+        refused => format!("{} (refused: {})", list(addresses), list(refused)),
+    }
 }
 
 fn used(event: &AuditEvent) -> String {
@@ -222,8 +224,8 @@ fn named(known: &Destinations, conn: ConnId) -> String {
 /// `host:port`, brackets round an IPv6 address (RFC 3986 section 3.2.2).
 pub(in crate::cli) fn destination(host: &Host, port: Port) -> String {
     match host {
-        Host::Addr(std::net::IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        Host::Addr(std::net::IpAddr::V4(address)) => format!("{address}:{port}"),
+        Host::Addr(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        Host::Addr(IpAddr::V4(address)) => format!("{address}:{port}"),
         Host::Name(name) => format!("{}:{port}", escape(name.as_str())),
     }
 }
@@ -262,7 +264,7 @@ fn ender(by: EndedBy) -> &'static str {
     }
 }
 
-fn list(addresses: &[std::net::IpAddr]) -> String {
+fn list(addresses: &[IpAddr]) -> String {
     let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if texts.is_empty() {
         "no address".into()
