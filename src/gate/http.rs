@@ -2,7 +2,7 @@
 //! Each request on a connection is judged by itself. A client that knows no proxy is served as well: it sends
 //! requests in origin-form, to the server that it connected to.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -32,6 +32,7 @@ use super::http_request::{self, Malformed};
 use super::listen::close_after;
 use super::respond::{self, After};
 use super::state::Gate;
+use super::transparent::reset;
 use super::tunnel;
 use super::upgrade::relay_upgraded;
 use super::upstream::{self, Opened, OriginStream};
@@ -50,6 +51,8 @@ struct Connection {
     taken_for: Option<Authority>,
     /// Set once a CONNECT was answered with 200, or a GET with 101: what the connection is from then on.
     becomes: RefCell<Option<Becomes>>,
+    /// Whether the client speaks HTTP/1.0, which may take the connection's end for an answer's.
+    old: Cell<bool>,
 }
 
 impl fmt::Debug for Connection {
@@ -90,6 +93,7 @@ pub(super) async fn serve(
         watch: Rc::clone(&watch),
         taken_for,
         becomes: RefCell::new(None),
+        old: Cell::new(false),
     });
     let service = {
         let connection = Rc::clone(&connection);
@@ -144,6 +148,7 @@ impl Connection {
     ) -> Result<Response<GateBody>, Infallible> {
         let answering = self.watch.answer();
         let transport = http_request::transport(&request);
+        self.old.set(request.version() == Version::HTTP_10);
         // After a chunked body, or in place of a WebSocket, the next head is not checked (see head), so it
         // may not come.
         let last = transport == Transport::Connect
@@ -269,6 +274,8 @@ impl Connection {
                 let detail = "the request head was not complete in time";
                 (DenyReason::TimedOut, StatusCode::REQUEST_TIMEOUT, detail)
             }
+            // An answer that broke off must not look whole.
+            (End::Failed, None) if self.old.get() => return reset(&stream),
             (End::Done | End::Failed | End::Expired(Expired::Idle) | End::Stopping, _) => return,
         };
         let (transport, detail) = (self.watch.transport(), detail.to_owned());

@@ -205,3 +205,29 @@ fn a_session_that_started_without_looking_into_tls_does_not_begin_to() {
     let mut client = Raw::open(gate.http);
     client.connect(&format!("a.test:{port}"));
 }
+
+#[test]
+fn an_address_that_is_refused_by_now_is_closed_and_others_stay() {
+    let origin = Origin::echo_bytes();
+    let other = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let (port, there) = (origin.port(), other.local_addr().unwrap().port());
+    let both = || {
+        spec()
+            .host("a.test", "127.0.0.1")
+            .host("b.test", "127.0.0.2")
+            .allow("a.test", &[port])
+            .allow("b.test", &[there])
+    };
+    let gate = both().start();
+    let mut kept = Raw::open(gate.http);
+    kept.connect(&format!("a.test:{port}"));
+    let mut closed = Raw::open(gate.http);
+    closed.connect(&format!("b.test:{there}"));
+    let narrower = both().policy(|policy| {
+        policy.addresses.allow = vec!["127.0.0.1/32".parse().unwrap()];
+    });
+    assert_eq!(apply(&gate, &narrower.policy).closed, 1);
+    assert_eq!(closed.rest(), b"");
+    kept.send("still");
+    assert_eq!(kept.exactly(5), b"still");
+}

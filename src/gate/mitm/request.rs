@@ -117,6 +117,12 @@ fn read_http2<B>(request: &Request<B>, permitted: &Destination) -> Result<bool, 
     if uri.scheme_str() != Some("https") {
         return Err(Unreadable::Malformed("a :scheme other than https"));
     }
+    // As the guard in front of HTTP/1.1 has it: hyper lets bytes beyond ASCII pass.
+    let target = uri.path_and_query().map(|target| target.as_str());
+    if !target.is_none_or(|target| target.bytes().all(|byte| byte.is_ascii_graphic())) {
+        let why = "the target has a byte that no URI has";
+        return Err(Unreadable::Malformed(why));
+    }
     let authority = uri.authority().ok_or(Malformed("no :authority"))?;
     same_host(authority.as_str(), permitted)?;
     if let Some(named) = one_host(request.headers())? {
@@ -288,6 +294,9 @@ mod tests {
         assert_eq!(get("/x", &[]), Err("a :scheme other than https"));
         let connect = asked(Version::HTTP_2, ("CONNECT", "a.test:443"), &[]);
         assert_eq!(connect, Err("CONNECT within TLS"));
+        for path in ["https://a.test/\u{e9}", "https://a.test/x?\u{e9}"] {
+            assert_eq!(get(path, &[]), Err("the target has a byte that no URI has"));
+        }
     }
 
     #[test]

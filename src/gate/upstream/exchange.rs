@@ -155,6 +155,8 @@ impl Exchange {
     ) -> Response<GateBody> {
         let (mut head, content) = response.into_parts();
         hop::strip_response(&mut head.headers);
+        // Among them is the reason phrase: words of the origin that nobody has looked through.
+        head.extensions.clear();
         // Ours to say towards the client, whatever the origin speaks.
         head.version = Version::HTTP_11;
         let tally = Rc::clone(&self.tally);
