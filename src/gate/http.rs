@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Uri, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -233,7 +233,7 @@ impl Connection {
             | Transport::Transparent
             | Transport::Socks5Udp => self.connect(permit).await,
             Transport::Forward | Transport::Inspected => {
-                let request = to_origin_form(request);
+                let request = http_request::to_origin(request);
                 upstream::forward(&self.gate, permit, request).await
             }
         }
@@ -253,7 +253,7 @@ impl Connection {
         permit: Permit,
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Refusal> {
-        let request = to_origin_form(request);
+        let request = http_request::to_origin(request);
         match upstream::open_websocket(&self.gate, permit, request).await? {
             Opened::Switched(head, origin) => {
                 self.becomes.replace(Some(Becomes::Websocket(origin)));
@@ -283,24 +283,5 @@ impl Connection {
         if self.watch.may_answer() {
             close_after(&stream, &respond::refuse_raw(&refusal, status)).await;
         }
-    }
-}
-
-/// The request without what is of this hop: origin-form, no field of one hop. [`upstream`] names the host.
-fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
-    let (mut head, body) = request.into_parts();
-    head.uri = origin_form(&head.uri);
-    head.extensions.clear();
-    hop::strip_request(&mut head.headers);
-    Request::from_parts(head, body)
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    match uri.path_and_query() {
-        // Not read again: the origin gets exactly what was judged.
-        Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
-        // An empty path with a query; it was judged as `/`, which is also the default.
-        Some(path) => format!("/{path}").parse().unwrap_or_default(),
-        None => Uri::default(),
     }
 }

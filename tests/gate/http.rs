@@ -366,3 +366,19 @@ fn an_answer_that_broke_off_does_not_look_whole_to_a_client_of_http_1_0() {
     assert!(end("/whole").is_ok());
     assert_eq!(end("/cut"), Err(std::io::ErrorKind::ConnectionReset));
 }
+
+#[test]
+fn an_empty_path_with_a_query_is_sent_as_the_path_that_was_judged() {
+    let origin = Origin::echo();
+    let (spec, authority) = allowing(&origin);
+    let gate = spec.start();
+    let mut client = Raw::open(gate.http);
+    client.send(format!(
+        "GET http://{authority}?q HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    assert_eq!(client.response().text(), "GET /?q HTTP/1.1");
+    gate.audit.wait_for_one(
+        "the decision",
+        |event| matches!(event, AuditEvent::EgressDecided { path: Some(path), .. } if path == "/"),
+    );
+}

@@ -5,12 +5,12 @@
 use hyper::body::Body;
 use hyper::ext::Protocol;
 use hyper::header::{HOST, HeaderMap, HeaderValue, UPGRADE};
-use hyper::{Method as HttpMethod, Request, Uri, Version};
+use hyper::{Method as HttpMethod, Request, Version};
 
 use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
 use crate::gate::hop::{self, ProtectedNamed};
-use crate::gate::http_request::{Malformed, check_reads_only, method};
+use crate::gate::http_request::{Malformed, check_mode, method};
 use crate::gate::websocket;
 use crate::policy::{DenyReason, EgressRequest, Method, NetworkMode, Transport};
 
@@ -57,15 +57,8 @@ pub(super) fn read<B: Body>(
     } else {
         method(request)?
     };
-    if mode == NetworkMode::Limited {
-        // An extended CONNECT has no content: what follows it is the WebSocket's.
-        if extended {
-            check_reads_only(request.headers(), false)?;
-        } else {
-            let writes = !request.body().is_end_stream();
-            check_reads_only(request.headers(), method.is_read_only() && writes)?;
-        }
-    }
+    // An extended CONNECT has no content: what follows it is the WebSocket's.
+    check_mode(request, mode)?;
     hop::check_request(request.headers())
         .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
     let path = match request.uri().path() {
@@ -168,22 +161,10 @@ fn asks_for_websocket<B: Body>(request: &Request<B>) -> Result<bool, Unreadable>
     Ok(asked)
 }
 
-/// The request without what is of this hop: origin-form, no field of one hop. `upstream` names the host.
-pub(super) fn to_origin<B>(request: Request<B>) -> Request<B> {
-    let (mut head, body) = request.into_parts();
-    head.uri = match head.uri.path_and_query() {
-        // Not read again: the origin gets exactly what was judged.
-        Some(path) => Uri::from(path.clone()),
-        None => Uri::default(),
-    };
-    head.extensions.clear();
-    hop::strip_request(&mut head.headers);
-    Request::from_parts(head, body)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::http_request::to_origin;
     use crate::ids::ConnId;
     use crate::policy::{Handling, Host, Port};
     use http_body_util::Empty;
@@ -330,5 +311,12 @@ mod tests {
             .map(hyper::header::HeaderName::as_str)
             .collect();
         assert_eq!(names, ["x-end"]);
+        // Judged as a path of `/`.
+        let bare = request(Version::HTTP_2, ("GET", "https://a.test?q"), &[]);
+        assert_eq!(bare.uri().path(), "/");
+        let sent = to_origin(bare).uri().path_and_query().cloned();
+        assert_eq!(sent.unwrap().as_str(), "/?q");
+        let star = request(Version::HTTP_11, ("OPTIONS", "*"), &[]);
+        assert_eq!(to_origin(star).uri(), "*");
     }
 }

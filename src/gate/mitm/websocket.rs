@@ -9,15 +9,15 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use crate::gate::body::GateBody;
-use crate::gate::hop;
+use crate::gate::{hop, http_request};
 
 use super::leaf::MitmError;
-use super::{random, request};
+use super::random;
 
 /// The client's handshake as the origin gets it; `upstream` adds the fields of the hop.
 pub(super) fn to_origin(request: Request<Incoming>) -> Result<Request<Incoming>, MitmError> {
     let extended = request.method() == Method::CONNECT;
-    let mut request = request::to_origin(request);
+    let mut request = http_request::to_origin(request);
     *request.version_mut() = Version::HTTP_11;
     *request.method_mut() = Method::GET;
     let headers = request.headers_mut();
