@@ -5,6 +5,7 @@
 use hyper::body::Body;
 use hyper::ext::Protocol;
 use hyper::header::{HOST, HeaderMap, HeaderValue, UPGRADE};
+use hyper::http::uri::PathAndQuery;
 use hyper::{Method as HttpMethod, Request, Version};
 
 use crate::gate::authority::parse_authority;
@@ -111,8 +112,8 @@ fn read_http2<B>(request: &Request<B>, permitted: &Destination) -> Result<bool, 
         return Err(Unreadable::Malformed("a :scheme other than https"));
     }
     // As the guard in front of HTTP/1.1 has it: hyper lets bytes beyond ASCII pass.
-    let target = uri.path_and_query().map(|target| target.as_str());
-    if !target.is_none_or(|target| target.bytes().all(|byte| byte.is_ascii_graphic())) {
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
         let why = "the target has a byte that no URI has";
         return Err(Unreadable::Malformed(why));
     }
