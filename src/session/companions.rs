@@ -205,6 +205,9 @@ impl AuditWriter {
             [theirs.into(), gate_theirs.into()],
             Some(folder),
         )?;
+        // As with the gate: one that is stopped must not stop the session as well.
+        set_socket_timeout(&channel, Timeout::Send, Some(ANSWER))
+            .map_err(|errno| wire(io::Error::from(errno).into()))?;
         channel.send(boot).map_err(wire)?;
         Ok((
             Self {

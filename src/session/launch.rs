@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -25,7 +26,7 @@ use super::jail_trust::JailTrust;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
-use super::trust::path_outside;
+use super::trust::{is_outside, path_outside};
 use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
@@ -220,7 +221,8 @@ fn build(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
     );
-    let bwrap = jail::bwrap::ask(&path, &plan.command.bundled_bwrap)?;
+    let trusted = |program: &Path| is_outside(program, &plan.writable);
+    let bwrap = jail::bwrap::ask(&path, trusted, &plan.command.bundled_bwrap)?;
     let program = companions::beside("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,
@@ -335,11 +337,14 @@ impl Jail {
             source,
         };
         self.init.send(&Go {}).map_err(wire)?;
-        match self.init.recv::<InitReport>() {
-            Err(WireError::Closed) => Ok(()),
+        match receive::<InitReport>("init", &self.init, None).map(|said| said.message) {
+            Err(CompanionError::Wire {
+                source: WireError::Closed,
+                ..
+            }) => Ok(()),
             Ok(InitReport::Failed(failure)) => Err(plan.explain(failure)),
             Ok(InitReport::Confined(_)) => Err(CompanionError::Unexpected("init").into()),
-            Err(source) => Err(wire(source).into()),
+            Err(error) => Err(error.into()),
         }
     }
 }
