@@ -282,6 +282,37 @@ fn a_companion_that_hangs_does_not_keep_a_session_from_its_end() {
     assert_nothing_is_left(&install);
 }
 
+#[test]
+fn a_sweeper_that_hangs_does_not_keep_a_session_from_its_end() {
+    let install = Install::new(Who::User);
+    let mut session = start(&install, "echo ready; sleep 0.5; exit 6");
+    let sweepers = sweepers(&install);
+    assert_eq!(sweepers.len(), 1);
+    kill(sweepers[0], Signal::SIGSTOP).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || {
+        ended.send(session.child.wait().unwrap().code()).unwrap();
+    });
+    let end = end.recv_timeout(Duration::from_mins(1));
+    // It does its work when it goes on, however late.
+    kill(sweepers[0], Signal::SIGCONT).unwrap();
+    waiting.join().unwrap();
+    assert_eq!(end, Ok(Some(6)));
+    assert_nothing_is_left(&install);
+}
+
+/// Those outside: in the jail the same program is long gone.
+fn sweepers(install: &Install) -> Vec<Pid> {
+    let found = processes(install).into_iter().map(|(pid, _)| pid);
+    found
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.ends_with(b"\0sweep\0")
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
 /// A session whose command has said "ready".
 struct Session {
     child: Child,

@@ -26,6 +26,9 @@ pub(crate) const MODE: u32 = 0o555;
 /// A sweeper answers at once, but for the end of the jail. One that is stopped must not stop its session.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// What the end of a jail and a few folders take, many times over.
+const SWEEP: Duration = Duration::from_secs(10);
+
 /// The session's side: asks for placeholders. Dropping it has them swept and waits until they are.
 #[derive(Debug)]
 pub(crate) struct Sweeper {
@@ -111,10 +114,11 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.begin();
-        let said = self
-            .channel
-            .take()
-            .map(|channel| channel.recv::<Swept>().map(|_| ()));
+        let said = self.channel.take().map(|channel| {
+            set_socket_timeout(channel.as_fd(), Timeout::Recv, Some(SWEEP))
+                .map_err(io::Error::from)?;
+            channel.recv::<Swept>().map(|_| ())
+        });
         if let Some(Err(WireError::Closed)) = said {
             // An error here means that somebody else waited: it is gone either way.
             self.child.wait().ok();
