@@ -3,7 +3,7 @@
 //! go away even when the session process is killed.
 
 use std::ffi::OsStr;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
@@ -35,6 +35,8 @@ pub(crate) struct Sweeper {
     channel: Option<Channel>,
     child: Child,
     info: Option<PipeWriter>,
+    /// Read by nobody here. Without a reader bubblewrap would end in the middle of its start.
+    _reader: PipeReader,
 }
 
 /// What became of a claim.
@@ -58,6 +60,7 @@ impl Sweeper {
             set_socket_timeout(&ours, way, Some(ANSWER)).map_err(|errno| failed(errno.into()))?;
         }
         let (info_reader, info) = io::pipe().map_err(failed)?;
+        let reader = info_reader.try_clone().map_err(failed)?;
         let program = init.as_fd().try_clone_to_owned().map_err(failed)?;
         let child = Spawn::new(Path::new(&proc_path(&program)))
             .arg("sweep")
@@ -70,6 +73,7 @@ impl Sweeper {
             channel: Some(ours),
             child,
             info: Some(info),
+            _reader: reader,
         })
     }
 

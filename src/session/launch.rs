@@ -19,7 +19,7 @@ use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
-use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
+use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
 use super::desk::Desk;
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
@@ -300,7 +300,10 @@ impl Jail {
     }
 
     fn confined(&mut self, plan: &Plan, signals: &mut Signals) -> Result<Confined, LaunchError> {
-        let received = match receive::<InitReport>("init", &self.init, Some(signals)) {
+        let bwrap = self.running.child();
+        let mut lives = || bwrap.try_wait().map(|ended| ended.is_none());
+        let said = receive_from::<InitReport>("init", &self.init, Some(signals), &mut lives);
+        let received = match said {
             Err(CompanionError::Wire {
                 source: WireError::Closed,
                 ..

@@ -127,6 +127,7 @@ impl Program {
         let mut spawn = Spawn::new(&setup.program)
             .pipe_stdin()
             .pipe_stdout()
+            .die_with_us()
             .own_process_group();
         for argument in &setup.arguments {
             spawn = spawn.arg(argument);
