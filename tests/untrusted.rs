@@ -68,7 +68,11 @@ fn a_bubblewrap_of_the_workspace_is_not_started_through_a_link_either() {
         symlink(install.path("work/bwrap"), install.path("tools/bwrap")).unwrap();
         let path = format!("{}:/usr/bin:/bin", install.path("tools").display());
         let run = shell(&install, &[], &[("PATH", Path::new(&path))], "echo in");
-        assert_eq!((run.status, run.stdout.as_str()), (Some(0), "in\n"), "{who:?}: {run:?}");
+        assert_eq!(
+            (run.status, run.stdout.as_str()),
+            (Some(0), "in\n"),
+            "{who:?}: {run:?}"
+        );
         assert!(!install.path("home/ran").exists(), "{who:?}");
     }
 }
@@ -94,12 +98,12 @@ fn files_that_a_link_of_the_workspace_leads_to_are_not_shown() {
             ("PIP_CERT", &led),
         ];
         let flags = ["-p", "codex", "--env", "SSL_CERT_FILE", "--env", "PIP_CERT"];
-        let script = format!("cat ~/.codex/config.toml ~/.codex/AGENTS.md {0}/kept.pem {0}/led.pem", install.work().display());
-        let run = shell(&install, &flags, &variables, &script);
-        assert_eq!(
-            run.stdout, "model = \"own\"\nkept\n",
-            "{who:?}: {run:?}"
+        let script = format!(
+            "cat ~/.codex/config.toml ~/.codex/AGENTS.md {0}/kept.pem {0}/led.pem",
+            install.work().display()
         );
+        let run = shell(&install, &flags, &variables, &script);
+        assert_eq!(run.stdout, "model = \"own\"\nkept\n", "{who:?}: {run:?}");
     }
 }
 
@@ -110,13 +114,19 @@ fn an_approvals_command_that_the_session_could_change_starts_no_session() {
         let text = format!("[approvals]\ncommand = {command}\n");
         install.write("home/.config/portcullis/profiles/p.toml", &text);
         let run = install.run(&["-p", "p", "--mode", mode], &["true"]);
-        (run.status, run.stderr.contains("the session could change it"))
+        (
+            run.status,
+            run.stderr.contains("the session could change it"),
+        )
     };
     let answer = "echo '{\"verdict\":\"allow\"}'";
     // What an interpreter is named with is a program as well.
     let script = executable(&install, "work/decide", answer);
     let (refused, fine) = ((Some(125), true), (Some(0), false));
-    assert_eq!(said(&format!("[\"/bin/sh\", {script:?}]"), "workspace-write"), refused);
+    assert_eq!(
+        said(&format!("[\"/bin/sh\", {script:?}]"), "workspace-write"),
+        refused
+    );
     // An owner can change what the modes of today forbid.
     let own = executable(&install, "tools/decide", answer);
     for place in ["tools/decide", "tools"] {

@@ -193,11 +193,7 @@ fn protect_part(layout: &mut Layout, root: &Root, part: &Path, fd: OwnedFd) {
     }
 }
 
-fn pin(
-    layout: &mut Layout,
-    root: &Root,
-    holds: &impl Fn(&Mount) -> bool,
-) -> Result<(), JailError> {
+fn pin(layout: &mut Layout, root: &Root, holds: &impl Fn(&Mount) -> bool) -> Result<(), JailError> {
     let mut between = BTreeSet::new();
     for mount in &layout.mounts {
         if holds(mount) {

@@ -183,7 +183,10 @@ const SIGNS: &[(Sign, &str)] = &[
         "an editor: runs code outside",
     ),
     (Sign::Begins("nvim"), "an editor: runs code outside"),
-    (Sign::WithinBeginning("nvim"), "an editor: runs code outside"),
+    (
+        Sign::WithinBeginning("nvim"),
+        "an editor: runs code outside",
+    ),
     (Sign::Begins("vscode-"), "an editor: runs code outside"),
     (
         Sign::Within(".ansible"),

@@ -158,9 +158,8 @@ fn show_certificates(
                 .then(|| caller.variable(name).map(PathBuf::from))
                 .flatten()
         });
-        let fits = |file: &PathBuf| {
-            file.is_absolute() && file.is_file() && !is_led_out(file, writable)
-        };
+        let fits =
+            |file: &PathBuf| file.is_absolute() && file.is_file() && !is_led_out(file, writable);
         if let Some(file) = file.filter(fits) {
             // Several variables often name one file; it can be shown once.
             let shown = (file.clone(), file);

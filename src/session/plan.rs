@@ -347,7 +347,11 @@ fn keep_profiles_ours(
     if !full && trust::is_outside(&folder, writable) {
         return Ok(());
     }
-    let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(&folder) else {
+    let Err(error) = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+    else {
         return Ok(());
     };
     // Where we cannot, the session cannot either, unless a chmod(2) is all that it takes.

@@ -231,8 +231,8 @@ fn await_ready(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
 /// stopped first, so that it makes no more of them. Ended already is as good as killed.
 pub fn kill_with_children(child: &mut Child) -> io::Result<()> {
     use rustix::process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal,
-        waitid,
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
+        pidfd_send_signal, waitid,
     };
     if child.try_wait()?.is_some() {
         return Ok(());
@@ -311,7 +311,10 @@ mod tests {
 
     #[test]
     fn a_child_is_killed_with_its_own_children() {
-        let mut child = shell("sleep 1000 & echo; wait").pipe_stdout().start().unwrap();
+        let mut child = shell("sleep 1000 & echo; wait")
+            .pipe_stdout()
+            .start()
+            .unwrap();
         let mut line = [0];
         let mut output = child.stdout.take().unwrap();
         output.read_exact(&mut line).unwrap();
