@@ -191,7 +191,7 @@ mod tests {
         link("a/b", "way");
         link("../file", "a/b/up");
         link("loop", "loop");
-        assert_eq!(links_on_the_way(&at("a/file")), [] as [PathBuf; 0]);
+        assert!(links_on_the_way(&at("a/file")).is_empty());
         let expected = [at("way"), at("a/b/up")];
         assert_eq!(links_on_the_way(&at("way/up")), expected);
         assert_eq!(links_on_the_way(&at("a/../way/./up")), expected);

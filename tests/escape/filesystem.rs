@@ -204,11 +204,11 @@ fn no_folder_above_our_own_state_can_be_moved_away() {
             FilesystemMode::DangerFullAccess,
         ] {
             let mut bench = Bench::new(caller);
-            for (folder, file) in [("a", "a/b/own/log"), ("c", "c/d/theirs/log")] {
+            for file in ["a/b/own/log", "c/d/theirs/log"] {
                 bench.file(&bench.path(file), "record");
-                for part in [folder, &file[..3]] {
-                    bench.own(&bench.path(part));
-                }
+            }
+            for folder in ["a", "a/b", "c", "c/d"] {
+                bench.own(&bench.path(folder));
             }
             bench.order.hidden = vec![bench.path("a/b/own")];
             bench.order.masked = vec![bench.path("c/d/theirs")];

@@ -135,7 +135,7 @@ fn what_cannot_be_allowed_is_told_with_the_cure() {
     let linked = bench.path("linked.sock");
     let outside = bench.host("outside.sock");
     service(&outside);
-    std::os::unix::fs::symlink(&outside, &linked).unwrap();
+    symlink(&outside, &linked).unwrap();
     let file = bench.host("file.sock");
     bench.file(&file, "");
     for (path, cure) in [
