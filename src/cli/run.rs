@@ -10,6 +10,7 @@ use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
+use crate::policy::upstream::authority;
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -222,23 +223,39 @@ fn denial(denied: &DeniedDestination) -> String {
     let DeniedDestination {
         host,
         port,
+        transport,
+        method,
+        path,
         reason,
         count,
     } = denied;
-    let times = if *count == 1 {
-        String::new()
-    } else {
-        format!(" ({count} times)")
+    let whom = authority(host, *port);
+    let what = match (method, path) {
+        (Some(method), Some(path)) => {
+            let (scheme, own) = if *transport == Transport::Inspected {
+                ("https", ":443")
+            } else {
+                ("http", ":80")
+            };
+            let whom = whom.strip_suffix(own).unwrap_or(&whom);
+            format!("{method} {scheme}://{whom}{path}")
+        }
+        _ => whom,
+    };
+    let times = match (*count, path) {
+        (1, _) => String::new(),
+        (count, None) => format!(" ({count} times)"),
+        (count, Some(_)) => format!(" (the last of {count})"),
     };
     let request = EgressRequest {
-        transport: Transport::Connect,
+        transport: *transport,
         host: host.clone(),
         port: *port,
-        method: None,
-        path: None,
+        method: method.clone(),
+        path: path.clone(),
         websocket: false,
     };
     let remedy =
         remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
-    format!("refused {host}:{port}{times}: {reason}{remedy}")
+    format!("refused {what}{times}: {reason}{remedy}")
 }

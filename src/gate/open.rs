@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Handling, Ruleset, Verdict, decide};
+use crate::policy::{DenyReason, EgressRequest, Handling, Ruleset, Transport, Verdict, decide};
 
 /// Every lease that is held.
 #[derive(Debug, Default, Clone)]
@@ -142,7 +142,9 @@ impl Lease {
     /// other way round.
     fn is_permitted_by(&self, rules: &Ruleset) -> bool {
         let decision = decide(rules, &self.request);
-        decision.handling == self.handling
+        // What becomes of TLS does not concern a request outside of it.
+        let plain = self.request.transport == Transport::Forward;
+        (plain || decision.handling == self.handling)
             && match decision.verdict {
                 Verdict::Allow => true,
                 Verdict::Ask => self.approved,

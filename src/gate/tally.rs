@@ -45,6 +45,8 @@ pub(super) struct Tally {
     overrun: Cell<bool>,
     /// What a new policy can take back.
     lease: Rc<Lease>,
+    /// Whether a connection to the network belongs to it.
+    dials: bool,
 }
 
 impl Tally {
@@ -65,13 +67,15 @@ impl Tally {
                 .row(&permit.destination().host, permit.destination().port),
             overrun: Cell::new(false),
             lease: Rc::clone(permit.lease()),
+            dials: true,
         }
     }
 
     /// Opens the account of a tunnel that is looked into: what moves is on the accounts of the requests
     /// within, here only its end is recorded, in any case.
     pub(super) fn for_tunnel(gate: &Rc<Gate>, permit: &Permit) -> Self {
-        let tally = Self::open(gate, permit);
+        let mut tally = Self::open(gate, permit);
+        tally.dials = false;
         tally.stands();
         tally
     }
@@ -93,7 +97,7 @@ impl Tally {
     }
 
     fn stands(&self) {
-        if !self.connected.replace(true) {
+        if !self.connected.replace(true) && self.dials {
             self.gate.counters.connected();
         }
         self.active.set(Instant::now());
@@ -216,6 +220,11 @@ impl Tally {
         Poll::Pending
     }
 
+    /// Who ended it, or would have by now.
+    pub(super) fn ended_by(&self) -> EndedBy {
+        self.ended_by.get().unwrap_or_else(|| self.dropped_by())
+    }
+
     /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
     fn dropped_by(&self) -> EndedBy {
         if self.lease.is_revoked() {
@@ -233,7 +242,9 @@ impl Drop for Tally {
         if !self.connected.get() {
             return;
         }
-        self.gate.counters.disconnected();
+        if self.dials {
+            self.gate.counters.disconnected();
+        }
         let (bytes_up, bytes_down) = (self.up.get(), self.down.get());
         self.gate.summary.count_bytes(bytes_up, bytes_down);
         self.gate.reporter.note(AuditEvent::EgressClosed {
@@ -241,7 +252,7 @@ impl Drop for Tally {
             bytes_up,
             bytes_down,
             ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ended_by: self.ended_by.get().unwrap_or_else(|| self.dropped_by()),
+            ended_by: self.ended_by(),
         });
     }
 }
