@@ -214,7 +214,8 @@ async fn decide_and_record(
             },
             Verdict::Deny => {
                 let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
-                gate.summary.count_denied(&request, reason);
+                let specific = decision.specific && reason == DenyReason::NotApproved;
+                gate.summary.count_denied(&request, reason, specific);
                 let upgrade_required = reason == DenyReason::WebsocketNotAllowed
                     && rules.websocket() == WebsocketPolicy::UpgradeRequired;
                 return Err(Refusal {

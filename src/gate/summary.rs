@@ -58,16 +58,16 @@ impl Summary {
             .set(self.bytes_down.get().saturating_add(down));
     }
 
-    /// A request was refused by the policy.
-    pub(super) fn count_denied(&self, request: &EgressRequest, reason: DenyReason) {
-        // Method and path are told where a rule speaks of them; elsewhere the destination says it all.
-        let told = matches!(
+    /// A request was refused by the policy. `specific`: by a rule that speaks of methods or paths.
+    pub(super) fn count_denied(&self, request: &EgressRequest, reason: DenyReason, specific: bool) {
+        // Method and path are told where they were the reason; elsewhere the destination says it all.
+        let within = matches!(
             reason,
             DenyReason::MethodNotAllowed
                 | DenyReason::PathNotAllowed
                 | DenyReason::WebsocketNotAllowed
-        )
-        .then_some(request);
+        );
+        let told = (specific || within).then_some(request);
         let method = told.and_then(|request| request.method.clone());
         let path = told.and_then(|request| request.path.as_ref());
         let path = path.map(|path| path.chars().take(MAX_PATH).collect());

@@ -5,6 +5,8 @@ use std::io::Write;
 use portcullis::audit::{AuditEvent, EndedBy};
 use portcullis::policy::{Answered, Effect, Method, Unlisted, Verdict};
 
+use portcullis::wire::gate::DeniedDestination;
+
 use crate::client::{H2, Tls, connect};
 use crate::raw::{Raw, curl};
 use crate::scene::{HOST, Scene};
@@ -135,9 +137,19 @@ fn nobody_is_a_no_for_the_request_and_the_tunnel_goes_on() {
         spec
     });
     let mut tls = Tls::open(&scene);
-    let refused = tls.ask("POST /", HOST, EMPTY);
-    assert_eq!(refused.denied(), (403, "not_approved".to_owned()));
+    for path in ["/a", "/b"] {
+        let refused = tls.ask(&format!("POST {path}"), HOST, EMPTY);
+        assert_eq!(refused.denied(), (403, "not_approved".to_owned()));
+    }
     assert_eq!(tls.ask("GET /", HOST, "").status(), 200);
+    // What the session tells last is the request.
+    let told = scene.gate.drain().denied;
+    let shown = |told: &DeniedDestination| {
+        let method = told.method.as_ref().map(ToString::to_string);
+        (method.unwrap(), told.path.clone().unwrap(), told.count)
+    };
+    assert_eq!(told.len(), 1);
+    assert_eq!(shown(&told[0]), ("POST".to_owned(), "/b".to_owned(), 2));
 }
 
 #[test]
