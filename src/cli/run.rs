@@ -9,8 +9,8 @@ use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
-use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
 use crate::policy::upstream::authority;
+use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 

@@ -91,9 +91,10 @@ impl Tally {
         self.stands();
     }
 
-    /// It did answer: no connection had to be opened, though the budget was charged for one.
-    pub(super) fn reused(&self) {
-        self.account.reused();
+    /// Takes a new connection from the budgets. Waits while somebody is asked for more; false: no more.
+    pub(super) async fn reserve_connection(&self) -> bool {
+        let asked = self.lease.asked();
+        poll_fn(|context| self.account.poll_connect(&self.gate, context, asked)).await
     }
 
     fn stands(&self) {

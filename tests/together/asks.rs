@@ -11,8 +11,8 @@ use crate::client::{H2, Tls, connect};
 use crate::raw::{Raw, curl};
 use crate::scene::{HOST, Scene};
 use crate::support::{
-    answer, answering, apply, authorized, bearer, discreet, endings, question, questions, runtime, used,
-    with_credential,
+    answer, answering, apply, authorized, bearer, discreet, endings, question, questions, runtime,
+    used, with_credential,
 };
 use crate::test_gate::GateSpec;
 use crate::tls_origin::OriginSpec;
@@ -28,10 +28,7 @@ fn asking(origin: OriginSpec, change: impl FnOnce(GateSpec) -> GateSpec) -> Scen
 }
 
 /// The origin is allowed, but for POST: that is asked about.
-fn asking_for_post(
-    origin: OriginSpec,
-    change: impl FnOnce(GateSpec) -> GateSpec,
-) -> Scene {
+fn asking_for_post(origin: OriginSpec, change: impl FnOnce(GateSpec) -> GateSpec) -> Scene {
     Scene::before(origin, |spec| {
         let port = spec.policy.rules[0].ports[0].number();
         let spec = spec.rule(HOST, &[port], Effect::Ask).policy(|policy| {
@@ -191,7 +188,9 @@ fn a_policy_that_denies_what_was_approved_ends_the_tunnel_and_all_within() {
     assert!(endings(&scene.gate).values().all(|count| *count == 1));
     let mut later = Raw::open(scene.gate.http);
     let target = scene.target();
-    later.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"));
+    later.send(format!(
+        "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"
+    ));
     assert_eq!(later.response().denied(), "host_not_allowed");
     assert_eq!(scene.origin.seen().len(), 2);
 }

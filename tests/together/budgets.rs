@@ -19,7 +19,9 @@ fn limited(toml: &str) -> Scene {
 
 fn before(origin: OriginSpec, toml: &str) -> Scene {
     let budgets: Budgets = toml::from_str(toml).unwrap();
-    Scene::before(origin, |spec| spec.policy(|policy| policy.budgets = budgets))
+    Scene::before(origin, |spec| {
+        spec.policy(|policy| policy.budgets = budgets)
+    })
 }
 
 fn post(request: Builder) -> Builder {
@@ -37,7 +39,10 @@ fn text(length: usize) -> &'static str {
 
 #[test]
 fn a_request_in_a_tunnel_counts_once_and_its_tunnel_does_not() {
-    for kind in ["requests = { max = 3, action = 'deny' }", "rate = { max = 3, per = '1h', action = 'deny' }"] {
+    for kind in [
+        "requests = { max = 3, action = 'deny' }",
+        "rate = { max = 3, per = '1h', action = 'deny' }",
+    ] {
         let scene = limited(kind);
         let mut statuses = Vec::new();
         // Two tunnels, five requests.
@@ -54,7 +59,10 @@ fn a_request_in_a_tunnel_counts_once_and_its_tunnel_does_not() {
             "{kind}"
         );
         let told = counters(&scene.gate);
-        assert_eq!((told.requests, told.denied, told.budgets[0].used), (3, 2, 3));
+        assert_eq!(
+            (told.requests, told.denied, told.budgets[0].used),
+            (3, 2, 3)
+        );
         // No connection to the network belongs to a tunnel itself.
         assert_eq!((told.hosts[0].requests, told.connections_total), (3, 1));
         assert_eq!(scene.gate.drain().allowed, 3);
@@ -66,7 +74,7 @@ fn a_request_in_a_tunnel_counts_once_and_its_tunnel_does_not() {
 fn only_connections_to_the_network_are_counted() {
     for alpn in [&["h2", "http/1.1"][..], &["http/1.1"]] {
         let origin = OriginSpec::new(HOST).alpn(alpn);
-        let scene = before(origin, "connections = { max = 2, action = 'deny' }");
+        let scene = before(origin, "connections = { max = 1, action = 'deny' }");
         for _ in 0..3 {
             let mut tls = Tls::open(&scene);
             for _ in 0..3 {
@@ -74,13 +82,49 @@ fn only_connections_to_the_network_are_counted() {
             }
         }
         assert_eq!((used(&scene), scene.origin.connections()), (1, 1));
-        let _open = Tls::open(&scene);
-        let mut other = Tls::open(&scene);
-        let mut socket = websocket(&scene);
-        socket.send(frame(b"x"));
-        let refused = other.ask("GET /ws", HOST, WEBSOCKET);
+        // A WebSocket has a connection of its own.
+        let refused = Tls::open(&scene).ask("GET /ws", HOST, WEBSOCKET);
         assert_eq!(refused.denied(), (429, "budget_exhausted".to_owned()));
+        assert_eq!(Tls::open(&scene).ask("GET /", HOST, "").status(), 200);
+        assert_eq!(scene.origin.connections(), 1);
     }
+}
+
+#[test]
+fn requests_side_by_side_that_share_a_connection_count_as_one() {
+    let scene = limited("connections = { max = 1, action = 'deny' }");
+    let runtime = runtime();
+    let mut h2 = runtime.block_on(H2::open(&scene));
+    let mut under_way = tokio::task::JoinSet::new();
+    for n in 0..40 {
+        let started = runtime.block_on(h2.start(&format!("/{n}")));
+        under_way.spawn_on(started, runtime.handle());
+    }
+    while let Some(answered) = runtime.block_on(under_way.join_next()) {
+        assert_eq!(answered.unwrap().unwrap().status(), 200);
+    }
+    assert_eq!((used(&scene), scene.origin.connections()), (1, 1));
+}
+
+#[test]
+fn a_budget_of_connections_that_asks_holds_a_request_before_anything_is_dialed() {
+    let scene = limited("connections = { max = 1, action = 'ask' }");
+    assert_eq!(Tls::open(&scene).ask("GET /", HOST, "").status(), 200);
+    let mut tls = Tls::open(&scene);
+    tls.send(format!(
+        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\n{WEBSOCKET}\r\n"
+    ));
+    let asked = loop {
+        match scene.gate.reply() {
+            GateReply::Question(question) => break question,
+            GateReply::Limit(_) => {}
+            other => panic!("no question: {other:?}"),
+        }
+    };
+    assert_eq!((asked.budget, scene.origin.connections()), (true, 1));
+    crate::support::answer(&scene.gate, &asked, Answered::Allow);
+    assert_eq!(tls.head().status(), 101);
+    assert_eq!((used(&scene), scene.origin.connections()), (2, 2));
 }
 
 #[test]
@@ -111,7 +155,8 @@ fn uploads_side_by_side_over_http2_are_counted_to_the_byte() {
     let total: u64 = expected.iter().sum();
     assert_eq!(counters(&scene.gate).bytes_up, total);
     // Beside the bodies the budget has the heads: the path, and the length's name and digits.
-    let head = |size: &usize| ("/up".len() + "content-length".len() + size.to_string().len()) as u64;
+    let head =
+        |size: &usize| ("/up".len() + "content-length".len() + size.to_string().len()) as u64;
     assert_eq!(used(&scene) - total, sizes.iter().map(head).sum::<u64>());
     let (status, _) = runtime.block_on(h2.ask("/last", |request| request, ""));
     assert_eq!(status, 200);
@@ -126,7 +171,11 @@ fn uploads_side_by_side_over_http2_share_one_budget_to_the_byte() {
     let mut uploads = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let mut h2 = h2.clone();
-        let send = async move { h2.send("/up", post, text(300_000)).await.map(|r| r.status()) };
+        let send = async move {
+            h2.send("/up", post, text(300_000))
+                .await
+                .map(|r| r.status())
+        };
         uploads.spawn_on(send, runtime.handle());
     }
     let mut fine = 0;
@@ -161,7 +210,10 @@ fn frames_of_an_inspected_websocket_are_counted_and_end_at_the_limit() {
     tls.rest();
     let found = ends(&scene.gate, 1);
     let of_frames = found.iter().find(|end| end.0 > 0).unwrap();
-    assert_eq!((of_frames.0, of_frames.2), (100_000 - head, EndedBy::Budget));
+    assert_eq!(
+        (of_frames.0, of_frames.2),
+        (100_000 - head, EndedBy::Budget)
+    );
     assert_eq!(used(&scene), 100_000);
 }
 

@@ -25,7 +25,12 @@ fn limited_mode_reads_only_whatever_the_door() {
         let mut tls = open();
         assert_eq!(tls.ask("GET /x", HOST, "").status(), 200, "{door}");
         for (line, fields, status, code) in [
-            ("POST /x", "Content-Length: 0\r\n", 403, "method_not_allowed"),
+            (
+                "POST /x",
+                "Content-Length: 0\r\n",
+                403,
+                "method_not_allowed",
+            ),
             ("GET /ws", WEBSOCKET, 403, "websocket_not_allowed"),
             ("GET /x", "Content-Length: 1\r\n\r\nx", 400, "malformed"),
         ] {
@@ -58,7 +63,10 @@ fn datagrams_go_as_ever_beside_inspected_tls() {
     assert_eq!(control.exactly(2), [5, 0]);
     control.send([5, 3, 0, 1, 0, 0, 0, 0, 0, 0]);
     let reply = control.exactly(10);
-    let relay = (Ipv4Addr::LOCALHOST, u16::from_be_bytes([reply[8], reply[9]]));
+    let relay = (
+        Ipv4Addr::LOCALHOST,
+        u16::from_be_bytes([reply[8], reply[9]]),
+    );
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     echo.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -40,7 +40,9 @@ fn a_drain_with_everything_open_records_one_end_of_each_and_takes_no_longer_than
     let gate = &scene.gate;
     // A tunnel of bare bytes.
     let mut tunnel = Raw::open(gate.http);
-    tunnel.connect(&format!("bytes.test:{}", bytes.port())).send("x");
+    tunnel
+        .connect(&format!("bytes.test:{}", bytes.port()))
+        .send("x");
     assert_eq!(tunnel.exactly(1), b"x");
     // Inspected: idle, with a request under way over either protocol, WebSockets of both kinds.
     let idle = Tls::open(&scene);
@@ -73,7 +75,10 @@ fn a_drain_with_everything_open_records_one_end_of_each_and_takes_no_longer_than
     control.exactly(2);
     control.send([5, 3, 0, 1, 0, 0, 0, 0, 0, 0]);
     let reply = control.exactly(10);
-    let relay = (Ipv4Addr::LOCALHOST, u16::from_be_bytes([reply[8], reply[9]]));
+    let relay = (
+        Ipv4Addr::LOCALHOST,
+        u16::from_be_bytes([reply[8], reply[9]]),
+    );
     let sender = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let mut datagram = vec![0, 0, 0, 1, 127, 0, 0, 1];
     datagram.extend(datagrams.to_be_bytes());
@@ -134,7 +139,13 @@ fn without_an_audit_writer_nothing_more_goes_up_from_inspected_tls() {
     let mut idle = Tls::open(&scene);
     assert_eq!(idle.ask("GET /", HOST, "").status(), 200);
     let allowed = |event: &&AuditEvent| {
-        matches!(event, AuditEvent::EgressDecided { verdict: Verdict::Allow, .. })
+        matches!(
+            event,
+            AuditEvent::EgressDecided {
+                verdict: Verdict::Allow,
+                ..
+            }
+        )
     };
     assert_eq!(scene.gate.audit.events().iter().filter(allowed).count(), 6);
     let before = scene.origin.seen().len();

@@ -112,7 +112,9 @@ fn a_credential_outlives_a_change_of_the_rules_and_ends_with_its_host() {
     };
     let mut wider = handled(&scene, None);
     wider.credentials = credentials();
-    wider.rules.extend(spec().allow("b.test", &[443]).policy.rules);
+    wider
+        .rules
+        .extend(spec().allow("b.test", &[443]).policy.rules);
     assert_eq!(apply(&scene.gate, &wider).closed, 0);
     assert_eq!(tls.ask("GET /b", HOST, &bearer()).status(), 200);
     let value = Some(format!("Bearer {VALUE}"));

@@ -40,7 +40,9 @@ impl Session {
     /// A shell in the jail, with the caller's credential; curl is told of no proxy.
     fn sh(&self, script: &str) -> Run {
         let profile = self.scene.profile.as_str();
-        let script = format!("curl() {{ NO_PROXY='*' no_proxy='*' command curl -sS -m 30 \"$@\"; }}\n{script}");
+        let script = format!(
+            "curl() {{ NO_PROXY='*' no_proxy='*' command curl -sS -m 30 \"$@\"; }}\n{script}"
+        );
         let words = ["run", "-p", profile, "--", "sh", "-c", &script];
         let mut command = self.scene.install.command(words);
         Run::of(&command.env("API_TOKEN", VALUE).output().unwrap())
@@ -113,7 +115,9 @@ fn a_program_that_knows_no_proxy_is_judged_request_by_request_within_tls() {
 #[test]
 fn a_plain_websocket_and_plain_requests_pass_without_a_proxy() {
     let origin = Origin::raw_at(80, |stream| {
-        serve_http(stream, &|head, _| ok(head.lines().next().unwrap_or_default()))
+        serve_http(stream, &|head, _| {
+            ok(head.lines().next().unwrap_or_default())
+        })
     });
     let none = OriginSpec::new(NAME).cert(CertKind::Plain).start();
     let hosts = [(NAME, origin.address.ip())];
@@ -148,7 +152,11 @@ fn a_resolved_address_means_its_name_at_the_socks_door_too() {
         assert_eq!(run.stdout, "200 403 200 403 ", "{who:?} {run:#?}");
         let tunnels = session.decisions();
         let tunnels = tunnels.iter().filter(|line| line.contains(" socks5 "));
-        assert!(tunnels.clone().all(|line| line == "allow socks5 origin.test - - -"));
+        assert!(
+            tunnels
+                .clone()
+                .all(|line| line == "allow socks5 origin.test - - -")
+        );
         assert_eq!(tunnels.count(), 4);
     }
 }

@@ -137,7 +137,9 @@ pub(crate) fn frame(content: &[u8]) -> Vec<u8> {
 /// A tunnel whose WebSocket is open.
 pub(crate) fn websocket(scene: &Scene) -> Tls {
     let mut tls = Tls::open(scene);
-    tls.send(format!("GET /ws HTTP/1.1\r\nHost: {HOST}\r\n{WEBSOCKET}\r\n"));
+    tls.send(format!(
+        "GET /ws HTTP/1.1\r\nHost: {HOST}\r\n{WEBSOCKET}\r\n"
+    ));
     let answer = tls.head();
     assert_eq!(answer.status(), 101, "{}", answer.head);
     tls
