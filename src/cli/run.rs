@@ -10,7 +10,7 @@ use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
 use crate::policy::upstream::authority;
-use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
+use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, remedy, spelled_out};
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -229,18 +229,9 @@ fn denial(denied: &DeniedDestination) -> String {
         reason,
         count,
     } = denied;
-    let whom = authority(host, *port);
     let what = match (method, path) {
-        (Some(method), Some(path)) => {
-            let (scheme, own) = if *transport == Transport::Inspected {
-                ("https", ":443")
-            } else {
-                ("http", ":80")
-            };
-            let whom = whom.strip_suffix(own).unwrap_or(&whom);
-            format!("{method} {scheme}://{whom}{path}")
-        }
-        _ => whom,
+        (Some(method), Some(path)) => spelled_out(*transport, method, (host, *port), path),
+        _ => authority(host, *port),
     };
     let times = match (*count, path) {
         (1, _) => String::new(),
