@@ -9,7 +9,8 @@ use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
 use super::print;
 use crate::exit::Exit;
-use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, Transport, remedy};
+use crate::policy::upstream::authority;
+use crate::policy::{BudgetAction, EgressRequest, FilesystemMode, Overrides, remedy, spelled_out};
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -222,23 +223,30 @@ fn denial(denied: &DeniedDestination) -> String {
     let DeniedDestination {
         host,
         port,
+        transport,
+        method,
+        path,
         reason,
         count,
     } = denied;
-    let times = if *count == 1 {
-        String::new()
-    } else {
-        format!(" ({count} times)")
+    let what = match (method, path) {
+        (Some(method), Some(path)) => spelled_out(*transport, method, (host, *port), path),
+        _ => authority(host, *port),
+    };
+    let times = match (*count, path) {
+        (1, _) => String::new(),
+        (count, None) => format!(" ({count} times)"),
+        (count, Some(_)) => format!(" (the last of {count})"),
     };
     let request = EgressRequest {
-        transport: Transport::Connect,
+        transport: *transport,
         host: host.clone(),
         port: *port,
-        method: None,
-        path: None,
+        method: method.clone(),
+        path: path.clone(),
         websocket: false,
     };
     let remedy =
         remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
-    format!("refused {host}:{port}{times}: {reason}{remedy}")
+    format!("refused {what}{times}: {reason}{remedy}")
 }

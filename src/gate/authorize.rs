@@ -71,7 +71,8 @@ pub(super) struct Destination {
 impl Destination {
     /// Records why a permitted request came to nothing, and makes the answer for the client.
     pub(super) fn fail(&self, gate: &Gate, reason: DenyReason, detail: String) -> Refusal {
-        gate.summary.count_denied(&self.host, self.port, reason);
+        let whom = (&self.host, self.port);
+        gate.summary.count_refused(whom, self.transport, reason);
         gate.reporter.note(AuditEvent::EgressRefused {
             conn: self.conn,
             transport: self.transport,
@@ -185,7 +186,9 @@ async fn decide_and_record(
         if let Some((answered, by)) = known {
             answered_by(&mut decision, answered, by);
         }
-        if decision.verdict == Verdict::Allow && !admitted {
+        // Nothing leaves by the opening of a tunnel that is looked into: the requests within count.
+        let counts = !is_looked_into(&request, decision.handling);
+        if decision.verdict == Verdict::Allow && counts && !admitted {
             admitted = budget::admit(gate, conn, &request, seen).await;
             if !admitted {
                 decision.verdict = Verdict::Deny;
@@ -211,8 +214,8 @@ async fn decide_and_record(
             },
             Verdict::Deny => {
                 let reason = decision.reason.unwrap_or(DenyReason::HostNotAllowed);
-                gate.summary
-                    .count_denied(&request.host, request.port, reason);
+                let specific = decision.specific && reason == DenyReason::NotApproved;
+                gate.summary.count_denied(&request, reason, specific);
                 let upgrade_required = reason == DenyReason::WebsocketNotAllowed
                     && rules.websocket() == WebsocketPolicy::UpgradeRequired;
                 return Err(Refusal {
@@ -277,8 +280,10 @@ fn permit(
     decision: Decision,
     approved: bool,
 ) -> Permit {
-    gate.summary.count_allowed();
-    gate.counters.count_request(&request.host, request.port);
+    if !is_looked_into(&request, decision.handling) {
+        gate.summary.count_allowed();
+        gate.counters.count_request(&request.host, request.port);
+    }
     let destination = Destination {
         conn,
         transport: request.transport,
@@ -294,6 +299,11 @@ fn permit(
             .leases
             .grant(conn, request, decision.handling, approved),
     }
+}
+
+/// Whether it opens a tunnel that ends at the gate.
+fn is_looked_into(request: &EgressRequest, handling: Handling) -> bool {
+    request.transport.is_tunnel() && handling == Handling::Inspect
 }
 
 fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> Refusal {

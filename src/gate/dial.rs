@@ -36,6 +36,7 @@ pub(super) struct Outbound {
 /// Resolves, pins, connects (or has the upstream proxy do so), records.
 pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<Outbound, Refusal> {
     let destination = permit.destination();
+    reserve(gate, destination, tally).await?;
     let proxy = gate.via.proxy_for(&gate.rules(), destination);
     let connected = timeout(gate.limits.dial, async {
         match proxy {
@@ -91,6 +92,20 @@ fn note_address(gate: &Gate, permit: &Permit, address: SocketAddr) -> Result<(),
     })
 }
 
+/// Takes the connection from the budgets, before a name is asked for.
+async fn reserve(gate: &Gate, destination: &Destination, tally: &Tally) -> Result<(), Refusal> {
+    let reserved = tokio::select! {
+        biased;
+        () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),
+        reserved = tally.reserve_connection() => reserved,
+    };
+    if reserved {
+        return Ok(());
+    }
+    let detail = "the budget of connections is used up".to_owned();
+    Err(destination.fail(gate, DenyReason::BudgetExhausted, detail))
+}
+
 fn taken_back(gate: &Gate, destination: &Destination, tally: &Tally) -> Refusal {
     let detail = "a new policy does not permit it".to_owned();
     destination.fail(gate, tally.refused_because(), detail)
@@ -112,6 +127,7 @@ pub(super) async fn dial_datagrams(
         );
         return Err(destination.fail(gate, DenyReason::UpstreamProxyFailed, detail));
     }
+    reserve(gate, destination, tally).await?;
     let pinned = tokio::select! {
         biased;
         () = tally.until_revoked() => return Err(taken_back(gate, destination, tally)),

@@ -9,7 +9,9 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::ids::ConnId;
-use crate::policy::{AddressClass, DenyReason, EgressRequest, Handling, Ruleset, Verdict, decide};
+use crate::policy::{
+    AddressClass, DenyReason, EgressRequest, Handling, Ruleset, Transport, Verdict, decide,
+};
 
 /// Every lease that is held.
 #[derive(Debug, Default, Clone)]
@@ -158,8 +160,10 @@ impl Lease {
     /// other way round.
     fn is_permitted_by(&self, rules: &Ruleset) -> bool {
         let decision = decide(rules, &self.request);
+        // What becomes of TLS does not concern a request outside of it.
+        let plain = self.request.transport == Transport::Forward;
         self.refused_address(rules).is_none()
-            && decision.handling == self.handling
+            && (plain || decision.handling == self.handling)
             && match decision.verdict {
                 Verdict::Allow => true,
                 Verdict::Ask => self.approved,

@@ -45,6 +45,8 @@ pub(super) struct Tally {
     overrun: Cell<bool>,
     /// What a new policy can take back.
     lease: Rc<Lease>,
+    /// Whether a connection to the network belongs to it.
+    dials: bool,
 }
 
 impl Tally {
@@ -65,13 +67,15 @@ impl Tally {
                 .row(&permit.destination().host, permit.destination().port),
             overrun: Cell::new(false),
             lease: Rc::clone(permit.lease()),
+            dials: true,
         }
     }
 
     /// Opens the account of a tunnel that is looked into: what moves is on the accounts of the requests
     /// within, here only its end is recorded, in any case.
     pub(super) fn for_tunnel(gate: &Rc<Gate>, permit: &Permit) -> Self {
-        let tally = Self::open(gate, permit);
+        let mut tally = Self::open(gate, permit);
+        tally.dials = false;
         tally.stands();
         tally
     }
@@ -87,13 +91,14 @@ impl Tally {
         self.stands();
     }
 
-    /// It did answer: no connection had to be opened, though the budget was charged for one.
-    pub(super) fn reused(&self) {
-        self.account.reused();
+    /// Takes a new connection from the budgets. Waits while somebody is asked for more; false: no more.
+    pub(super) async fn reserve_connection(&self) -> bool {
+        let asked = self.lease.asked();
+        poll_fn(|context| self.account.poll_connect(&self.gate, context, asked)).await
     }
 
     fn stands(&self) {
-        if !self.connected.replace(true) {
+        if !self.connected.replace(true) && self.dials {
             self.gate.counters.connected();
         }
         self.active.set(Instant::now());
@@ -216,6 +221,11 @@ impl Tally {
         Poll::Pending
     }
 
+    /// Who ended it, or would have by now.
+    pub(super) fn ended_by(&self) -> EndedBy {
+        self.ended_by.get().unwrap_or_else(|| self.dropped_by())
+    }
+
     /// Who ended what nobody ended by name: work is dropped when its client has left, or by the gate.
     fn dropped_by(&self) -> EndedBy {
         if self.lease.is_revoked() {
@@ -233,7 +243,9 @@ impl Drop for Tally {
         if !self.connected.get() {
             return;
         }
-        self.gate.counters.disconnected();
+        if self.dials {
+            self.gate.counters.disconnected();
+        }
         let (bytes_up, bytes_down) = (self.up.get(), self.down.get());
         self.gate.summary.count_bytes(bytes_up, bytes_down);
         self.gate.reporter.note(AuditEvent::EgressClosed {
@@ -241,7 +253,7 @@ impl Drop for Tally {
             bytes_up,
             bytes_down,
             ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ended_by: self.ended_by.get().unwrap_or_else(|| self.dropped_by()),
+            ended_by: self.ended_by(),
         });
     }
 }

@@ -17,12 +17,12 @@ use super::upstream::OriginStream;
 const BUFFER: usize = 16 << 10;
 
 /// Relays both directions until both are at their end, nothing has moved for the idle limit, the gate
-/// drains or nothing can be recorded any more.
+/// drains or nothing can be recorded any more. Answers who ended it.
 pub(super) async fn relay_upgraded(
     gate: &Gate,
     client: impl AsyncRead + AsyncWrite + Unpin,
     origin: OriginStream,
-) {
+) -> EndedBy {
     let tally = origin.tally();
     let (from_client, to_client) = split(client);
     let (from_origin, to_origin) = split(origin);
@@ -48,6 +48,7 @@ pub(super) async fn relay_upgraded(
         () = tally.idle_for(gate.limits.idle) => tally.end(EndedBy::Gate),
         () = gate.until_interrupted() => tally.end(EndedBy::Gate),
     }
+    tally.ended_by()
 }
 
 /// Relays one direction to its end, and hands that on.

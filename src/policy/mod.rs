@@ -43,7 +43,7 @@ pub use profile::{
 };
 pub use question::Question;
 pub use remedy::remedy;
-pub use request::{EgressRequest, Method, Port, RequestError, Transport};
+pub use request::{EgressRequest, Method, Port, RequestError, Transport, spelled_out};
 pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::{Ruleset, decide};

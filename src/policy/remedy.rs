@@ -15,14 +15,19 @@ use super::request::{EgressRequest, Port, Transport};
 pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
     match reason {
         DenyReason::NetworkDisabled => Some("[network] enabled = true".to_owned()),
-        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed | DenyReason::NotApproved => {
-            Some(allow(request))
-        }
+        DenyReason::HostNotAllowed | DenyReason::PortNotAllowed => Some(allow(request)),
+        // An ask wins over every allow, so a further allow would not help where a rule asks.
+        DenyReason::NotApproved => Some(
+            "a yes when it is asked (--ask terminal, or portcullis approvals), or in the profile \"allow\" \
+             instead of \"ask\""
+                .to_owned(),
+        ),
         DenyReason::MethodNotAllowed => {
-            let method = request.method.as_ref()?;
+            let method = request.method.as_ref();
+            let method =
+                method.map_or_else(|| "the method".to_owned(), |m| format!("{:?}", m.as_str()));
             Some(format!(
-                "[network] mode = \"full\" if it is \"limited\", else {:?} in the rule's methods",
-                method.as_str()
+                "[network] mode = \"full\" if it is \"limited\", else {method} in the rule's methods"
             ))
         }
         DenyReason::PathNotAllowed => {

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use super::host::{Host, HostError};
+use super::upstream::authority;
 
 /// A TCP port, never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +130,23 @@ impl From<Method> for String {
     fn from(method: Method) -> Self {
         method.0
     }
+}
+
+/// A request as a person writes it: `POST https://host/path`, with the port where it is not the scheme's own.
+pub fn spelled_out(
+    transport: Transport,
+    method: &Method,
+    (host, port): (&Host, Port),
+    path: &str,
+) -> String {
+    let (scheme, own) = if transport == Transport::Inspected {
+        ("https", ":443")
+    } else {
+        ("http", ":80")
+    };
+    let whom = authority(host, port);
+    let whom = whom.strip_suffix(own).unwrap_or(&whom);
+    format!("{method} {scheme}://{whom}{path}")
 }
 
 /// One request to leave the jail, whatever door it came through.

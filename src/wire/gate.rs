@@ -195,7 +195,7 @@ pub struct Applied {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateSummary {
-    /// Requests that were let through.
+    /// Requests and tunnels that were let through; of a tunnel that is looked into, the requests within.
     pub allowed: u64,
     /// Payload bytes to the network.
     pub bytes_up: u64,
@@ -242,7 +242,7 @@ pub struct Counters {
     pub bytes_up: u64,
     /// Payload bytes from the network.
     pub bytes_down: u64,
-    /// Requests and tunnels that were let through.
+    /// Requests and tunnels that were let through; of a tunnel that is looked into, the requests within.
     pub requests: u64,
     /// Connections to the network that carry something now.
     pub connections_open: u64,
@@ -286,7 +286,7 @@ pub struct BudgetUse {
     pub max: u64,
 }
 
-/// One refused destination.
+/// What was refused of one destination for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeniedDestination {
@@ -294,7 +294,13 @@ pub struct DeniedDestination {
     pub host: Host,
     /// The port as asked for.
     pub port: Port,
-    /// Why, the last time.
+    /// The front door, the last time.
+    pub transport: Transport,
+    /// The method, where it was one of the reasons.
+    pub method: Option<Method>,
+    /// The path of the last one, where it was one of the reasons; at most 200 characters.
+    pub path: Option<String>,
+    /// Why.
     pub reason: DenyReason,
     /// How often.
     pub count: u64,

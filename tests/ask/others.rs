@@ -29,13 +29,13 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     let line = session.said();
     assert!(
         line.starts_with(&format!(
-            "portcullis: waiting for approval of GET 127.0.0.2:{} / (question 1): portcullis approvals allow ",
+            "portcullis: waiting for approval of GET http://127.0.0.2:{}/ (question 1): portcullis approvals allow ",
             first.port()
         )),
         "{line}"
     );
     let allow = ["approvals", "allow", "1", "--scope", "session"];
-    let done = format!("allowed GET {first} / (session) by root");
+    let done = format!("allowed GET http://{first}/ (session) by root");
     assert_eq!(portcullis(&install, &allow), (Some(0), done));
     assert_eq!(session.status(), "200");
     assert_eq!(session.fetch(first), "200", "for the session");
@@ -55,7 +55,10 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     let deny = portcullis(&install, &["approvals", "deny", prefix, "2"]);
     assert_eq!(
         deny,
-        (Some(0), format!("denied GET {second} / (once) by root"))
+        (
+            Some(0),
+            format!("denied GET http://{second}/ (once) by root")
+        )
     );
     assert_eq!(session.status(), "403");
     let (status, counters) = portcullis(&install, &["counters", "--json"]);
@@ -136,7 +139,7 @@ fn a_user_without_an_account_answers_as_well() {
         allowed,
         (
             Some(0),
-            format!("allowed GET {origin} / (once) by uid 4001")
+            format!("allowed GET http://{origin}/ (once) by uid 4001")
         )
     );
     let output = session.wait_with_output().unwrap();
@@ -197,7 +200,7 @@ fn an_answer_for_the_profile_is_kept_and_not_asked_again() {
         (
             Some(0),
             format!(
-                "allowed GET {origin} / (profile) by root, kept in {}",
+                "allowed GET http://{origin}/ (profile) by root, kept in {}",
                 file.display()
             )
         )

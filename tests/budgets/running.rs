@@ -87,7 +87,8 @@ fn a_budget_is_raised_from_another_terminal_and_the_profile_stays() {
         (&json!(true), &json!(rule))
     );
     let allow = ["approvals", "allow", "1", "--scope", "profile"];
-    let done = format!("allowed {rule} (asked for GET {one} /) (session) by root, not kept: ");
+    let done =
+        format!("allowed {rule} (asked for GET http://{one}/) (session) by root, not kept: ");
     let (status, said) = portcullis(&install, &allow);
     assert!(status == Some(0) && said.starts_with(&done), "{said}");
     assert_eq!(session.status(), "200");

@@ -1,7 +1,7 @@
 //! Start, drain, end.
 
 use portcullis::audit::{AuditEvent, EndedBy};
-use portcullis::policy::DenyReason;
+use portcullis::policy::{DenyReason, Transport};
 use portcullis::wire::gate::{Counters, DeniedDestination, GateCommand, GateReply, GateSummary};
 use portcullis::wire::{Channel, WireError};
 
@@ -32,6 +32,9 @@ fn draining_closes_every_connection_records_it_and_reports() {
     let denied = |host: &str, reason, count| DeniedDestination {
         host: portcullis::policy::Host::parse(host).unwrap(),
         port: portcullis::policy::Port::HTTP,
+        transport: Transport::Forward,
+        method: None,
+        path: None,
         reason,
         count,
     };
@@ -80,6 +83,9 @@ fn counters_are_told_while_the_gate_serves() {
         denied: vec![DeniedDestination {
             host: portcullis::policy::Host::parse("b.test").unwrap(),
             port: portcullis::policy::Port::HTTP,
+            transport: Transport::Forward,
+            method: None,
+            path: None,
             reason: DenyReason::HostNotAllowed,
             count,
         }],

@@ -189,6 +189,7 @@ impl Answer {
 }
 
 /// A client of HTTP/2 within TLS.
+#[derive(Clone)]
 pub(crate) struct H2 {
     sender: http2::SendRequest<Full<Bytes>>,
     authority: String,

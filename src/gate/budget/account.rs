@@ -111,11 +111,33 @@ impl Account {
         over
     }
 
-    /// No connection was opened: one that stood was used again.
-    pub(in crate::gate) fn reused(&self) {
-        for scope in &self.scopes {
-            scope.refund_connection();
+    /// Takes a new connection to the network, waits where somebody is asked for more (for whom: `asked`),
+    /// or answers false: no more.
+    pub(in crate::gate) fn poll_connect(
+        &self,
+        gate: &Gate,
+        context: &Context<'_>,
+        (conn, request): (ConnId, &EgressRequest),
+    ) -> Poll<bool> {
+        let full = self.scopes.iter().map(|scope| scope.connections());
+        if let Some(meter) = full.into_iter().find(|meter| meter.room() == 0) {
+            hit(gate, meter, None);
+            match meter.settle() {
+                Verdict::Refused => return Poll::Ready(false),
+                Verdict::Ask => gate.ledger.ask(meter, conn, request),
+                Verdict::Wait => {}
+            }
+            meter.wait(&self.waiter, context);
+            return Poll::Pending;
         }
+        for scope in &self.scopes {
+            let meter = scope.connections();
+            meter.charge(1);
+            if meter.is_over() {
+                hit(gate, meter, None);
+            }
+        }
+        Poll::Ready(true)
     }
 
     fn charge(&self, direction: Direction, bytes: u64) {

@@ -130,11 +130,6 @@ impl Meter {
         self.used.set(self.used.get().saturating_add(amount));
     }
 
-    /// Gives back what was not needed.
-    pub(super) fn refund(&self, amount: u64) {
-        self.used.set(self.used.get().saturating_sub(amount));
-    }
-
     /// For what is not counted one by one.
     pub(super) fn set_used(&self, used: u64) {
         self.used.set(used);

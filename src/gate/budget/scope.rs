@@ -128,9 +128,10 @@ impl Scope {
         }
     }
 
-    /// A connection that was counted was not opened.
-    pub(super) fn refund_connection(&self) {
-        self.connections.refund(1);
+    /// The meter of connections to the network: they are counted when they are opened, because a request
+    /// may do with one that stands.
+    pub(super) fn connections(&self) -> &Rc<Meter> {
+        &self.connections
     }
 
     /// The first meter that has no room for a request, and the hosts it speaks of if they are narrower
@@ -174,11 +175,10 @@ impl Scope {
     }
 
     /// Of what is simply added up: what must be left, and what is charged.
-    fn needs(&self, seen: Seen) -> [(&Rc<Meter>, u64, u64); 6] {
+    fn needs(&self, seen: Seen) -> [(&Rc<Meter>, u64, u64); 5] {
         let head = seen.url.saturating_add(seen.header);
         [
             (&self.requests, 1, 1),
-            (&self.connections, 1, 1),
             (&self.url_bytes, seen.url, seen.url),
             (&self.header_bytes, seen.header, seen.header),
             // A request that could move nothing at all is not worth a connection.

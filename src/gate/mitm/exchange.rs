@@ -38,6 +38,9 @@ impl Tunnel {
 
     /// Records that something in the tunnel could not be read, and makes the answer.
     pub(super) async fn unreadable(&self, reason: DenyReason, detail: String) -> Refusal {
+        let whom = (&self.destination.host, self.destination.port);
+        let summary = &self.gate.summary;
+        summary.count_refused(whom, Transport::Inspected, reason);
         let refusal = Refusal::unreadable(
             &self.gate,
             self.destination.conn,

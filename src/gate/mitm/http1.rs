@@ -76,8 +76,7 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     match (end, switched) {
         (End::Done, Some(origin)) => {
             let client = Replay::new(parts.read_buf, stream);
-            relay_upgraded(&tunnel.gate, client, origin).await;
-            EndedBy::Client
+            relay_upgraded(&tunnel.gate, client, origin).await
         }
         (end, _) => connection.close(stream, &end).await,
     }

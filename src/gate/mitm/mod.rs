@@ -83,10 +83,12 @@ pub(super) async fn serve_tunnel(gate: &Rc<Gate>, client: TcpStream, early: &[u8
             Err(by) => by,
         }
     };
-    // A revoked tunnel is dropped with all that goes on in it: each request records its own end.
+    // A revoked tunnel is dropped with all that goes on in it: each request records its own end. No word
+    // of its requests gets out any more, whichever of them notices first.
     let by = tokio::select! {
-        by = served => by,
+        biased;
         () = tally.until_revoked() => EndedBy::Policy,
+        by = served => by,
     };
     tally.end(by);
 }

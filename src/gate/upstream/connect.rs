@@ -19,9 +19,8 @@ use super::pool::{Key, Lane, Place, Pool};
 use super::{http1, http2};
 
 /// A connection that stands by now, or one that is dialed. Requests that come while a first handshake is
-/// under way wait for it once, because it may give them a session to share. Says as well whether the
-/// connection stood.
-pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<(Lane, bool), Refusal> {
+/// under way wait for it once, because it may give them a session to share.
+pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Refusal> {
     let gate = &exchange.gate;
     let key = Key::from(permit.destination());
     let asking = match gate.pool.choices.turn(&key) {
@@ -31,7 +30,7 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<(Lane, b
             drop(unless_revoked(exchange, known).await?);
             if let Some(lane) = gate.pool.take(&key).await {
                 exchange.tally.reuses();
-                return Ok((lane, true));
+                return Ok(lane);
             }
             None
         }
@@ -55,8 +54,7 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<(Lane, b
         }
     };
     drop(asking);
-    lane.map(|lane| (lane, false))
-        .ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
+    lane.ok_or_else(|| exchange.refuse(&Unanswered::BrokeOff))
 }
 
 /// A connection nobody has spoken HTTP over yet.

@@ -49,10 +49,7 @@ pub(super) async fn forward(
     if let Some(lane) = gate.pool.take(&exchange.key()).await {
         exchange.tally.reuses();
         request = match (exchange.send(lane, request).await, spare) {
-            (Ok(response), _) => {
-                exchange.tally.reused();
-                return Ok(response);
-            }
+            (Ok(response), _) => return Ok(response),
             (Err(Unanswered::Unsent(request)), _) => *request,
             // The origin closed the idle connection just as it was used again.
             (Err(Unanswered::BrokeOff), Some(spare)) => spare,
@@ -60,10 +57,7 @@ pub(super) async fn forward(
         };
     }
     // 2. Over one of its own, or over one that another request has just made.
-    let (lane, reused) = connect::lane(&exchange, permit).await?;
+    let lane = connect::lane(&exchange, permit).await?;
     let answered = exchange.send(lane, request).await;
-    if answered.is_ok() && reused {
-        exchange.tally.reused();
-    }
     answered.map_err(|unanswered| exchange.refuse(&unanswered))
 }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::ids::{QuestionId, SessionId};
 use crate::policy::{
     Answered, ApprovalsPolicy, EgressRequest, NetworkPolicy, Ruleset, Scope, Verdict, decide,
+    spelled_out, upstream::authority,
 };
 use crate::wire::gate::{Answer, Question};
 use program::Program;
@@ -301,19 +302,11 @@ fn said(
 
 /// What a question is about, as `POST http api.x:443 /path`; not escaped yet.
 pub fn described(question: &Question) -> String {
-    let mut text = match &question.host {
-        crate::policy::Host::Addr(std::net::IpAddr::V6(address)) => {
-            format!("[{address}]:{}", question.port)
-        }
-        host => format!("{host}:{}", question.port),
+    let (host, port) = (&question.host, question.port);
+    let text = match (&question.method, &question.path) {
+        (Some(method), Some(path)) => spelled_out(question.transport, method, (host, port), path),
+        _ => authority(host, port),
     };
-    if let Some(method) = &question.method {
-        text = format!("{method} {text}");
-    }
-    if let Some(path) = &question.path {
-        text.push(' ');
-        text.push_str(path);
-    }
     match &question.rule {
         Some(budget) if question.budget => format!("{budget} (asked for {text})"),
         _ => text,
