@@ -292,8 +292,9 @@ fn origin_form(uri: &Uri) -> Uri {
     match uri.path_and_query() {
         // Not read again: the origin gets exactly what was judged.
         Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
-        // An empty path with a query; it was judged as `/`, which is also the default.
-        Some(path) => format!("/{path}").parse().unwrap_or_default(),
+        // An empty path with a query; it was judged as `/`, which is also the default. Displayed, it has
+        // that slash already.
+        Some(path) => path.to_string().parse().unwrap_or_default(),
         None => Uri::default(),
     }
 }

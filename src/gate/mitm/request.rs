@@ -9,6 +9,7 @@ use hyper::{Method as HttpMethod, Request, Uri, Version};
 
 use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
+use crate::gate::dns_over_https;
 use crate::gate::hop::{self, ProtectedNamed};
 use crate::gate::http_request::{Malformed, check_reads_only, method};
 use crate::gate::websocket;
@@ -57,6 +58,7 @@ pub(super) fn read<B: Body>(
     } else {
         method(request)?
     };
+    dns_over_https::check(request.headers())?;
     if mode == NetworkMode::Limited {
         // An extended CONNECT has no content: what follows it is the WebSocket's.
         if extended {
