@@ -9,6 +9,7 @@ use crate::ground::Ground;
 use crate::inside::Tls;
 use crate::scene::{HOST, Scene};
 use crate::test_gate::GateSpec;
+use crate::tls_origin::OriginSpec;
 use crate::upstream::{Origin, ok};
 
 /// A request to `at`; `fields` end with CR LF each.
@@ -425,7 +426,7 @@ fn a_tunnel_is_judged_before_anything_else_is_looked_at() {
 #[test]
 fn compressed_content_passes_as_it_is_and_is_not_unpacked() {
     // What says it is gzip and is none, and what would unpack to gigabytes: both only bytes.
-    let bomb: Vec<u8> = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &[0xff; 50_000]].concat();
+    let bomb = [vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3], vec![0xff; 50_000]].concat();
     for coding in ["gzip", "br", "zstd", "deflate, gzip, gzip"] {
         let content = bomb.clone();
         let origin = Origin::http(move |_, body| {
@@ -541,6 +542,75 @@ fn what_an_origin_says_beyond_its_answer_is_no_second_answer() {
             (502, "dial_failed"),
             "{what}"
         );
+    }
+}
+
+// E22
+#[test]
+fn what_an_origin_says_beyond_its_answer_is_no_second_answer_within_tls() {
+    const SMUGGLED: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: smuggled\r\n\r\nwrong";
+    for (what, method, answer, status) in [
+        (
+            "HEAD with a body",
+            "HEAD",
+            "HTTP/1.1 200 OK\r\nContent-Length: 65\r\n\r\n",
+            200,
+        ),
+        (
+            "304 with a body",
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 65\r\n\r\n",
+            304,
+        ),
+        (
+            "204 with a body",
+            "GET",
+            "HTTP/1.1 204 No Content\r\nContent-Length: 65\r\n\r\n",
+            204,
+        ),
+        (
+            "a second answer",
+            "GET",
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            200,
+        ),
+        (
+            "two lengths",
+            "GET",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 9\r\n\r\n",
+            502,
+        ),
+        (
+            "a length and chunks",
+            "GET",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            0,
+        ),
+        (
+            "NUL in a field",
+            "GET",
+            "HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
+            502,
+        ),
+    ] {
+        let origin = OriginSpec::new(HOST)
+            .alpn(&["http/1.1"])
+            .raw(format!("{answer}{SMUGGLED}").as_bytes());
+        let scene = Scene::before(origin, |spec| spec);
+        // A second client gets nothing of what the first one's origin had to say.
+        for _ in 0..2 {
+            let mut tls = Tls::open(&scene);
+            tls.send(format!(
+                "{method} / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
+            ));
+            let said = String::from_utf8_lossy(&tls.rest()).into_owned();
+            assert!(
+                !said.contains("smuggled") && !said.contains("wrong"),
+                "{what}: {said}"
+            );
+            let expected = format!("HTTP/1.1 {status}");
+            assert!(status == 0 || said.starts_with(&expected), "{what}: {said}");
+        }
     }
 }
 

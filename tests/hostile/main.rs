@@ -35,7 +35,6 @@ mod dns_stub;
 #[expect(dead_code, reason = "shared with other suites")]
 mod inside;
 #[path = "../inspect/scene.rs"]
-#[expect(dead_code, reason = "shared with other suites")]
 mod scene;
 #[path = "../support/gate.rs"]
 #[expect(dead_code, reason = "shared with other suites")]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use portcullis::audit::AuditEvent;
 use rustls::client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
 use rustls::{HandshakeKind, NamedGroup};
@@ -62,12 +63,11 @@ fn hello(server_names: &[Vec<u8>]) -> Vec<u8> {
     [&[22, 3, 1][..], &length(message.len()), &message].concat()
 }
 
-// D04
-#[test]
-fn a_server_name_in_another_form_is_no_way_past_the_screen() {
+/// What is odd, and the server_name extensions of a hello in a tunnel to `a.test`.
+fn odd_server_names() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let a = |name: &[u8]| names(&[(0, name)]);
     let long = [b"x".repeat(250), b".a.test".to_vec()].concat();
-    for (what, extensions) in [
+    vec![
         ("another", vec![a(b"denied.test")]),
         ("root dot", vec![a(b"a.test.")]),
         ("NUL", vec![a(b"a.test\0")]),
@@ -107,7 +107,13 @@ fn a_server_name_in_another_form_is_no_way_past_the_screen() {
             vec![[a(b"a.test"), vec![0]].concat()],
         ),
         ("none", vec![]),
-    ] {
+    ]
+}
+
+// D04
+#[test]
+fn a_server_name_in_another_form_is_no_way_past_the_screen() {
+    for (what, extensions) in odd_server_names() {
         let (gate, origin) = tunnel();
         for socks in [false, true] {
             let before = gate.audit.events().len();
@@ -140,11 +146,32 @@ fn a_server_name_in_another_form_is_no_way_past_the_screen() {
     }
     // The twin: in capitals it is the same name.
     let (gate, origin) = tunnel();
-    let good = hello(&[a(b"A.Test")]);
+    let good = hello(&[names(&[(0, b"A.Test")])]);
     let mut client = Raw::open(gate.http);
     client.connect("a.test:443").send(&good).finish();
     assert_eq!(client.rest(), b"");
     assert_eq!(origin.log.raw_bytes(), good.len());
+}
+
+// D04
+#[test]
+fn a_server_name_in_another_form_gets_no_leaf_where_tls_is_looked_into() {
+    let scene = Scene::with(|spec| spec.allow("b.test", &[443]));
+    for (what, extensions) in odd_server_names() {
+        if extensions.is_empty() {
+            // Without a name the tunnel's own is meant: the leaf is for it, and so is every request.
+            continue;
+        }
+        let before = scene.gate.audit.events().len();
+        let mut client = Raw::open(scene.gate.http);
+        client.connect(&scene.target()).send(hello(&extensions));
+        let answer = client.rest();
+        assert!(answer.is_empty() || answer[0] == 21, "{what}: {answer:?}");
+        let refused = |events: &[AuditEvent]| !denials(&events[before..]).is_empty();
+        scene.gate.audit.wait_for(what, refused);
+    }
+    assert!(scene.origin_is_untouched());
+    assert_eq!(Tls::open(&scene).ask("GET /", HOST, "").status(), 200);
 }
 
 // D05
