@@ -234,6 +234,7 @@ impl Scene {
     }
 }
 
+// D17
 #[test]
 fn curl_gets_what_is_allowed_and_a_403_for_the_rest_in_every_mode() {
     for who in EVERYONE {
@@ -264,6 +265,7 @@ fn wget_trusts_the_systems_bundle() {
     scene.says(&["wget", "-qO-", &scene.url("/open/file")], "open\n");
 }
 
+// D17
 #[test]
 fn git_clones() {
     for who in EVERYONE {
@@ -275,6 +277,7 @@ fn git_clones() {
     }
 }
 
+// D17
 #[test]
 fn python_reads_with_its_own_library() {
     let scene = Scene::new(Who::User);
@@ -289,6 +292,7 @@ except urllib.error.HTTPError as refused: print(refused.code)
     assert_eq!(scene.inspected("deny"), 1);
 }
 
+// D17
 #[test]
 fn pip_downloads_from_an_index() {
     let scene = Scene::new(Who::User);
@@ -337,6 +341,7 @@ const ask = (method) => new Promise((done, failed) => {
 })();
 ";
 
+// D17
 #[test]
 fn node_reads_with_the_session_ca_beside_its_own() {
     let scene = Scene::new(Who::User);
@@ -353,6 +358,7 @@ fn npm_views_a_package() {
     scene.says(&command, "1.2.3\n");
 }
 
+// D17
 #[test]
 fn java_reads_with_its_own_key_store() {
     let scene = Scene::new(Who::User);
@@ -364,6 +370,7 @@ fn java_reads_with_its_own_key_store() {
     scene.only_reads_of_open();
 }
 
+// D18
 #[test]
 fn a_tunnelled_name_shows_the_origins_own_certificate_and_an_inspected_one_the_sessions() {
     let scene = Scene::new(Who::User);

@@ -581,6 +581,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("a = 1\na = 2", "line 2, column 1: duplicate key"),
 ];
 
+// A21
 #[test]
 fn every_mistake_is_told_with_key_path_and_cure() {
     for (text, message) in MISTAKES {

@@ -297,6 +297,7 @@ fn what_a_session_can_write_neither_counts_nor_runs() {
     assert!(marker.exists());
 }
 
+// G05
 #[test]
 fn a_variable_of_the_callers_does_not_lead_into_the_workspace() {
     let workspace = tempfile::tempdir().unwrap();

@@ -7,8 +7,8 @@ use hyper::{Method as HttpMethod, Request, Uri};
 use crate::policy::{EgressRequest, Host, Method, NetworkMode, Port, Transport};
 
 use super::authority::parse_authority;
-use super::hop;
 use super::websocket;
+use super::{dns_over_https, hop};
 
 /// Methods that are forwarded: those of RFC 9110 but TRACE (it reflects headers), PATCH (RFC 5789),
 /// QUERY, and WebDAV's, which svn and git's dumb transport use. Anything else, `get` included, is
@@ -76,6 +76,7 @@ pub(super) fn read_for<B: hyper::body::Body>(
         return Err(Malformed("a request for a proxy, sent to a server"));
     }
     check_mode(request, mode)?;
+    dns_over_https::check(request.headers())?;
     let method = method(request)?;
     if let Some((host, port)) = read_host(request.headers())?
         && (resolved(host) != server.host || port.unwrap_or(Port::HTTP) != server.port)
@@ -139,6 +140,7 @@ fn read_connect(uri: &Uri, headers: &HeaderMap) -> Result<EgressRequest, Malform
 /// Absolute-form (RFC 9112 section 3.2.2).
 fn read_forward<B: hyper::body::Body>(request: &Request<B>) -> Result<EgressRequest, Malformed> {
     let method = method(request)?;
+    dns_over_https::check(request.headers())?;
     let uri = request.uri();
     match uri.scheme_str() {
         Some("http") => {}

@@ -33,6 +33,7 @@ mod control;
 mod counters;
 mod dial;
 mod dns;
+mod dns_over_https;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod head;

@@ -243,6 +243,7 @@ fn a_profile_in_the_workspace_is_not_written_for_the_session() {
     session.end();
 }
 
+// G06
 #[test]
 fn no_jail_sees_the_socket_whatever_its_mode_and_wherever_it_is() {
     for runtime in [None, Some("runtime")] {

@@ -23,6 +23,7 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+// C04, G02
 #[test]
 fn there_is_no_route_to_anywhere() {
     let acts = [
@@ -50,6 +51,7 @@ fn loopback_is_the_only_device() {
     }
 }
 
+// G08
 #[test]
 fn loopback_of_the_host_is_another_one() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -158,6 +160,7 @@ fn the_jails_own_network_cannot_be_changed() {
     }
 }
 
+// B17
 #[test]
 fn socket_options_that_redirect_or_load_code_are_refused() {
     let acts = [

@@ -333,6 +333,7 @@ fn a_host_too_many_is_refused_and_those_known_are_not() {
     );
 }
 
+// C08
 #[test]
 fn a_wildcard_is_no_tunnel_through_names() {
     let origin = Origin::echo();
@@ -366,6 +367,7 @@ fn a_wildcard_is_no_tunnel_through_names() {
     }
 }
 
+// E13
 #[test]
 fn reading_methods_carry_no_more_than_their_budget_of_words() {
     let origin = Origin::echo();

@@ -111,6 +111,7 @@ fn curl_speaks_tls_with_an_allowed_host_and_sees_why_another_is_refused() {
     assert!(up > 200 && down > 500, "{up} {down}");
 }
 
+// D01, D04
 #[test]
 fn a_hello_for_another_host_ends_the_tunnel_before_any_byte_goes_up() {
     for (name, detail) in [
@@ -141,6 +142,7 @@ fn a_hello_for_another_host_ends_the_tunnel_before_any_byte_goes_up() {
     }
 }
 
+// D05
 #[test]
 fn a_hello_for_the_permitted_host_passes_however_it_is_cut() {
     for fragment in [1, 7, 4096] {
@@ -187,6 +189,7 @@ fn bytes_sent_with_the_connect_are_screened_like_all_others() {
     assert_eq!(origin.log.raw_bytes(), hello.len());
 }
 
+// D06
 #[test]
 fn port_443_carries_nothing_but_tls() {
     for bytes in [
@@ -281,6 +284,7 @@ fn a_large_transfer_arrives_unchanged_and_is_counted_to_the_byte() {
     assert_eq!(closed(&gate), (12_000_000, 12_000_000, EndedBy::Client));
 }
 
+// A18
 #[test]
 fn a_refused_connect_is_the_last_of_its_connection() {
     let gate = spec().allow("a.test", &[443]).start();

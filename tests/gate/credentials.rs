@@ -220,6 +220,7 @@ fn an_answer_that_comes_in_pieces_is_whole_in_the_end() {
     assert_eq!(text, "a the-real-secret-thing the-real");
 }
 
+// D14
 #[test]
 fn the_gates_memory_is_not_to_be_read_by_its_own_user() {
     let origin = Origin::echo();

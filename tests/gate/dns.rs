@@ -14,6 +14,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+// A20, C02
 #[test]
 fn a_denied_name_is_never_asked_for() {
     let dns = DnsStub::constant(ip("127.0.0.1"));
@@ -42,6 +43,7 @@ fn a_denied_name_is_never_asked_for() {
     assert_eq!(dns.asked()[0], "x.a.test");
 }
 
+// B08, B09
 #[test]
 fn a_refused_address_is_dropped_and_the_others_are_dialed() {
     let origin = Origin::echo();
@@ -75,6 +77,7 @@ fn a_refused_address_is_dropped_and_the_others_are_dialed() {
     );
 }
 
+// B02, B04, B05, B06, B10
 #[test]
 fn a_name_that_leads_only_to_refused_addresses_is_refused() {
     for (answer, class) in [
@@ -112,6 +115,7 @@ fn a_name_that_leads_only_to_refused_addresses_is_refused() {
     }
 }
 
+// B10
 #[test]
 fn an_alias_to_an_address_that_may_be_dialed_is_followed() {
     let origin = Origin::echo();
@@ -127,6 +131,7 @@ fn an_alias_to_an_address_that_may_be_dialed_is_followed() {
     );
 }
 
+// B08
 #[test]
 fn a_second_answer_that_differs_is_checked_like_the_first() {
     let origin = Origin::raw(|mut stream| {
@@ -210,6 +215,7 @@ fn a_cut_answer_is_asked_for_again_over_tcp() {
     );
 }
 
+// A25
 #[test]
 fn single_labels_and_local_names_are_asked_for_only_if_spelled_out() {
     let origin = Origin::echo();
@@ -265,6 +271,7 @@ fn the_hosts_own_entries_win_over_dns_and_are_checked_too() {
     assert_eq!(dns.asked(), Vec::<String>::new());
 }
 
+// B13
 #[test]
 fn an_address_literal_is_held_to_the_same_classes() {
     let origin = Origin::echo();

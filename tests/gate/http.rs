@@ -19,6 +19,7 @@ fn allowing(origin: &Origin) -> (GateSpec, String) {
     (spec, format!("a.test:{}", origin.port()))
 }
 
+// E26
 #[test]
 fn curl_gets_what_is_allowed_and_a_reason_for_what_is_not() {
     let origin = Origin::echo();
@@ -94,6 +95,7 @@ fn a_thousand_requests_share_one_upstream_connection() {
     assert_eq!((summary.allowed, summary.bytes_up), (1000, 0));
 }
 
+// A16
 #[test]
 fn each_request_of_a_connection_is_judged_by_itself() {
     let origin = Origin::echo();
@@ -148,6 +150,7 @@ fn contents_are_streamed_both_ways_and_counted() {
     assert_eq!((bytes_down, ended_by), (10, EndedBy::Upstream));
 }
 
+// E04, E05
 #[test]
 fn a_chunked_request_is_framed_anew_and_is_the_last_of_its_connection() {
     let (sender, received) = mpsc::channel();
@@ -193,6 +196,7 @@ fn a_chunked_request_is_framed_anew_and_is_the_last_of_its_connection() {
     );
 }
 
+// E05
 #[test]
 fn a_chunked_body_that_two_readers_could_read_in_two_ways_goes_no_further() {
     let origin = Origin::echo();
@@ -261,6 +265,7 @@ fn an_origin_that_closed_an_idle_connection_is_dialed_again() {
     assert_eq!(origin.log.connections(), 20);
 }
 
+// E22
 #[test]
 fn a_protocol_switch_that_nobody_asked_for_is_not_passed_on() {
     let origin =
@@ -270,6 +275,7 @@ fn a_protocol_switch_that_nobody_asked_for_is_not_passed_on() {
     assert_eq!(get(gate.http, &authority, "/").denied(), "dial_failed");
 }
 
+// E12
 #[test]
 fn limited_mode_lets_nothing_be_written() {
     let origin = Origin::echo();

@@ -8,6 +8,7 @@ use crate::dns_stub::DnsStub;
 use crate::test_gate::spec;
 use crate::upstream::Origin;
 
+// A02, A04, A06, A08, A09, A10, A12, A13, A17, A18, A22, E01, E02, E06, E14, E18
 #[test]
 fn a_request_that_does_not_name_exactly_one_destination_is_400_with_one_record() {
     let origin = Origin::echo();
@@ -67,6 +68,7 @@ fn a_bad_head_behind_a_good_request_is_not_read_as_one() {
     assert!(!origin.log.text().contains("/2"));
 }
 
+// A13
 #[test]
 fn the_host_that_the_origin_sees_is_the_one_that_was_judged() {
     let origin = Origin::http(|head, _| crate::upstream::ok(head));

@@ -86,6 +86,7 @@ fn refusals_have_the_reply_that_says_so() {
     }
 }
 
+// F01
 #[test]
 fn only_connect_is_a_command() {
     let origin = Origin::echo();
@@ -103,6 +104,7 @@ fn only_connect_is_a_command() {
     }
 }
 
+// F04, F05
 #[test]
 fn other_protocols_are_closed_and_recorded_without_an_answer() {
     let origin = Origin::echo();
@@ -127,6 +129,7 @@ fn other_protocols_are_closed_and_recorded_without_an_answer() {
     assert_eq!(origin.log.connections(), 0);
 }
 
+// F06
 #[test]
 fn a_client_that_wants_authentication_is_turned_down() {
     let gate = gate(&Origin::echo());
@@ -135,6 +138,7 @@ fn a_client_that_wants_authentication_is_turned_down() {
     assert_eq!(client.rest(), [5, 0xff]);
 }
 
+// F05
 #[test]
 fn what_follows_the_request_early_is_neither_lost_nor_read_as_socks() {
     let origin = Origin::echo_bytes();

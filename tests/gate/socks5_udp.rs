@@ -228,6 +228,7 @@ fn a_datagram_waits_for_its_record_and_its_name_is_not_asked_for_before() {
     assert!(client.answer().ends_with(b"two"));
 }
 
+// F02
 #[test]
 fn only_rules_for_datagrams_allow_them_and_they_allow_nothing_else() {
     let echo = Echo::start();
@@ -261,6 +262,7 @@ fn only_rules_for_datagrams_allow_them_and_they_allow_nothing_else() {
     assert_eq!(echo.seen(), ["yes"]);
 }
 
+// F02
 #[test]
 fn addresses_of_refused_classes_are_refused_by_literal_and_by_name() {
     let echo = Echo::start();
@@ -287,6 +289,7 @@ fn addresses_of_refused_classes_are_refused_by_literal_and_by_name() {
     assert_eq!(echo.seen(), Vec::<String>::new());
 }
 
+// F02
 #[test]
 fn what_is_no_whole_datagram_is_dropped_and_recorded_once() {
     let echo = Echo::start();
@@ -312,6 +315,7 @@ fn what_is_no_whole_datagram_is_dropped_and_recorded_once() {
     assert!(echo.seen().iter().all(|seen| seen == "whole"));
 }
 
+// F02
 #[test]
 fn only_the_client_of_an_association_is_heard() {
     let echo = Echo::start();

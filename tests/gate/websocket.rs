@@ -188,6 +188,7 @@ fn an_origin_that_does_not_open_it_is_heard_and_the_connection_closes() {
     assert_eq!(get(gate.http, &authority, "/").status(), 200);
 }
 
+// E08, E09
 #[test]
 fn a_half_formed_handshake_is_malformed_and_another_upgrade_is_an_ordinary_request() {
     let origin = origin();
@@ -231,6 +232,7 @@ fn a_half_formed_handshake_is_malformed_and_another_upgrade_is_an_ordinary_reque
     assert_eq!(origin.seen()[0].header("upgrade"), None);
 }
 
+// E10
 #[test]
 fn a_policy_without_websockets_refuses_with_the_status_it_names() {
     for (mode, websocket, status, detail) in [

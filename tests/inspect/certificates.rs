@@ -18,6 +18,7 @@ fn shown(pem: &str) -> String {
     run("openssl", &options, pem.as_bytes()).1
 }
 
+// D14
 #[test]
 fn the_authority_is_of_this_session_and_its_key_is_never_sent() {
     let (one, two) = (Scene::new(), Scene::new());
@@ -90,6 +91,7 @@ fn pem(der: &[u8]) -> String {
     run("openssl", &options, der).1
 }
 
+// D16
 #[test]
 fn many_names_under_a_wildcard_are_served_and_the_first_still_is() {
     let scene = Scene::with(|spec| spec.allow("*.b.test", &[443]));
@@ -101,6 +103,7 @@ fn many_names_under_a_wildcard_are_served_and_the_first_still_is() {
     }
 }
 
+// D08
 #[test]
 fn sessions_are_resumed_and_judged_all_the_same() {
     let scene = Scene::new();

@@ -5,6 +5,7 @@ use portcullis::policy::{DenyReason, Transport};
 use crate::client::{H2, Tls};
 use crate::scene::{HOST, Scene};
 
+// D02: in a tunnel that is not looked into this is a limit, and SECURITY.md says so
 #[test]
 fn a_request_for_another_host_than_the_tunnel_is_misdirected() {
     let scene = Scene::with(|spec| spec.allow("b.test", &[443]));
@@ -31,6 +32,7 @@ fn a_request_for_another_host_than_the_tunnel_is_misdirected() {
     assert_eq!(answer.json()["path"], "/abs");
 }
 
+// D09, D10
 #[tokio::test]
 async fn an_authority_of_http2_other_than_the_tunnels_is_misdirected() {
     let scene = Scene::new();

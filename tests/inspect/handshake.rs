@@ -23,6 +23,7 @@ fn answered(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
 /// A fatal `access_denied` alert.
 const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
+// D06
 #[test]
 fn what_is_not_tls_is_refused_on_every_port() {
     for bytes in [
@@ -41,6 +42,7 @@ fn what_is_not_tls_is_refused_on_every_port() {
     }
 }
 
+// D01
 #[test]
 fn a_hello_for_another_host_is_refused_and_no_leaf_is_made_for_it() {
     let scene = Scene::with(|spec| spec.allow("b.test", &[443]));

@@ -8,6 +8,7 @@ use crate::client::Tls;
 use crate::scene::{HOST, Scene};
 use crate::tls_origin::{CertKind, OriginSpec, SSE_GAP};
 
+// E01, E02, E06
 #[test]
 fn what_may_be_read_in_two_ways_is_refused_and_ends_the_connection() {
     let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n");
@@ -42,6 +43,7 @@ fn what_may_be_read_in_two_ways_is_refused_and_ends_the_connection() {
     assert!(scene.origin_is_untouched());
 }
 
+// D12, E09, E14, E18
 #[test]
 fn a_request_that_is_none_is_refused_by_itself() {
     let scene = Scene::new();
@@ -75,6 +77,7 @@ fn a_request_that_is_none_is_refused_by_itself() {
     assert!(scene.origin_is_untouched());
 }
 
+// E04, E05
 #[test]
 fn a_smuggled_request_is_judged_or_never_read() {
     let scene = Scene::with(|spec| spec.policy(|policy| only_path(policy, "/ok/**")));
@@ -163,6 +166,7 @@ fn a_head_that_is_too_long_or_too_slow_is_refused() {
     assert!(scene.origin_is_untouched());
 }
 
+// D13
 #[test]
 fn an_origin_that_does_not_verify_is_no_green_certificate() {
     for kind in [

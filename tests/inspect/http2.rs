@@ -146,6 +146,7 @@ fn is_alive(scene: &Scene) {
     assert_eq!(tls.ask("GET /alive", HOST, "").status(), 200);
 }
 
+// D10
 #[test]
 fn malformed_requests_of_http2_reach_nothing() {
     let scene = Scene::new();
@@ -187,6 +188,7 @@ fn malformed_requests_of_http2_reach_nothing() {
     is_alive(&scene);
 }
 
+// E25
 #[test]
 fn streams_that_are_reset_at_once_end_the_connection_and_the_log_keeps_up() {
     let scene = Scene::new();
@@ -219,6 +221,7 @@ fn streams_that_are_reset_at_once_end_the_connection_and_the_log_keeps_up() {
     assert!(!lost);
 }
 
+// E25
 #[test]
 fn a_header_block_without_end_or_one_that_unpacks_to_much_is_refused() {
     let scene = Scene::new();
@@ -251,6 +254,45 @@ fn a_header_block_without_end_or_one_that_unpacks_to_much_is_refused() {
     assert!(scene.origin_is_untouched());
     assert_eq!(scene.judged(), []);
     is_alive(&scene);
+}
+
+// E25
+#[test]
+fn a_flood_of_settings_and_pings_takes_neither_memory_nor_others_turn() {
+    const PING: u8 = 6;
+    for (kind, length) in [(SETTINGS, 6), (PING, 8)] {
+        let scene = Scene::new();
+        is_alive(&scene);
+        let before = resident_kilobytes(&scene);
+        let mut tls = open(&scene);
+        // A gate that waits for its answers to be read takes no more.
+        let wait = Some(std::time::Duration::from_secs(2));
+        tls.0.sock.set_write_timeout(wait).unwrap();
+        // Either a size of the header table, or any eight bytes.
+        let payload = [0, 1, 0, 0, 16, 0, 0, 0];
+        let many = frame(kind, 0, 0, &payload[..length]).repeat(1000);
+        for _ in 0..300 {
+            if tls.0.write_all(&many).is_err() {
+                break;
+            }
+        }
+        is_alive(&scene);
+        let grown = resident_kilobytes(&scene).saturating_sub(before);
+        assert!(grown < 16 << 10, "frames of kind {kind}: {grown} KB");
+        assert_eq!(scene.origin.seen().len(), 2);
+    }
+}
+
+fn resident_kilobytes(scene: &Scene) -> u64 {
+    let status = format!("/proc/{}/status", scene.gate.child.id());
+    let status = std::fs::read_to_string(status).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    line.unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[test]

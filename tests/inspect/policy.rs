@@ -89,6 +89,7 @@ fn a_deny_of_paths_takes_what_is_unclear_with_it() {
     assert_eq!(tls.ask("GET /x", HOST, "").status(), 200);
 }
 
+// E12
 #[tokio::test]
 async fn limited_mode_reads_only_within_tls() {
     let scene = Scene::with(|spec| spec.policy(|policy| policy.mode = NetworkMode::Limited));

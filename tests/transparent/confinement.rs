@@ -55,6 +55,7 @@ fn the_command_has_no_capability_and_cannot_change_routes_rules_or_addresses() {
     }
 }
 
+// C04, C05, C10, G02
 #[test]
 fn other_resolvers_datagrams_and_icmp_fail_at_once() {
     for who in EVERYONE {
@@ -126,6 +127,7 @@ fn loopback_stays_the_jails_own_and_the_listener_itself_leads_nowhere() {
     }
 }
 
+// C14, G08
 #[test]
 fn an_address_that_stands_for_a_name_in_one_session_stands_for_nothing_in_another() {
     for who in EVERYONE {

@@ -24,6 +24,7 @@ for _ in range(1):
     connection.close()
 ";
 
+// C14
 #[test]
 fn an_allowed_address_is_reached_and_no_other() {
     for who in EVERYONE {

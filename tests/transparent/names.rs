@@ -55,6 +55,7 @@ fn told(answer: &Value) -> (ResponseCode, Vec<RData>) {
     (message.response_code, data.collect())
 }
 
+// C01
 #[test]
 fn only_addresses_of_names_that_a_rule_may_allow_are_answered_and_nobody_is_asked() {
     for who in EVERYONE {
@@ -179,6 +180,7 @@ fn garbage_is_called_malformed_and_what_is_no_query_is_not_answered() {
     }
 }
 
+// A25, C01
 #[test]
 fn libraries_resolve_what_is_allowed_and_fail_at_once_otherwise() {
     for who in EVERYONE {
@@ -212,6 +214,7 @@ fn where_the_hosts_files_show_the_jail_still_asks_the_gate() {
     }
 }
 
+// C12
 #[test]
 fn a_flood_of_questions_is_bounded_on_record_and_ends() {
     const SENT: u64 = 20_000;

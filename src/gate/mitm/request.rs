@@ -10,6 +10,7 @@ use hyper::{Method as HttpMethod, Request, Version};
 
 use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
+use crate::gate::dns_over_https;
 use crate::gate::hop::{self, ProtectedNamed};
 use crate::gate::http_request::{Malformed, check_mode, method};
 use crate::gate::websocket;
@@ -58,6 +59,7 @@ pub(super) fn read<B: Body>(
     } else {
         method(request)?
     };
+    dns_over_https::check(request.headers())?;
     // An extended CONNECT has no content: what follows it is the WebSocket's.
     check_mode(request, mode)?;
     hop::check_request(request.headers())
