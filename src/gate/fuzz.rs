@@ -2,6 +2,7 @@
 //! answers in plain types what its parser made of the bytes, so that an oracle can be held against it.
 
 use super::client_hello::{HelloReader, ServerName};
+use super::dns::message;
 use super::socks5_wire::{self, Read};
 use super::{authority, head_grammar};
 
@@ -50,6 +51,25 @@ fn progress<T, U, E>(read: Result<Read<T>, E>, shown: impl Fn(T) -> U) -> Progre
         Ok(Read::Whole(message)) => Progress::Whole(shown(message)),
         Err(_) => Progress::Refused,
     }
+}
+
+/// A message to the jail's name server: every answer that it could get, none if it is not answered.
+pub fn dns_answers(bytes: &[u8]) -> Vec<Vec<u8>> {
+    use message::Reply;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    let asked = message::read(bytes);
+    let replies = [
+        Reply::Address(IpAddr::V4(Ipv4Addr::new(198, 18, 1, 0))),
+        Reply::Address(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        Reply::NoAddress,
+        Reply::Refused,
+        Reply::Malformed,
+        Reply::Full,
+    ];
+    let answers = replies.into_iter();
+    answers
+        .filter_map(|reply| message::write(&asked, reply))
+        .collect()
 }
 
 /// The server name of a hello that comes in pieces: `Ok(Some(None))` for a hello without one, `Ok(None)`

@@ -7,7 +7,7 @@ use rustix::net::Shutdown;
 use tokio::net::TcpStream;
 
 use super::screen::Screened;
-use super::splice::{self, Pipe};
+use super::splice;
 use super::state::Gate;
 use super::tally::Tally;
 
@@ -53,8 +53,8 @@ pub(super) async fn pump(
         if copied >= SPLICE_AFTER {
             // Out of descriptors: copying goes on, and a pipe is tried for again later.
             copied = 0;
-            if let Ok(pipe) = Pipe::new() {
-                splice::pump(&pipe, from, to, tally, direction).await?;
+            if let Ok(pipe) = gate.pipes.take() {
+                splice::pump(&gate.pipes, pipe, from, to, tally, direction).await?;
                 return finish(to);
             }
         }

@@ -1,5 +1,6 @@
 //! splice(2): socket to pipe to socket, without a copy through our memory.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -14,24 +15,44 @@ use super::tally::Tally;
 /// Asked of one call; a pipe of the default size takes 16 segments, whatever they hold (pipe(7)).
 const MOST: usize = 1 << 20;
 
-/// A pipe that holds what is between two sockets. Empty between two calls of [`pump`]'s loop.
+/// Pipes that are kept for the next relay: two descriptors each, and no memory while empty.
+const KEPT: usize = 16;
+
+/// Empty pipes.
+#[derive(Debug, Default)]
+pub(super) struct Pipes(RefCell<Vec<Pipe>>);
+
+/// A pipe that holds what is between two sockets.
 #[derive(Debug)]
 pub(super) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
 }
 
-impl Pipe {
-    /// A pipe of the default size: a larger one counts against the user's share of pipe pages.
-    pub(super) fn new() -> io::Result<Self> {
+impl Pipes {
+    /// An empty pipe. Of the default size: a larger one counts against the user's share of pipe pages.
+    pub(super) fn take(&self) -> io::Result<Pipe> {
+        if let Some(pipe) = self.0.borrow_mut().pop() {
+            return Ok(pipe);
+        }
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-        Ok(Self { read, write })
+        Ok(Pipe { read, write })
+    }
+
+    /// Keeps a pipe that is empty: what one tunnel left in it would be the next one's.
+    fn keep(&self, pipe: Pipe) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < KEPT {
+            kept.push(pipe);
+        }
     }
 }
 
-/// Relays until `from` is at its end of file.
+/// Relays until `from` is at its end of file. Only then is the pipe sure to be empty: a relay that ends
+/// in any other way takes its pipe with it.
 pub(super) async fn pump(
-    pipe: &Pipe,
+    pipes: &Pipes,
+    pipe: Pipe,
     from: &TcpStream,
     to: &TcpStream,
     tally: &Tally,
@@ -45,6 +66,7 @@ pub(super) async fn pump(
             })
             .await?;
         if filled == 0 {
+            pipes.keep(pipe);
             return Ok(());
         }
         let mut left = filled;

@@ -36,6 +36,7 @@ use super::report::Reporter;
 use super::resolve::Resolver;
 use super::sockets::{self, Sockets, SocketsError};
 use super::socks5_udp::Relay;
+use super::splice::Pipes;
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::upstream::Pool;
@@ -173,6 +174,7 @@ pub(super) fn build(
         origin_tls,
         ledger: Ledger::new(policy),
         counters: Counters::default(),
+        pipes: Pipes::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
         stopping: watch::Sender::new(false),
     }))

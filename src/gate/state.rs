@@ -22,6 +22,7 @@ use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
 use super::socks5_udp::Relay;
+use super::splice::Pipes;
 use super::summary::Summary;
 use super::upstream::Pool;
 use super::via::Via;
@@ -72,6 +73,8 @@ pub(super) struct Gate {
     pub(super) last_conn: Cell<u64>,
     /// TLS towards origins, where the policy has any looked into.
     pub(super) origin_tls: Option<OriginTls>,
+    /// Pipes for relays that move much.
+    pub(super) pipes: Pipes,
     /// One read buffer for all relays: an idle tunnel holds none.
     pub(super) scratch: RefCell<Box<[u8]>>,
     /// True once the gate drains.

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use portcullis::audit::AuditEvent;
+
 use crate::client::{Raw, get};
 use crate::dns_stub::DnsStub;
 use crate::test_gate::{TestGate, spec};
@@ -100,5 +102,16 @@ fn a_tunnel_has_pipes_only_once_it_has_moved_much() {
     client.finish();
     client.rest();
     drop(client);
+    let closed = |event: &AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+    gate.audit.wait_for_one("its end", closed);
+    // They are empty, and the next tunnel's.
+    let mut next = Raw::open(gate.http);
+    next.connect(&format!("a.test:{}", origin.port()));
+    for _ in 0..40 {
+        next.send([8; 16 << 10]);
+        assert_eq!(next.exactly(16 << 10), [8; 16 << 10]);
+    }
+    assert_eq!(pipes(), 4);
+    drop(next);
     gate.drain();
 }

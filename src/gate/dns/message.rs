@@ -14,7 +14,7 @@ const TTL: u32 = 60;
 
 /// What was asked.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Asked {
+pub(in crate::gate) enum Asked {
     /// For the addresses of a name.
     Address(Question, Family),
     /// For something that is not answered.
@@ -27,7 +27,7 @@ pub(super) enum Asked {
 
 /// The kind of address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(in crate::gate) enum Family {
     /// `A`
     V4,
     /// `AAAA`
@@ -36,7 +36,7 @@ pub(super) enum Family {
 
 /// What an answer repeats of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Sent {
+pub(in crate::gate) struct Sent {
     id: u16,
     op_code: OpCode,
     recursion_desired: bool,
@@ -44,7 +44,7 @@ pub(super) struct Sent {
 
 /// One question.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Question {
+pub(in crate::gate) struct Question {
     sent: Sent,
     query: Query,
 }
@@ -72,7 +72,7 @@ impl Question {
 }
 
 /// Reads a datagram, or a message of a stream.
-pub(super) fn read(bytes: &[u8]) -> Asked {
+pub(in crate::gate) fn read(bytes: &[u8]) -> Asked {
     let mut decoder = BinDecoder::new(bytes);
     let Ok(header) = Header::read(&mut decoder) else {
         return Asked::Nothing;
@@ -107,7 +107,7 @@ pub(super) fn read(bytes: &[u8]) -> Asked {
 
 /// What is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(in crate::gate) enum Reply {
     Address(IpAddr),
     NoAddress,
     Refused,
@@ -116,7 +116,7 @@ pub(super) enum Reply {
 }
 
 /// The bytes of an answer.
-pub(super) fn write(asked: &Asked, reply: Reply) -> Option<Vec<u8>> {
+pub(in crate::gate) fn write(asked: &Asked, reply: Reply) -> Option<Vec<u8>> {
     let (sent, query) = match asked {
         Asked::Address(question, _) | Asked::Other(question) => {
             (question.sent, Some(&question.query))

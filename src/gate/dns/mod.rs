@@ -11,7 +11,7 @@
 //! Reading order: [`names`] → [`message`] (bytes ↔ one question) → [`answer`] here → [`udp`], [`tcp`] within
 //! [`pace`].
 
-mod message;
+pub(super) mod message;
 mod names;
 mod pace;
 mod tcp;
