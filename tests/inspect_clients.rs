@@ -263,6 +263,11 @@ fn curl_gets_what_is_allowed_and_a_403_for_the_rest_in_every_mode() {
 fn wget_trusts_the_systems_bundle() {
     let scene = Scene::new(Who::User);
     scene.says(&["wget", "-qO-", &scene.url("/open/file")], "open\n");
+    let run = scene.run(&["wget", "-O-", &scene.url("/closed/file")]);
+    assert_eq!(run.status, Some(8), "{run:#?}");
+    assert!(run.stderr.contains("ERROR 403"), "{run:#?}");
+    assert_eq!(scene.inspected("deny"), 1);
+    scene.only_reads_of_open();
 }
 
 // D17

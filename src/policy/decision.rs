@@ -137,7 +137,9 @@ impl DenyReason {
             Self::AddressRefused(_) => "the address is in a class that is refused",
             Self::Malformed => "the request does not name exactly one destination",
             Self::SniMismatch => "the TLS server name is not the host that was asked for",
-            Self::NotTls => "port 443, but what follows is not TLS",
+            Self::NotTls => {
+                "only TLS may be spoken here, on port 443 or in a tunnel that is inspected"
+            }
             Self::ResolveFailed => "the name does not resolve",
             Self::DialFailed => "no address answers",
             Self::AuditUnavailable => "the audit log cannot be written: no record, no traffic",

@@ -36,6 +36,7 @@ mod proxy;
 #[path = "../support/gate.rs"]
 mod test_gate;
 #[path = "../support/tls_origin.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
 mod tls_origin;
 #[path = "../support/upstream.rs"]
 mod upstream;

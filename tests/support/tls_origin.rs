@@ -8,6 +8,7 @@
 //! | `/ws` | a WebSocket that sends back every message |
 //! | `/ws-bad-accept` | a WebSocket whose handshake is answered with another key's hash |
 //! | `/big` | [`BIG`] bytes |
+//! | `/body` | the request's own body, unchanged |
 //! | `/silent` | nothing, ever |
 //! | `/status/204` | this status, without a body |
 //! | any, for HEAD | the head of `/big` |
@@ -77,6 +78,8 @@ pub(crate) enum Listen {
     AnyPort,
     /// 443, on a loopback address that nobody else has.
     Https,
+    /// 80, on a loopback address that nobody else has.
+    Http,
 }
 
 /// Answers requests in place of the paths above.
@@ -128,6 +131,12 @@ impl OriginSpec {
     /// On port 443.
     pub(crate) fn https(mut self) -> Self {
         self.listen = Listen::Https;
+        self
+    }
+
+    /// On port 80.
+    pub(crate) fn http(mut self) -> Self {
+        self.listen = Listen::Http;
         self
     }
 
@@ -332,17 +341,19 @@ fn acceptor(
     TlsAcceptor::from(Arc::new(config))
 }
 
-/// Tests run side by side, and all of them may want 443: each takes a loopback address nobody else has.
+/// Tests run side by side, and all of them may want 443 or 80: each takes a loopback address nobody else has.
 fn bind(listen: Listen) -> std::net::TcpListener {
     static NEXT: AtomicU8 = AtomicU8::new(1);
-    if listen == Listen::AnyPort {
-        return std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    }
+    let port = match listen {
+        Listen::AnyPort => return std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+        Listen::Https => 443,
+        Listen::Http => 80,
+    };
     let process = std::process::id().to_be_bytes();
     loop {
         let last = NEXT.fetch_add(1, Ordering::SeqCst);
         let address = Ipv4Addr::new(127, 0x20 ^ process[2], process[3], last);
-        if let Ok(listener) = std::net::TcpListener::bind((address, 443)) {
+        if let Ok(listener) = std::net::TcpListener::bind((address, port)) {
             return listener;
         }
     }
@@ -472,6 +483,10 @@ async fn respond(request: Request<Incoming>, spec: &OriginSpec, log: &Log) -> Re
         }
         "/silent" => std::future::pending().await,
         "/big" => Response::new(full(vec![b'x'; BIG])),
+        "/body" => match request.into_body().collect().await {
+            Ok(body) => Response::new(full(body.to_bytes())),
+            Err(error) => Response::new(full(format!("{error:?}"))),
+        },
         path => match path.strip_prefix("/status/") {
             Some(status) => {
                 let mut response = Response::new(full(Bytes::new()));

@@ -17,7 +17,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -182,8 +182,17 @@ impl Connection {
         self: Rc<Self>,
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Infallible> {
+        let to_head = request.method() == Method::HEAD;
         let answer = self.answer(request).await;
-        Ok(answer.unwrap_or_else(|refusal| respond::refuse(&refusal, After::KeepAlive)))
+        Ok(answer.unwrap_or_else(|refusal| {
+            let mut refused = respond::refuse(&refusal, After::KeepAlive);
+            if to_head {
+                // The library sends what it is given, and clients take content for an error of the protocol
+                // (RFC 9110 section 9.3.2).
+                *refused.body_mut() = GateBody::empty();
+            }
+            refused
+        }))
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<GateBody>, Refusal> {
