@@ -128,7 +128,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();
-    let bubblewrap = bwrap::ask(OsStr::new(&path), &[])
+    let bubblewrap = bwrap::ask(OsStr::new(&path), |_| true, &[])
         .unwrap()
         .answer()
         .unwrap();

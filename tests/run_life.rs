@@ -282,6 +282,73 @@ fn a_companion_that_hangs_does_not_keep_a_session_from_its_end() {
     assert_nothing_is_left(&install);
 }
 
+#[test]
+fn a_sweeper_that_hangs_does_not_keep_a_session_from_its_end() {
+    let install = Install::new(Who::User);
+    let mut session = start(&install, "echo ready; sleep 0.5; exit 6");
+    let sweepers = sweepers(&install);
+    assert_eq!(sweepers.len(), 1);
+    kill(sweepers[0], Signal::SIGSTOP).unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    let waiting = std::thread::spawn(move || {
+        ended.send(session.child.wait().unwrap().code()).unwrap();
+    });
+    let end = end.recv_timeout(Duration::from_mins(1));
+    // It does its work when it goes on, however late.
+    kill(sweepers[0], Signal::SIGCONT).unwrap();
+    waiting.join().unwrap();
+    assert_eq!(end, Ok(Some(6)));
+    assert_nothing_is_left(&install);
+}
+
+/// Every feature that has a process or a socket of its own.
+const EVERYTHING: &str = "extends = 'base'\n[network]\ntransparent = true\nmitm = true\n\
+                          enable_socks5_udp = true\n";
+
+#[test]
+fn whatever_ends_while_a_session_starts_nothing_is_left() {
+    for (place, who) in EVERYONE.into_iter().enumerate() {
+        let install = Install::new(who);
+        install.write("everything.toml", EVERYTHING);
+        let profile = install.path("everything.toml").display().to_string();
+        let victims = ["", "", "portcullis-gate", "portcullis-audit"];
+        // Moments of a start, which takes a fraction of a second; a later one is another moment.
+        for round in 0..16 {
+            let mut session = install
+                .command(["run", "-q", "-p", &profile, "--", "sleep", "0.4"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(round * 11 + place as u64 * 5));
+            let own = Pid::from_raw(i32::try_from(session.id()).unwrap());
+            let (victim, signal) = match victims[usize::try_from(round).unwrap() % victims.len()] {
+                "" if round % 4 == 0 => (Some(own), Signal::SIGTERM),
+                "" => (Some(own), Signal::SIGKILL),
+                name => (find(&install, name), Signal::SIGKILL),
+            };
+            if let Some(victim) = victim {
+                // It may have ended by itself.
+                kill(victim, signal).ok();
+            }
+            session.wait().unwrap();
+            assert_nothing_is_left(&install);
+        }
+    }
+}
+
+/// Those outside: in the jail the same program is long gone.
+fn sweepers(install: &Install) -> Vec<Pid> {
+    let found = processes(install).into_iter().map(|(pid, _)| pid);
+    found
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.ends_with(b"\0sweep\0")
+        })
+        .map(Pid::from_raw)
+        .collect()
+}
+
 /// A session whose command has said "ready".
 struct Session {
     child: Child,
@@ -339,13 +406,16 @@ fn processes(install: &Install) -> Vec<(i32, String)> {
 }
 
 fn companion(install: &Install, name: &str) -> Pid {
+    find(install, name).unwrap()
+}
+
+fn find(install: &Install, name: &str) -> Option<Pid> {
     let program = install.path("bin").join(name);
     let found = processes(install);
-    let (pid, _) = found
+    found
         .iter()
         .find(|(pid, _)| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
-        .unwrap();
-    Pid::from_raw(*pid)
+        .map(|(pid, _)| Pid::from_raw(*pid))
 }
 
 /// Polls, because processes take a moment to go after their parent has; the bound is generous.

@@ -63,6 +63,9 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
         return Err(destination.fail(gate, reason, format!("{who}: no answer")));
     };
     let (stream, address) = connected?;
+    if proxy.is_none() {
+        note_address(gate, &permit, address)?;
+    }
     tally.connected();
     let recorded = gate.reporter.record(AuditEvent::EgressDialed {
         conn: destination.conn,
@@ -76,6 +79,16 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
     Ok(Outbound {
         stream,
         destination: destination.clone(),
+    })
+}
+
+/// Has a later policy know the address, so that it can take it back.
+fn note_address(gate: &Gate, permit: &Permit, address: SocketAddr) -> Result<(), Refusal> {
+    let noted = permit.lease().dialed(address.ip(), &gate.rules());
+    noted.map_err(|class| {
+        let detail = format!("{} is {class}, by a new policy", address.ip());
+        let reason = DenyReason::AddressRefused(class);
+        permit.destination().fail(gate, reason, detail)
     })
 }
 
@@ -133,6 +146,7 @@ pub(super) async fn dial_datagrams(
     let (socket, address) = opened.map_err(|error| {
         destination.fail(gate, DenyReason::DialFailed, format!("{who}: {error}"))
     })?;
+    note_address(gate, &permit, address)?;
     tally.connected();
     let recorded = gate.reporter.record(AuditEvent::EgressDialed {
         conn: destination.conn,

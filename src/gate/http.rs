@@ -2,7 +2,7 @@
 //! Each request on a connection is judged by itself. A client that knows no proxy is served as well: it sends
 //! requests in origin-form, to the server that it connected to.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -32,6 +32,7 @@ use super::http_request::{self, Malformed};
 use super::listen::close_after;
 use super::respond::{self, After};
 use super::state::Gate;
+use super::transparent::reset;
 use super::tunnel;
 use super::upgrade::relay_upgraded;
 use super::upstream::{self, Opened, OriginStream};
@@ -50,6 +51,8 @@ struct Connection {
     taken_for: Option<Authority>,
     /// Set once a CONNECT was answered with 200, or a GET with 101: what the connection is from then on.
     becomes: RefCell<Option<Becomes>>,
+    /// Whether the client speaks HTTP/1.0, which may take the connection's end for an answer's.
+    old: Cell<bool>,
 }
 
 impl fmt::Debug for Connection {
@@ -90,6 +93,7 @@ pub(super) async fn serve(
         watch: Rc::clone(&watch),
         taken_for,
         becomes: RefCell::new(None),
+        old: Cell::new(false),
     });
     let service = {
         let connection = Rc::clone(&connection);
@@ -144,6 +148,7 @@ impl Connection {
     ) -> Result<Response<GateBody>, Infallible> {
         let answering = self.watch.answer();
         let transport = http_request::transport(&request);
+        self.old.set(request.version() == Version::HTTP_10);
         // After a chunked body, or in place of a WebSocket, the next head is not checked (see head), so it
         // may not come.
         let last = transport == Transport::Connect
@@ -228,7 +233,7 @@ impl Connection {
             | Transport::Transparent
             | Transport::Socks5Udp => self.connect(permit).await,
             Transport::Forward | Transport::Inspected => {
-                let request = to_origin_form(request);
+                let request = http_request::to_origin(request);
                 upstream::forward(&self.gate, permit, request).await
             }
         }
@@ -248,7 +253,7 @@ impl Connection {
         permit: Permit,
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Refusal> {
-        let request = to_origin_form(request);
+        let request = http_request::to_origin(request);
         match upstream::open_websocket(&self.gate, permit, request).await? {
             Opened::Switched(head, origin) => {
                 self.becomes.replace(Some(Becomes::Websocket(origin)));
@@ -269,6 +274,8 @@ impl Connection {
                 let detail = "the request head was not complete in time";
                 (DenyReason::TimedOut, StatusCode::REQUEST_TIMEOUT, detail)
             }
+            // An answer that broke off must not look whole.
+            (End::Failed, None) if self.old.get() => return reset(&stream),
             (End::Done | End::Failed | End::Expired(Expired::Idle) | End::Stopping, _) => return,
         };
         let (transport, detail) = (self.watch.transport(), detail.to_owned());
@@ -276,24 +283,5 @@ impl Connection {
         if self.watch.may_answer() {
             close_after(&stream, &respond::refuse_raw(&refusal, status)).await;
         }
-    }
-}
-
-/// The request without what is of this hop: origin-form, no field of one hop. [`upstream`] names the host.
-fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
-    let (mut head, body) = request.into_parts();
-    head.uri = origin_form(&head.uri);
-    head.extensions.clear();
-    hop::strip_request(&mut head.headers);
-    Request::from_parts(head, body)
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    match uri.path_and_query() {
-        // Not read again: the origin gets exactly what was judged.
-        Some(path) if path.as_str().starts_with('/') => Uri::from(path.clone()),
-        // An empty path with a query; it was judged as `/`, which is also the default.
-        Some(path) => format!("/{path}").parse().unwrap_or_default(),
-        None => Uri::default(),
     }
 }

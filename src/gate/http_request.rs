@@ -7,6 +7,7 @@ use hyper::{Method as HttpMethod, Request, Uri};
 use crate::policy::{EgressRequest, Host, Method, NetworkMode, Port, Transport};
 
 use super::authority::parse_authority;
+use super::hop;
 use super::websocket;
 
 /// Methods that are forwarded: those of RFC 9110 but TRACE (it reflects headers), PATCH (RFC 5789),
@@ -188,8 +189,25 @@ pub(super) fn method<B>(request: &Request<B>) -> Result<Method, Malformed> {
         .ok_or(Malformed("a method that is not forwarded"))
 }
 
-/// What `mode = "limited"` asks of a request that is in sight.
-fn check_mode<B: hyper::body::Body>(
+/// The request without what is of the client's hop: origin-form, no field of one hop. `upstream` names
+/// the host.
+pub(super) fn to_origin<B>(request: Request<B>) -> Request<B> {
+    let (mut head, body) = request.into_parts();
+    head.uri = match head.uri.path_and_query() {
+        // Not read again: the origin gets exactly what was judged.
+        Some(path) if path.as_str().starts_with(['/', '*']) => Uri::from(path.clone()),
+        // An empty path with a query; it was judged as `/`, which is also the default.
+        Some(path) => ["/", path.as_str()].concat().parse().unwrap_or_default(),
+        None => Uri::default(),
+    };
+    head.extensions.clear();
+    hop::strip_request(&mut head.headers);
+    Request::from_parts(head, body)
+}
+
+/// What `mode = "limited"` asks of a request that is in sight: nothing may be written, neither as content
+/// of a method that only reads nor by a method in disguise.
+pub(super) fn check_mode<B: hyper::body::Body>(
     request: &Request<B>,
     mode: NetworkMode,
 ) -> Result<(), Malformed> {
@@ -197,22 +215,11 @@ fn check_mode<B: hyper::body::Body>(
         return Ok(());
     }
     let reads = matches!(request.method().as_str(), "GET" | "HEAD" | "OPTIONS");
-    check_reads_only(request.headers(), reads && !request.body().is_end_stream())
-}
-
-/// With `mode = "limited"` nothing may be written: neither as content of a method that only reads nor
-/// by a method in disguise.
-pub(super) fn check_reads_only(
-    headers: &HeaderMap,
-    reads_with_content: bool,
-) -> Result<(), Malformed> {
-    if reads_with_content {
+    if reads && !request.body().is_end_stream() {
         return Err(Malformed("content in a method that only reads"));
     }
-    if METHOD_OVERRIDES
-        .iter()
-        .any(|name| headers.contains_key(*name))
-    {
+    let overrides = |name: &&str| request.headers().contains_key(*name);
+    if METHOD_OVERRIDES.iter().any(overrides) {
         return Err(Malformed("a field that overrides the method"));
     }
     Ok(())

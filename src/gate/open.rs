@@ -4,11 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use crate::ids::ConnId;
-use crate::policy::{DenyReason, EgressRequest, Handling, Ruleset, Transport, Verdict, decide};
+use crate::policy::{
+    AddressClass, DenyReason, EgressRequest, Handling, Ruleset, Transport, Verdict, decide,
+};
 
 /// Every lease that is held.
 #[derive(Debug, Default, Clone)]
@@ -30,6 +33,8 @@ pub(super) struct Lease {
     handling: Handling,
     /// Whether somebody was asked and agreed: the policy itself says "ask".
     approved: bool,
+    /// The address that was dialed for it, if one was: the policy speaks of addresses as well.
+    address: Cell<Option<IpAddr>>,
     revoked: Cell<bool>,
     /// Who is to be woken when it is revoked: the two directions of a relay, or of an exchange.
     waiting: RefCell<Vec<Waker>>,
@@ -53,6 +58,7 @@ impl Leases {
             request,
             handling,
             approved,
+            address: Cell::new(None),
             revoked: Cell::new(false),
             waiting: RefCell::default(),
         });
@@ -100,9 +106,21 @@ impl Lease {
 
     /// Why these rules do not permit it.
     pub(super) fn refused_because(&self, rules: &Ruleset) -> DenyReason {
-        let reason = decide(rules, &self.request).reason;
+        let refused = self.refused_address(rules).map(DenyReason::AddressRefused);
+        let reason = decide(rules, &self.request).reason.or(refused);
         // Not denied outright: it would have to be asked for again, or looked into.
         reason.unwrap_or(DenyReason::NotApproved)
+    }
+
+    /// Notes where it led. A policy that is in force by now may refuse the address: why.
+    pub(super) fn dialed(&self, address: IpAddr, rules: &Ruleset) -> Result<(), AddressClass> {
+        self.address.set(Some(address));
+        rules.addresses().check(address)
+    }
+
+    fn refused_address(&self, rules: &Ruleset) -> Option<AddressClass> {
+        let address = self.address.get()?;
+        rules.addresses().check(address).err()
     }
 
     /// Whether it was taken back.
@@ -144,7 +162,8 @@ impl Lease {
         let decision = decide(rules, &self.request);
         // What becomes of TLS does not concern a request outside of it.
         let plain = self.request.transport == Transport::Forward;
-        (plain || decision.handling == self.handling)
+        self.refused_address(rules).is_none()
+            && (plain || decision.handling == self.handling)
             && match decision.verdict {
                 Verdict::Allow => true,
                 Verdict::Ask => self.approved,

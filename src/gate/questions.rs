@@ -16,8 +16,8 @@ use tokio::time::sleep;
 use crate::audit::AuditEvent;
 use crate::ids::{ConnId, QuestionId};
 use crate::policy::{
-    Answered, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Verdict,
-    decide,
+    Answered, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Transport,
+    Verdict, decide,
 };
 use crate::wire::gate::{Answer, GateReply, Question};
 
@@ -40,6 +40,8 @@ const MAX_SHOWN_PATH: usize = 512;
 struct Subject {
     host: Host,
     port: Port,
+    /// Whether it is about datagrams: a port of UDP is another than that of TCP.
+    datagrams: bool,
     /// Method and path, if the rule that asks speaks of them: what is approved is what was shown.
     exactly: Option<(Option<Method>, Option<String>)>,
     /// The budget that is used up, if the question is whether it may be raised.
@@ -51,6 +53,7 @@ impl Subject {
         Self {
             host: request.host.clone(),
             port: request.port,
+            datagrams: request.transport == Transport::Socks5Udp,
             exactly: decision
                 .specific
                 .then(|| (request.method.clone(), request.path.clone())),
@@ -201,6 +204,12 @@ pub(super) async fn ask(
     if questions.wait.is_zero() {
         return Outcome::Denied(RuleId::new("approvals: nobody is asked (wait_seconds = 0)"));
     }
+    let is_cut = |path: &String| path.chars().nth(MAX_SHOWN_PATH).is_some();
+    if decision.specific && request.path.as_ref().is_some_and(is_cut) {
+        // What is approved is what was shown.
+        let why = format!("approvals: the path is longer than the {MAX_SHOWN_PATH} shown");
+        return Outcome::Denied(RuleId::new(why));
+    }
     let subject = Subject::of(request, decision);
     let rule = decision.rule.clone();
     let Some(waiting) = questions.join(gate, conn, request, subject, rule) else {
@@ -229,6 +238,7 @@ pub(super) async fn ask_for_more(
     let subject = Subject {
         host: request.host.clone(),
         port: request.port,
+        datagrams: false,
         exactly: None,
         budget: Some(budget.clone()),
     };
@@ -383,4 +393,37 @@ fn short(by: &str) -> String {
         .filter(|c| !c.is_control())
         .take(MAX_BY)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PolicyGeneration;
+    use crate::policy::Handling;
+
+    #[test]
+    fn an_answer_about_a_connection_is_none_about_datagrams() {
+        let decision = Decision {
+            verdict: Verdict::Ask,
+            handling: Handling::Tunnel,
+            reason: None,
+            rule: None,
+            specific: false,
+            generation: PolicyGeneration::new("1"),
+        };
+        let subject = |transport| {
+            let request = EgressRequest {
+                transport,
+                host: Host::parse("a.test").unwrap(),
+                port: Port::HTTPS,
+                method: None,
+                path: None,
+                websocket: false,
+            };
+            Subject::of(&request, &decision)
+        };
+        let tunnel = subject(Transport::Connect);
+        assert_eq!(tunnel, subject(Transport::Socks5));
+        assert_ne!(tunnel, subject(Transport::Socks5Udp));
+    }
 }

@@ -44,11 +44,18 @@ pub struct Question {
     child: Child,
 }
 
-/// Asks the first bubblewrap on `path`, else the first of `bundled` that is there, for its version.
-/// The answer comes while the caller does something else: [`Question::answer`].
-pub fn ask(path: &OsStr, bundled: &[PathBuf]) -> Result<Question, JailError> {
-    let path = find_in_path(OsStr::new("bwrap"), path)
+/// Asks the first bubblewrap on `path` that is `trusted`, because a trusted folder can hold a link to
+/// what is not, else the first of `bundled` that is there, for its version. The answer comes while the
+/// caller does something else: [`Question::answer`].
+pub fn ask(
+    path: &OsStr,
+    trusted: impl Fn(&Path) -> bool,
+    bundled: &[PathBuf],
+) -> Result<Question, JailError> {
+    let path = std::env::split_paths(path)
+        .filter_map(|folder| find_in_path(OsStr::new("bwrap"), folder.as_os_str()))
         .map(PathBuf::from)
+        .find(|found| trusted(found))
         .or_else(|| bundled.iter().find(|path| path.is_file()).cloned())
         .ok_or(JailError::BwrapMissing)?;
     match Spawn::new(&path).arg("--version").pipe_stdout().start() {
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn no_bubblewrap_is_an_error_that_names_the_package() {
-        let error = ask(OsStr::new("/nonexistent"), &[]).unwrap_err();
+        let error = ask(OsStr::new("/nonexistent"), |_| true, &[]).unwrap_err();
         assert!(
             error
                 .to_string()

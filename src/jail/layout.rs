@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::AccessFlags;
 
 use super::error::JailError;
-use super::source::{Opened, Sources, expand, is_dir, open_path, permits, reopen_for_reading};
+use super::source::{
+    Opened, Sources, expand, is_dir, links_on_the_way, open_path, permits, reopen_for_reading,
+};
 use super::spec::{Access, Mount, MountKind, covering};
 use super::start::JailRequest;
 use super::{identity, system};
@@ -258,6 +260,9 @@ impl Layout {
             for path in paths {
                 let given = expand(path, request.home, request.workspace);
                 let opened = open_path(&given).map_err(listed_error(key, &given))?;
+                if policy.mode != FilesystemMode::DangerFullAccess {
+                    refuse_led_out((key, &given, &opened.canonical), request)?;
+                }
                 let (canonical, own) = (opened.canonical.clone(), is_jails_own(&opened.canonical));
                 if own {
                     return Err(JailError::Conflict {
@@ -267,7 +272,10 @@ impl Layout {
                     });
                 }
                 self.bind_project(opened, access, "named by the profile");
-                self.alias(&given, canonical);
+                // The workspace has its links by itself.
+                if !given.starts_with(request.workspace) {
+                    self.alias(&given, canonical);
+                }
             }
         }
         Ok(())
@@ -388,6 +396,36 @@ impl Layout {
                 what: "a file for the jail",
                 source,
             })
+    }
+}
+
+/// Refuses a path that a session, this one or one before, could have led elsewhere: a link in a folder
+/// that sessions can write leads to what they cannot.
+fn refuse_led_out(
+    (key, given, canonical): (&'static str, &Path, &Path),
+    request: &JailRequest<'_>,
+) -> Result<(), JailError> {
+    let listed = request.policy.writable.iter();
+    let roots = listed.map(|path| expand(path, request.home, request.workspace));
+    let roots: Vec<PathBuf> = roots
+        .filter_map(|path| path.canonicalize().ok())
+        // What the path itself adds does not speak for it.
+        .filter(|root| !canonical.starts_with(root) || given.starts_with(root))
+        .chain([request.workspace.to_owned()])
+        .collect();
+    let below = |path: &Path| roots.iter().any(|root| path.starts_with(root));
+    let link = links_on_the_way(given).into_iter().find(|link| below(link));
+    match link {
+        Some(link) if !below(canonical) => Err(JailError::Conflict {
+            key,
+            path: given.to_owned(),
+            cause: format!(
+                "the link {} lies where a session could have changed it; write {}, if that is meant",
+                link.display(),
+                canonical.display()
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::JailError;
 use super::layout::Layout;
+use super::protect;
 use super::source::{expand, is_dir, open_path};
 use super::spec::{Mount, MountKind, covering};
 use super::start::JailRequest;
@@ -16,31 +17,35 @@ pub(crate) fn apply(layout: &mut Layout, request: &JailRequest<'_>) -> Result<()
         let path = expand(path, request.home, request.workspace);
         mask(layout, request, "filesystem.masked", &path)?;
     }
+    let mut own = Vec::new();
     for path in &request.hidden {
-        mask(layout, request, "Portcullis's own folder", path)?;
+        own.extend(mask(layout, request, "Portcullis's own folder", path)?);
     }
-    Ok(())
+    // A mask follows its folder; what is believed outside of the jail is found by its name.
+    protect::pin_all(layout, |mount| own.contains(&mount.dest))
 }
 
+/// Masks a host path wherever it shows; answers with the places.
 fn mask(
     layout: &mut Layout,
     request: &JailRequest<'_>,
     key: &'static str,
     path: &Path,
-) -> Result<(), JailError> {
+) -> Result<Vec<PathBuf>, JailError> {
     let opened = match open_path(path) {
         Ok(opened) => opened,
         // What is not there, or cannot be reached with the caller's rights, shows nowhere.
-        Err(error) if is_unreachable(&error) => return Ok(()),
+        Err(error) if is_unreachable(&error) => return Ok(Vec::new()),
         Err(source) => {
             let path = path.to_owned();
             return Err(JailError::Path { key, path, source });
         }
     };
-    for dest in places(&layout.mounts, key, &opened.canonical, request)? {
-        layout.mask(&dest, is_dir(&opened.stat), "masked")?;
+    let places = places(&layout.mounts, key, &opened.canonical, request)?;
+    for dest in &places {
+        layout.mask(dest, is_dir(&opened.stat), "masked")?;
     }
-    Ok(())
+    Ok(places)
 }
 
 fn is_unreachable(error: &io::Error) -> bool {

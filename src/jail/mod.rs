@@ -39,5 +39,6 @@ pub use bwrap::Bwrap;
 pub use error::JailError;
 pub use identity::{UserNames, name_service};
 pub use intercept::Interceptor;
+pub use source::links_on_the_way;
 pub use spec::JailSpec;
 pub use start::{JailRequest, Prepared, Running, prepare};

@@ -3,12 +3,14 @@
 //! go away even when the session process is killed.
 
 use std::ffi::OsStr;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, RawDir, Stat, openat};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::error::JailError;
 use super::source::is_dir;
@@ -21,12 +23,20 @@ use crate::wire::{Channel, WireError};
 /// The permission bits by which a placeholder is known; a person's empty folder has others.
 pub(crate) const MODE: u32 = 0o555;
 
+/// A sweeper answers at once, but for the end of the jail. One that is stopped must not stop its session.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// What the end of a jail and a few folders take, many times over.
+const SWEEP: Duration = Duration::from_secs(10);
+
 /// The session's side: asks for placeholders. Dropping it has them swept and waits until they are.
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     channel: Option<Channel>,
     child: Child,
     info: Option<PipeWriter>,
+    /// Read by nobody here. Without a reader bubblewrap would end in the middle of its start.
+    _reader: PipeReader,
 }
 
 /// What became of a claim.
@@ -46,7 +56,11 @@ impl Sweeper {
             source,
         };
         let (ours, theirs) = Channel::pair().map_err(failed)?;
+        for way in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&ours, way, Some(ANSWER)).map_err(|errno| failed(errno.into()))?;
+        }
         let (info_reader, info) = io::pipe().map_err(failed)?;
+        let reader = info_reader.try_clone().map_err(failed)?;
         let program = init.as_fd().try_clone_to_owned().map_err(failed)?;
         let child = Spawn::new(Path::new(&proc_path(&program)))
             .arg("sweep")
@@ -59,6 +73,7 @@ impl Sweeper {
             channel: Some(ours),
             child,
             info: Some(info),
+            _reader: reader,
         })
     }
 
@@ -103,17 +118,19 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.begin();
-        let swept = self
-            .channel
-            .take()
-            .is_some_and(|channel| channel.recv::<Swept>().is_ok());
-        if swept {
-            // Its process goes on for a moment: the file system takes milliseconds to let go of a
-            // removed folder, and nobody has to wait for that.
-            self.child.try_wait().ok();
-        } else {
+        let said = self.channel.take().map(|channel| {
+            set_socket_timeout(channel.as_fd(), Timeout::Recv, Some(SWEEP))
+                .map_err(io::Error::from)?;
+            channel.recv::<Swept>().map(|_| ())
+        });
+        if let Some(Err(WireError::Closed)) = said {
             // An error here means that somebody else waited: it is gone either way.
             self.child.wait().ok();
+        } else {
+            // Its process goes on for a moment: the file system takes milliseconds to let go of a
+            // removed folder, and nobody has to wait for that; nor for one that is stopped, which
+            // sweeps when it goes on.
+            self.child.try_wait().ok();
         }
     }
 }

@@ -52,8 +52,19 @@ pub(crate) fn apply(
             protect(layout, &root, path, sweeper, request)?;
         }
     }
+    pin_all(layout, |mount| {
+        matches!(mount.kind, MountKind::Bind { .. } | MountKind::Data { .. })
+    })
+}
+
+/// Binds every folder between a writable root and these mounts over itself, so that none of them can be
+/// moved away. Not for a profile's masks: these follow their folder wherever it is moved.
+pub(crate) fn pin_all(
+    layout: &mut Layout,
+    holds: impl Fn(&Mount) -> bool,
+) -> Result<(), JailError> {
     for root in writable_roots(layout) {
-        pin(layout, &root)?;
+        pin(layout, &root, &holds)?;
     }
     Ok(())
 }
@@ -182,12 +193,10 @@ fn protect_part(layout: &mut Layout, root: &Root, part: &Path, fd: OwnedFd) {
     }
 }
 
-/// Binds every folder between a writable root and the mounts below it over itself. Not for masks:
-/// these follow their folder wherever it is moved.
-fn pin(layout: &mut Layout, root: &Root) -> Result<(), JailError> {
+fn pin(layout: &mut Layout, root: &Root, holds: &impl Fn(&Mount) -> bool) -> Result<(), JailError> {
     let mut between = BTreeSet::new();
     for mount in &layout.mounts {
-        if matches!(mount.kind, MountKind::Bind { .. } | MountKind::Data { .. }) {
+        if holds(mount) {
             for folder in mount.dest.ancestors().skip(1) {
                 let lies_in = covering(&layout.mounts, folder);
                 if folder != root.path && lies_in.is_some_and(|above| above.dest == root.path) {

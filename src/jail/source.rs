@@ -104,6 +104,43 @@ pub(crate) fn expand(path: &Path, home: &Path, workspace: &Path) -> PathBuf {
     }
 }
 
+/// The symbolic links on the way to what an absolute path leads to, each by its own place: whoever can
+/// write the folder of one can lead the path elsewhere.
+pub fn links_on_the_way(path: &Path) -> Vec<PathBuf> {
+    /// As many as the kernel follows (path_resolution(7)).
+    const MOST: usize = 40;
+    let mut links = Vec::new();
+    let mut at = PathBuf::from("/");
+    let mut left: Vec<PathBuf> = Vec::new();
+    let add = |left: &mut Vec<PathBuf>, path: &Path| {
+        left.extend(path.components().rev().map(|part| part.as_os_str().into()));
+    };
+    add(&mut left, path);
+    while let Some(part) = left.pop() {
+        match part.components().next() {
+            Some(Component::Normal(name)) => at.push(name),
+            Some(Component::ParentDir) => {
+                at.pop();
+                continue;
+            }
+            Some(Component::RootDir) => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            Some(Component::CurDir | Component::Prefix(_)) | None => continue,
+        }
+        if let Ok(target) = std::fs::read_link(&at) {
+            links.push(at.clone());
+            if links.len() == MOST {
+                break;
+            }
+            at.pop();
+            add(&mut left, &target);
+        }
+    }
+    links
+}
+
 /// Whether the path is made of plain names only.
 pub(crate) fn is_plain_relative(path: &Path) -> bool {
     path.components().next().is_some()
@@ -139,6 +176,26 @@ mod tests {
         assert_eq!(expand("~"), Path::new("/home/u"));
         assert_eq!(expand("build"), Path::new("/ws/build"));
         assert_eq!(expand("/srv/x"), Path::new("/srv/x"));
+    }
+
+    #[test]
+    fn every_link_on_the_way_is_found_at_its_own_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let at = |path: &str| root.join(path);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        std::fs::write(at("a/file"), "").unwrap();
+        let link = |target: &str, place: &str| {
+            std::os::unix::fs::symlink(target, at(place)).unwrap();
+        };
+        link("a/b", "way");
+        link("../file", "a/b/up");
+        link("loop", "loop");
+        assert!(links_on_the_way(&at("a/file")).is_empty());
+        let expected = [at("way"), at("a/b/up")];
+        assert_eq!(links_on_the_way(&at("way/up")), expected);
+        assert_eq!(links_on_the_way(&at("a/../way/./up")), expected);
+        assert_eq!(links_on_the_way(&at("loop")).len(), 40);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{mask, protect, replace, unix_socket};
 use crate::audit::event::ShownSocket;
 use crate::policy::{FilesystemPolicy, UnixSocket};
 use crate::sys::fd::sealed;
-use crate::sys::process::Spawn;
+use crate::sys::process::{Spawn, kill_with_children};
 use crate::wire::init::InitPlan;
 
 /// What the session wants.
@@ -183,9 +183,9 @@ impl Running {
 
 impl Drop for BwrapProcess {
     fn drop(&mut self) {
-        // Both fail only when it was waited for already.
-        self.0.kill().ok();
-        self.0.wait().ok();
+        // Its child waits for it until it has been told who it is, and would do so for ever.
+        // Fails only when it was waited for already.
+        kill_with_children(&mut self.0).ok();
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::fs::Stat;
 use super::error::JailError;
 use super::layout::{Layout, is_jails_own, listed_error};
 use super::mask;
-use super::source::{Opened, expand, open_path};
+use super::source::{Opened, expand, links_on_the_way, open_path};
 use super::spec::Access;
 use super::start::JailRequest;
 use crate::audit::event::{MAX_SHOWN_SOCKETS, ShownSocket};
@@ -50,7 +50,7 @@ pub(crate) fn show(
             let cause = format!("is one more than {MAX_SHOWN_SOCKETS} sockets; allow fewer");
             return Err(refuse(cause));
         }
-        check_place(layout, request, &opened).map_err(refuse)?;
+        check_place(layout, request, (&given, &opened)).map_err(refuse)?;
         let what = dangerous(&given, &opened, request.home);
         if let (UnixSocket::Allow, Some(what)) = (action, what) {
             return Err(refuse(format!(
@@ -70,7 +70,12 @@ pub(crate) fn show(
     Ok(shown)
 }
 
-fn check_place(layout: &Layout, request: &JailRequest<'_>, opened: &Opened) -> Result<(), String> {
+/// A socket's place, by the name that was given, by its own, and by every link between the two.
+fn check_place(
+    layout: &Layout,
+    request: &JailRequest<'_>,
+    (given, opened): (&Path, &Opened),
+) -> Result<(), String> {
     if !is_socket(&opened.stat) {
         return Err("is no socket; take it out of the profile, or use filesystem.readable".into());
     }
@@ -78,14 +83,13 @@ fn check_place(layout: &Layout, request: &JailRequest<'_>, opened: &Opened) -> R
     if is_jails_own(canonical) {
         return Err("lies where every jail has its own; take it out of the profile".into());
     }
-    let mut writable = layout.projects.iter().map(PathBuf::as_path);
+    let mut names = links_on_the_way(given);
+    names.push(canonical.clone());
+    let writable = layout.projects.iter().map(PathBuf::as_path);
     match writable
-        .find(|root| canonical.starts_with(root))
-        .or_else(|| {
-            canonical
-                .starts_with(request.workspace)
-                .then_some(request.workspace)
-        }) {
+        .chain([request.workspace])
+        .find(|root| names.iter().any(|name| name.starts_with(root)))
+    {
         Some(root) => Err(format!(
             "lies below {}, where a session could put another in its place; have its service listen elsewhere",
             root.display()

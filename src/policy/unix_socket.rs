@@ -52,6 +52,8 @@ pub const KNOWN: &[&str] = &[
     "/tmp/.X11-unix/X1",
     "/var/run/nscd/socket",
     "/run/nscd/socket",
+    // It downloads what it is told to.
+    "/nix/var/nix/daemon-socket/socket",
 ];
 
 /// How a socket is told from its path.
@@ -161,6 +163,60 @@ const SIGNS: &[(Sign, &str)] = &[
     (Sign::Within("polkit-1"), "polkit: grants rights"),
     (Sign::Within("udev"), "udev: the host's devices"),
     (
+        Sign::Within("daemon-socket"),
+        "the Nix daemon: downloads and builds outside",
+    ),
+    (
+        Sign::WithinBeginning("tmux-"),
+        "tmux: starts processes outside",
+    ),
+    (
+        Sign::Within("screen"),
+        "GNU screen: starts processes outside",
+    ),
+    (
+        Sign::Within(".screen"),
+        "GNU screen: starts processes outside",
+    ),
+    (
+        Sign::WithinBeginning("emacs"),
+        "an editor: runs code outside",
+    ),
+    (Sign::Begins("nvim"), "an editor: runs code outside"),
+    (
+        Sign::WithinBeginning("nvim"),
+        "an editor: runs code outside",
+    ),
+    (Sign::Begins("vscode-"), "an editor: runs code outside"),
+    (
+        Sign::Within(".ansible"),
+        "SSH: the caller's connections and keys",
+    ),
+    (
+        Sign::Begins(".bitwarden-ssh-agent"),
+        "an SSH agent: the caller's keys",
+    ),
+    (
+        Sign::Begins("org.keepassxc."),
+        "KeePassXC: the caller's passwords",
+    ),
+    (
+        Sign::Within(".ICE-unix"),
+        "the session manager: starts processes outside",
+    ),
+    (
+        Sign::Within("at-spi"),
+        "accessibility: the caller's screen and keyboard",
+    ),
+    (
+        Sign::Begins("tailscaled"),
+        "Tailscale: a network past the gate",
+    ),
+    (
+        Sign::Within("avahi-daemon"),
+        "Avahi: name lookups past the gate",
+    ),
+    (
         Sign::Within("portcullis"),
         "Portcullis itself: the log and the policy",
     ),
@@ -236,6 +292,18 @@ mod tests {
             "/tmp/dbus-abcdef",
             "/run/containerd/containerd.sock.ttrpc",
             "/run/libvirt/libvirt-sock-ro",
+            "/tmp/tmux-1000/default",
+            "/run/screen/S-ada/4711.tty",
+            "/run/user/1000/emacs/server",
+            "/run/user/1000/nvim.4711.0",
+            "/run/user/1000/vscode-ipc-0.sock",
+            "/home/ada/.bitwarden-ssh-agent.sock",
+            "/run/user/1000/org.keepassxc.KeePassXC.BrowserServer",
+            "/home/ada/.ansible/cp/0a1b2c",
+            "/tmp/.ICE-unix/4711",
+            "/run/user/1000/at-spi/bus_0",
+            "/run/tailscale/tailscaled.sock",
+            "/run/avahi-daemon/socket",
         ] {
             assert!(danger(Path::new(path)).is_some(), "{path}");
         }

@@ -8,6 +8,7 @@ use crate::policy::{FilesystemMode, Profile};
 use crate::sys::process::find_in_path;
 
 use super::caller::Caller;
+use super::trust::is_led_out;
 
 /// Variables that name a file of certificates; when one is passed through, its file is shown too.
 const CERTIFICATE_VARIABLES: [&str; 8] = [
@@ -48,7 +49,15 @@ pub struct Command {
 }
 
 /// Prepares a command line: a Codex launcher is replaced by the native binary it would start.
-pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
+///
+/// What a link that a session can write leads to elsewhere is left out: the jail would be shown whatever
+/// an earlier session chose.
+pub fn prepare(
+    argv: &[String],
+    caller: &Caller,
+    profile: &Profile,
+    writable: &[PathBuf],
+) -> Command {
     let mut command = Command {
         argv: argv.to_vec(),
         ..Command::default()
@@ -72,9 +81,9 @@ pub fn prepare(argv: &[String], caller: &Caller, profile: &Profile) -> Command {
             .extend(codex.and_then(|codex| codex.bundled_bwrap));
     }
     if profile.codex.enabled {
-        configure_codex(&mut command, caller, profile);
+        configure_codex(&mut command, caller, profile, writable);
     }
-    show_certificates(&mut command, caller, profile);
+    show_certificates(&mut command, caller, profile, writable);
     command
 }
 
@@ -99,7 +108,12 @@ fn native_codex(resolved: &Path) -> Option<codex::NativeLayout> {
     codex::package::find(resolved, arch, Path::exists)
 }
 
-fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
+fn configure_codex(
+    command: &mut Command,
+    caller: &Caller,
+    profile: &Profile,
+    writable: &[PathBuf],
+) {
     let managed = codex::managed_config(&profile.codex.config);
     command
         .files
@@ -109,8 +123,12 @@ fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
         .map_or_else(|| caller.home.join(".codex"), PathBuf::from);
     let jail_home = caller.home.join(".codex");
     for name in CODEX_FILES {
+        let file = host_home.join(name);
+        if !file.is_file() || is_led_out(&file, writable) {
+            continue;
+        }
         // One that the caller cannot read, Codex could not either.
-        if let Ok(content) = std::fs::read(host_home.join(name)) {
+        if let Ok(content) = std::fs::read(file) {
             command.files.push((jail_home.join(name), content));
         }
     }
@@ -121,7 +139,12 @@ fn configure_codex(command: &mut Command, caller: &Caller, profile: &Profile) {
     ));
 }
 
-fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) {
+fn show_certificates(
+    command: &mut Command,
+    caller: &Caller,
+    profile: &Profile,
+    writable: &[PathBuf],
+) {
     for name in CERTIFICATE_VARIABLES {
         let passed = profile
             .environment
@@ -135,7 +158,9 @@ fn show_certificates(command: &mut Command, caller: &Caller, profile: &Profile) 
                 .then(|| caller.variable(name).map(PathBuf::from))
                 .flatten()
         });
-        if let Some(file) = file.filter(|file| file.is_absolute() && file.is_file()) {
+        let fits =
+            |file: &PathBuf| file.is_absolute() && file.is_file() && !is_led_out(file, writable);
+        if let Some(file) = file.filter(fits) {
             // Several variables often name one file; it can be shown once.
             let shown = (file.clone(), file);
             if !command.shown.contains(&shown) {

@@ -88,7 +88,18 @@ pub enum CompanionError {
 pub fn receive<T: DeserializeOwned>(
     who: &'static str,
     channel: &Channel,
+    signals: Option<&mut Signals>,
+) -> Result<Received<T>, CompanionError> {
+    receive_from(who, channel, signals, &mut || Ok(true))
+}
+
+/// As [`receive`], from somebody who may be dead while another holds its end of the channel: `lives` is
+/// asked whenever a child has ended.
+pub fn receive_from<T: DeserializeOwned>(
+    who: &'static str,
+    channel: &Channel,
     mut signals: Option<&mut Signals>,
+    lives: &mut dyn FnMut() -> io::Result<bool>,
 ) -> Result<Received<T>, CompanionError> {
     let patience = if signals.is_some() { START } else { ANSWER };
     let deadline = Instant::now() + patience;
@@ -106,9 +117,14 @@ pub fn receive<T: DeserializeOwned>(
         }
         if let Some(queue) = signals.as_deref_mut()
             && let Some(arrived) = queue.take().map_err(CompanionError::Wait)?
-            && arrived.signal != Signal::SIGCHLD
         {
-            return Err(CompanionError::Interrupted(arrived));
+            if arrived.signal != Signal::SIGCHLD {
+                return Err(CompanionError::Interrupted(arrived));
+            }
+            if !lives().map_err(CompanionError::Wait)? {
+                let source = WireError::Closed;
+                return Err(CompanionError::Wire { who, source });
+            }
         }
     }
 }
@@ -205,6 +221,9 @@ impl AuditWriter {
             [theirs.into(), gate_theirs.into()],
             Some(folder),
         )?;
+        // As with the gate: one that is stopped must not stop the session as well.
+        set_socket_timeout(&channel, Timeout::Send, Some(ANSWER))
+            .map_err(|errno| wire(io::Error::from(errno).into()))?;
         channel.send(boot).map_err(wire)?;
         Ok((
             Self {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, pidfd_open};
@@ -18,14 +19,14 @@ use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
-use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive};
+use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
 use super::desk::Desk;
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
-use super::trust::path_outside;
+use super::trust::{is_outside, path_outside};
 use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
@@ -220,7 +221,8 @@ fn build(
         plan.caller.variable("PATH").unwrap_or_default(),
         &plan.writable,
     );
-    let bwrap = jail::bwrap::ask(&path, &plan.command.bundled_bwrap)?;
+    let trusted = |program: &Path| is_outside(program, &plan.writable);
+    let bwrap = jail::bwrap::ask(&path, trusted, &plan.command.bundled_bwrap)?;
     let program = companions::beside("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,
@@ -298,7 +300,10 @@ impl Jail {
     }
 
     fn confined(&mut self, plan: &Plan, signals: &mut Signals) -> Result<Confined, LaunchError> {
-        let received = match receive::<InitReport>("init", &self.init, Some(signals)) {
+        let bwrap = self.running.child();
+        let mut lives = || bwrap.try_wait().map(|ended| ended.is_none());
+        let said = receive_from::<InitReport>("init", &self.init, Some(signals), &mut lives);
+        let received = match said {
             Err(CompanionError::Wire {
                 source: WireError::Closed,
                 ..
@@ -335,11 +340,14 @@ impl Jail {
             source,
         };
         self.init.send(&Go {}).map_err(wire)?;
-        match self.init.recv::<InitReport>() {
-            Err(WireError::Closed) => Ok(()),
+        match receive::<InitReport>("init", &self.init, None).map(|said| said.message) {
+            Err(CompanionError::Wire {
+                source: WireError::Closed,
+                ..
+            }) => Ok(()),
             Ok(InitReport::Failed(failure)) => Err(plan.explain(failure)),
             Ok(InitReport::Confined(_)) => Err(CompanionError::Unexpected("init").into()),
-            Err(source) => Err(wire(source).into()),
+            Err(error) => Err(error.into()),
         }
     }
 }

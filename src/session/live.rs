@@ -34,6 +34,8 @@ pub struct Live {
     /// What this session can write: nothing below it counts.
     writable: Vec<PathBuf>,
     mode: FilesystemMode,
+    /// The folder that no jail shows, links resolved when the session started.
+    hidden: PathBuf,
     /// What registries' clients said; each is asked once.
     found: Vec<Found>,
     /// Optional credentials that had no value at launch: the session does without them to its end.
@@ -73,6 +75,7 @@ impl Live {
         let left_out = current.network.credentials.iter().filter(without_value);
         let left_out = left_out.cloned().collect();
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+        let hidden = launched.caller.config_folder();
         let mut live = Self {
             caller: launched.caller.clone(),
             profile: request.profile.clone(),
@@ -80,6 +83,7 @@ impl Live {
             workspace: launched.workspace.to_owned(),
             writable: launched.writable.to_owned(),
             mode: launched.mode,
+            hidden: hidden.canonicalize().unwrap_or(hidden),
             found,
             left_out,
             current,
@@ -227,11 +231,9 @@ impl Live {
     /// Whether this session cannot have written a file. With full access to the host only what is hidden
     /// from every jail is beyond it.
     fn is_trusted(&self, file: &Path) -> bool {
-        let hidden = self.caller.config_folder();
-        let hidden = hidden.canonicalize().unwrap_or(hidden);
         let resolved = file.canonicalize().unwrap_or_else(|_| file.to_owned());
         is_outside(file, &self.writable)
-            && (self.mode != FilesystemMode::DangerFullAccess || resolved.starts_with(hidden))
+            && (self.mode != FilesystemMode::DangerFullAccess || resolved.starts_with(&self.hidden))
     }
 
     /// Watches the folders in which the profile's files stand, or would.

@@ -1,9 +1,12 @@
 //! Everything that is settled before anything is started.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use nix::libc::{EACCES, EPERM, EROFS};
 
 use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
@@ -89,7 +92,7 @@ impl Plan {
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
         let credentials = credentials::settle(&mut profile, &caller, &writable, tell)?;
         let upstream = upstream::settle(&profile.network, &caller, &writable, tell)?;
-        let mut command = command::prepare(&request.argv, &caller, &profile);
+        let mut command = command::prepare(&request.argv, &caller, &profile, &writable);
         credentials.seal_command(&mut command, &caller.home);
         command
             .bundled_bwrap
@@ -112,6 +115,7 @@ impl Plan {
         };
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
         let log = folder::open_or_create(&folder::standalone(variable)?)?;
+        keep_profiles_ours(&caller, &profile, &writable)?;
         let rules = Ruleset::compile(&profile.network);
         let asked = request.argv.iter().map(|word| credentials.sealed(word));
         let asked = asked.collect();
@@ -328,6 +332,40 @@ impl Plan {
             _ => String::new(),
         };
         LaunchError::Init { failure, hint }
+    }
+}
+
+/// Makes the folder of profiles where the session could: what stands is masked, and what does not stand
+/// the session would make, with profiles in it that count for the next one.
+fn keep_profiles_ours(
+    caller: &Caller,
+    profile: &Profile,
+    writable: &[PathBuf],
+) -> Result<(), LaunchError> {
+    let folder = caller.config_folder();
+    let full = profile.filesystem.mode == FilesystemMode::DangerFullAccess;
+    if !full && trust::is_outside(&folder, writable) {
+        return Ok(());
+    }
+    let Err(error) = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+    else {
+        return Ok(());
+    };
+    // Where we cannot, the session cannot either, unless a chmod(2) is all that it takes.
+    let theirs = folder
+        .ancestors()
+        .find_map(|above| above.symlink_metadata().ok())
+        .is_some_and(|metadata| metadata.uid() != caller.uid.as_raw());
+    match error.raw_os_error() {
+        Some(EROFS) => Ok(()),
+        Some(EACCES | EPERM) if theirs => Ok(()),
+        _ => Err(LaunchError::System {
+            what: "make the folder of profiles",
+            source: error,
+        }),
     }
 }
 

@@ -99,11 +99,13 @@ impl Socket {
 
     fn open_in(path: &Path, owner: Uid, session: SessionId) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        if !is_private(path, owner) {
+        let folder = open_folder(path)?;
+        // What was opened, whatever has the name by now. It is left as it is: where others choose what is
+        // above it, it may not be ours to change.
+        let stat = rustix::fs::fstat(&folder)?;
+        if stat.st_uid != owner.as_raw() || stat.st_mode & 0o022 != 0 {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let folder = open_folder(path)?;
-        rustix::fs::fchmod(&folder, Mode::RWXU)?;
         for stale in sessions_in(path) {
             // Another session's that lives answers; a dead one's refuses.
             let refused = connect_in(&folder, stale)
@@ -122,7 +124,7 @@ impl Socket {
             peers: BTreeMap::new(),
             last: 0,
         };
-        // The folder is closed to others already; this says so twice.
+        // Who is at the other end is asked in any case; this says it twice.
         rustix::fs::chmodat(
             &socket.folder,
             socket.name.as_str(),
@@ -308,4 +310,30 @@ fn connect_in(folder: &OwnedFd, session: SessionId) -> io::Result<UnixStream> {
 fn remove(folder: &OwnedFd, name: &str) {
     // Somebody else may have removed it; the next session tries again.
     rustix::fs::unlinkat(folder, name, AtFlags::empty()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_folder_that_others_can_write_holds_no_socket_and_any_other_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let mode = |mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let open = |owner| Socket::open_in(path, owner, SessionId::generate());
+        for others_write in [0o777, 0o775, 0o702] {
+            mode(others_write);
+            assert!(open(getuid()).is_err());
+        }
+        mode(0o755);
+        assert!(open(Uid::from_raw(getuid().as_raw() + 1)).is_err());
+        drop(open(getuid()).unwrap());
+        let metadata = path.metadata().unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o755);
+        assert_eq!(path.read_dir().unwrap().count(), 0);
+    }
 }

@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::jail::links_on_the_way;
 use crate::policy::Profile;
 
 /// Folders that the session can write: the workspace, whatever the mode is this time, and the
@@ -26,12 +27,28 @@ pub fn writable_roots(profile: &Profile, home: Option<&Path>, workspace: &Path) 
         .collect()
 }
 
-/// Whether a path, with every link that exists resolved, lies below none of these folders.
+/// Whether a path, what it leads to and every link on the way lie below none of these folders.
 pub fn is_outside(path: &Path, writable: &[PathBuf]) -> bool {
     let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    !writable
-        .iter()
-        .any(|folder| resolved.starts_with(folder) || path.starts_with(folder))
+    !is_below(&resolved, writable) && !is_below(path, writable) && !is_led(path, writable)
+}
+
+/// Whether a link that a session can write leads a path out of what a session can write: to what it
+/// leads, the jail must not be shown.
+pub fn is_led_out(path: &Path, writable: &[PathBuf]) -> bool {
+    path.canonicalize()
+        .is_ok_and(|resolved| !is_below(&resolved, writable) && is_led(path, writable))
+}
+
+/// Whether a link on the way lies where a session can write.
+fn is_led(path: &Path, writable: &[PathBuf]) -> bool {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let links = links_on_the_way(&path);
+    links.iter().any(|link| is_below(link, writable))
+}
+
+fn is_below(path: &Path, folders: &[PathBuf]) -> bool {
+    folders.iter().any(|folder| path.starts_with(folder))
 }
 
 /// `PATH` without relative folders and those below a writable one.
@@ -58,5 +75,28 @@ mod tests {
         );
         let path = path_outside(OsStr::new(&text), &[workspace.canonicalize().unwrap()]);
         assert_eq!(path, "/usr/bin:/bin");
+    }
+
+    #[test]
+    fn a_link_of_the_workspace_makes_nothing_trusted_wherever_it_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let (work, outside) = (root.join("work"), root.join("outside"));
+        std::fs::create_dir(&work).unwrap();
+        std::fs::write(&outside, "").unwrap();
+        std::fs::write(work.join("own"), "").unwrap();
+        let link = |target: PathBuf, place: PathBuf| {
+            std::os::unix::fs::symlink(target, place).unwrap();
+        };
+        link(outside.clone(), work.join("out"));
+        link(work.join("out"), root.join("through"));
+        link(work.join("own"), root.join("in"));
+        let writable = [work.clone()];
+        let judged = |path: &Path| (is_outside(path, &writable), is_led_out(path, &writable));
+        assert_eq!(judged(&outside), (true, false));
+        assert_eq!(judged(&work.join("own")), (false, false));
+        assert_eq!(judged(&work.join("out")), (false, true));
+        assert_eq!(judged(&root.join("through")), (false, true));
+        assert_eq!(judged(&root.join("in")), (false, false));
     }
 }

@@ -107,6 +107,29 @@ impl Spawn {
         self
     }
 
+    /// Has the kernel kill the child when the thread that starts it ends, however that comes about
+    /// (PR_SET_PDEATHSIG(2const)).
+    #[must_use]
+    pub fn die_with_us(mut self) -> Self {
+        use std::os::unix::process::CommandExt;
+        let us = rustix::process::getpid();
+        #[expect(unsafe_code, reason = "runs between fork and exec")]
+        // SAFETY: the closure makes two bare system calls (prctl(2), getppid(2)) and allocates nothing.
+        unsafe {
+            self.command.pre_exec(move || {
+                let kill = Some(rustix::process::Signal::KILL);
+                rustix::process::set_parent_process_death_signal(kill)?;
+                // Dead already: then nobody is told.
+                if rustix::process::getppid() == Some(us) {
+                    Ok(())
+                } else {
+                    Err(rustix::io::Errno::SRCH.into())
+                }
+            });
+        }
+        self
+    }
+
     /// Lets the child ignore what a terminal's keyboard sends (SIGINT, SIGQUIT): it stays in the
     /// foreground process group, and the keys are for somebody else in it.
     #[must_use]
@@ -133,7 +156,11 @@ impl Spawn {
     /// it says more than [`MAX_OUTPUT`], its whole process group is killed and that is an error.
     pub fn capture(self, deadline: Duration) -> io::Result<Captured> {
         let until = Instant::now() + deadline;
-        let mut child = self.pipe_stdout().own_process_group().start()?;
+        let mut child = self
+            .pipe_stdout()
+            .own_process_group()
+            .die_with_us()
+            .start()?;
         let outcome = drain(&mut child, until);
         if outcome.is_err() {
             let group = rustix::process::Pid::from_child(&child);
@@ -200,6 +227,40 @@ fn await_ready(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
     }
 }
 
+/// Kills a child of ours with its own children, which a parent that is killed alone leaves behind: it is
+/// stopped first, so that it makes no more of them. Ended already is as good as killed.
+pub fn kill_with_children(child: &mut Child) -> io::Result<()> {
+    use rustix::process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
+        pidfd_send_signal, waitid,
+    };
+    if child.try_wait()?.is_some() {
+        return Ok(());
+    }
+    // Not reaped yet, so the number is its own.
+    let pid = Pid::from_child(child);
+    kill_process(pid, Signal::STOP)?;
+    let halted = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), halted)?;
+    // Without this file (CONFIG_PROC_CHILDREN) its children are on their own, as without us.
+    let number = child.id();
+    let listed = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children"));
+    // Nobody reaps them meanwhile, so these numbers are their own, too.
+    let children: Vec<OwnedFd> = listed
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .filter_map(|number| Pid::from_raw(number.parse().ok()?))
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect();
+    child.kill()?;
+    child.wait()?;
+    for child in children {
+        // Gone with its parent.
+        pidfd_send_signal(child, Signal::KILL).ok();
+    }
+    Ok(())
+}
+
 /// Looks a program up in a `PATH`-like list, as execvp(3) would; a name with a slash is itself.
 pub fn find_in_path(name: &OsStr, path: &OsStr) -> Option<OsString> {
     if name.as_encoded_bytes().contains(&b'/') {
@@ -246,6 +307,33 @@ mod tests {
                 .unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{hanging}");
         }
+    }
+
+    #[test]
+    fn a_child_is_killed_with_its_own_children() {
+        let mut child = shell("sleep 1000 & echo; wait")
+            .pipe_stdout()
+            .start()
+            .unwrap();
+        let mut line = [0];
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut line).unwrap();
+        kill_with_children(&mut child).unwrap();
+        // The end of the pipe: nobody holds it any more.
+        await_ready(output.as_fd(), Instant::now() + Duration::from_secs(30)).unwrap();
+        assert_eq!(output.read(&mut line).unwrap(), 0);
+        kill_with_children(&mut child).unwrap();
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_started_it() {
+        let start = || {
+            let child = shell("exec sleep 1000").pipe_stdout().die_with_us().start();
+            child.unwrap().stdout.take().unwrap()
+        };
+        let mut output = std::thread::spawn(start).join().unwrap();
+        await_ready(output.as_fd(), Instant::now() + Duration::from_secs(30)).unwrap();
+        assert_eq!(output.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::{Value, json};
 
 use crate::cli::Install;
-use crate::scene::{Session, asking, install, origin};
+use crate::scene::{Session, asking, eventually, install, origin};
 
 fn script(install: &Install, place: &str, text: &str) -> String {
     let path = install.write(place, &format!("#!/bin/sh\n{text}\n"));
@@ -86,6 +86,27 @@ fn a_program_that_hangs_is_ended_with_its_question() {
     assert_eq!(session.fetch(origin), "403");
     session.end();
     assert_eq!(install.events("approval.answered")[0]["end"], "expired");
+}
+
+#[test]
+fn a_program_does_not_outlive_a_session_that_is_killed() {
+    let origin = origin();
+    let install = install("");
+    let place = install.path("pid");
+    let text = format!("echo $$ > {}; exec sleep 1000", place.display());
+    with_command(&install, "decide", &text);
+    let mut session = Session::start(&install, &[]);
+    session.begin(origin);
+    let pid = eventually("the program runs", || {
+        let text = fs::read_to_string(&place).ok()?;
+        text.strip_suffix('\n').map(str::to_owned)
+    });
+    session.kill();
+    eventually("the program is gone", || {
+        fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map_or(true, |stat| stat.contains(") Z "))
+            .then_some(())
+    });
 }
 
 #[test]

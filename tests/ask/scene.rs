@@ -126,6 +126,11 @@ impl Session {
         self.status()
     }
 
+    /// Kills the session process alone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+    }
+
     /// The next line that portcullis itself said.
     pub(crate) fn said(&mut self) -> String {
         let mut line = String::new();

@@ -197,6 +197,32 @@ fn our_own_state_is_empty_even_in_danger_full_access() {
 }
 
 #[test]
+fn no_folder_above_our_own_state_can_be_moved_away() {
+    for caller in CALLERS {
+        for mode in [
+            FilesystemMode::WorkspaceWrite,
+            FilesystemMode::DangerFullAccess,
+        ] {
+            let mut bench = Bench::new(caller);
+            for file in ["a/b/own/log", "c/d/theirs/log"] {
+                bench.file(&bench.path(file), "record");
+            }
+            for folder in ["a", "a/b", "c", "c/d"] {
+                bench.own(&bench.path(folder));
+            }
+            bench.order.hidden = vec![bench.path("a/b/own")];
+            bench.order.masked = vec![bench.path("c/d/theirs")];
+            bench.order.mode = mode;
+            let away = |from: &str, to: &str| Act::rename(bench.path(from), bench.path(to));
+            let acts = [away("a", "x"), away("a/b", "a/x"), away("c", "y")];
+            let busy = || errno(nix::libc::EBUSY);
+            let expected = [busy(), busy(), Answer::done()];
+            assert_eq!(bench.inside(&acts), expected, "{caller:?} {mode}");
+        }
+    }
+}
+
+#[test]
 fn danger_full_access_keeps_proc_devices_and_scratch_space_private() {
     for caller in CALLERS {
         let mut bench = Bench::new(caller);
@@ -365,6 +391,36 @@ fn a_path_named_through_a_link_shows_under_both_names() {
             [text(), text(), errno(EROFS)],
             "{caller:?}"
         );
+    }
+}
+
+#[test]
+fn a_path_that_a_session_could_have_led_elsewhere_is_refused() {
+    for caller in CALLERS {
+        let mut bench = Bench::new(caller);
+        bench.file(&bench.host("secret/key"), "text");
+        bench.file(&bench.path("data/notes"), "text");
+        symlink(bench.host("secret"), bench.path("led")).unwrap();
+        symlink("data", bench.path("kept")).unwrap();
+        bench.order.readable = vec!["kept".into()];
+        let notes = Act::read(bench.path("kept/notes"));
+        assert_eq!(
+            bench.try_inside(notes),
+            Answer::Done("text".to_owned()),
+            "{caller:?}"
+        );
+        for writable in [false, true] {
+            bench.order.readable = vec!["led".into()];
+            if writable {
+                bench.order.writable = std::mem::take(&mut bench.order.readable);
+            }
+            let said = bench.refusal();
+            let cure = format!("write {}", bench.host("secret").display());
+            assert!(
+                said.contains("a session could have changed it") && said.contains(&cure),
+                "{said}"
+            );
+        }
     }
 }
 

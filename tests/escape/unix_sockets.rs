@@ -132,6 +132,10 @@ fn what_cannot_be_allowed_is_told_with_the_cure() {
     let mut bench = Bench::new(Caller::Root);
     let inside = bench.path("app.sock");
     service(&inside);
+    let linked = bench.path("linked.sock");
+    let outside = bench.host("outside.sock");
+    service(&outside);
+    symlink(&outside, &linked).unwrap();
     let file = bench.host("file.sock");
     bench.file(&file, "");
     for (path, cure) in [
@@ -139,6 +143,7 @@ fn what_cannot_be_allowed_is_told_with_the_cure() {
         (file, "is no socket"),
         (bench.host(""), "is no socket"),
         (inside, "could put another in its place"),
+        (linked, "could put another in its place"),
         ("/dev/null".into(), "is no socket"),
     ] {
         bench.order.sockets.clear();

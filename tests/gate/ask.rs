@@ -371,3 +371,28 @@ fn a_policy_that_comes_to_allow_it_answers_the_question() {
         ["answered 1 superseded None None", "Allow Allow a.test"]
     );
 }
+
+#[test]
+fn nobody_is_asked_about_a_path_that_cannot_be_shown_whole() {
+    let origin = Origin::echo();
+    let gate = spec()
+        .host("a.test", "127.0.0.1")
+        .rule("a.test", &[origin.port()], Effect::Ask)
+        .policy(|policy| policy.rules[0].paths = vec!["/x/**".to_owned().try_into().unwrap()])
+        .start();
+    let authority = format!("a.test:{}", origin.port());
+    let path = |length: usize| format!("/x/{}", "y".repeat(length - 3));
+    let refused = get(gate.http, &authority, &path(513));
+    assert_eq!(denied(&refused), "not_approved");
+    assert_eq!(
+        approvals(&gate).last().unwrap(),
+        "Deny approvals: the path is longer than the 512 shown"
+    );
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| get(gate.http, &authority, &path(512)));
+        let asked = question(&gate);
+        assert_eq!(asked.path, Some(path(512)));
+        answer(&gate, asked.id, Answered::Allow, Scope::Once);
+        assert_eq!(asking.join().unwrap().status(), 200);
+    });
+}

@@ -340,3 +340,45 @@ fn python_finds_its_way_through_the_proxy() {
         "{output:?}"
     );
 }
+
+#[test]
+fn an_answer_that_broke_off_does_not_look_whole_to_a_client_of_http_1_0() {
+    let origin = Origin::raw(|mut stream| {
+        let mut chunk = [0; 4096];
+        let _ = stream.read(&mut chunk)?;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")?;
+        if chunk.starts_with(b"GET /whole") {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        Ok(())
+    });
+    let (spec, authority) = allowing(&origin);
+    let gate = spec.start();
+    let end = |path: &str| {
+        let mut client = Raw::open(gate.http);
+        client.send(format!("GET http://{authority}{path} HTTP/1.0\r\n\r\n"));
+        let mut answer = Vec::new();
+        client
+            .0
+            .read_to_end(&mut answer)
+            .map_err(|error| error.kind())
+    };
+    assert!(end("/whole").is_ok());
+    assert_eq!(end("/cut"), Err(std::io::ErrorKind::ConnectionReset));
+}
+
+#[test]
+fn an_empty_path_with_a_query_is_sent_as_the_path_that_was_judged() {
+    let origin = Origin::echo();
+    let (spec, authority) = allowing(&origin);
+    let gate = spec.start();
+    let mut client = Raw::open(gate.http);
+    client.send(format!(
+        "GET http://{authority}?q HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    assert_eq!(client.response().text(), "GET /?q HTTP/1.1");
+    gate.audit.wait_for_one(
+        "the decision",
+        |event| matches!(event, AuditEvent::EgressDecided { path: Some(path), .. } if path == "/"),
+    );
+}

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 
 use portcullis::audit::{AuditEvent, EndedBy};
-use portcullis::policy::{NetworkPolicy, Port, Ruleset};
-use portcullis::wire::gate::{Applied, GateCommand, GateReply};
+use portcullis::policy::{Answered, NetworkMode, NetworkPolicy, Port, Ruleset, Scope, Unlisted};
+use portcullis::wire::gate::{Answer, Applied, GateCommand, GateReply};
 
 use crate::client::{Raw, a_moment, get};
 use crate::test_gate::{GateSpec, TestGate, spec};
@@ -204,4 +204,65 @@ fn a_session_that_started_without_looking_into_tls_does_not_begin_to() {
     // The old policy decides on.
     let mut client = Raw::open(gate.http);
     client.connect(&format!("a.test:{port}"));
+}
+
+#[test]
+fn an_address_that_is_refused_by_now_is_closed_and_others_stay() {
+    let origin = Origin::echo_bytes();
+    let other = std::net::TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let (port, there) = (origin.port(), other.local_addr().unwrap().port());
+    let both = || {
+        spec()
+            .host("a.test", "127.0.0.1")
+            .host("b.test", "127.0.0.2")
+            .allow("a.test", &[port])
+            .allow("b.test", &[there])
+    };
+    let gate = both().start();
+    let mut kept = Raw::open(gate.http);
+    kept.connect(&format!("a.test:{port}"));
+    let mut closed = Raw::open(gate.http);
+    closed.connect(&format!("b.test:{there}"));
+    let narrower = both().policy(|policy| {
+        policy.addresses.allow = vec!["127.0.0.1/32".parse().unwrap()];
+    });
+    assert_eq!(apply(&gate, &narrower.policy).closed, 1);
+    assert_eq!(closed.rest(), b"");
+    kept.send("still");
+    assert_eq!(kept.exactly(5), b"still");
+}
+
+#[test]
+fn a_request_that_waited_is_held_to_the_mode_that_is_in_force_by_then() {
+    let origin = Origin::echo();
+    let asking = |mode| {
+        spec().host("a.test", "127.0.0.1").policy(|policy| {
+            policy.default = Unlisted::Ask;
+            policy.mode = mode;
+        })
+    };
+    let gate = asking(NetworkMode::Full).start();
+    let authority = format!("a.test:{}", origin.port());
+    let answered = |body: &str| {
+        let mut client = Raw::open(gate.http);
+        client.send(format!(
+            "GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
+        let GateReply::Question(question) = gate.reply() else {
+            panic!("no question");
+        };
+        apply(&gate, &asking(NetworkMode::Limited).policy);
+        let answer = Answer {
+            question: question.id,
+            verdict: Answered::Allow,
+            scope: Scope::Once,
+            by: "a test".to_owned(),
+        };
+        gate.control().send(&GateCommand::Answer(answer)).unwrap();
+        client.response()
+    };
+    assert_eq!(answered("written").denied(), "malformed");
+    assert_eq!(origin.log.connections(), 0);
+    assert_eq!(answered("").status(), 200);
 }

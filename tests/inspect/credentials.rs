@@ -278,3 +278,15 @@ fn a_credential_that_is_always_put_in_needs_no_placeholder_in_the_jail() {
     let sent: Vec<_> = seen.iter().map(|seen| seen.header("x-key")).collect();
     assert_eq!(sent, [Some(VALUE), Some(VALUE), Some(VALUE), None]);
 }
+
+#[test]
+fn an_origin_cannot_reflect_the_value_in_its_reason_phrase() {
+    let answer = format!("HTTP/1.1 200 {VALUE}\r\nContent-Length: 4\r\n\r\nfine");
+    let origin = OriginSpec::new(HOST)
+        .alpn(&["http/1.1"])
+        .raw(answer.as_bytes());
+    let scene = Scene::before(origin, |spec| with_credential(spec, &[]));
+    let answer = Tls::open(&scene).ask("GET /v1/x", HOST, &bearer());
+    assert_eq!(answer.head.lines().next(), Some("HTTP/1.1 200 OK"));
+    assert_eq!(answer.body, b"fine");
+}

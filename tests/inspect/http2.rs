@@ -78,6 +78,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -346,4 +347,21 @@ async fn requests_under_way_are_on_record_when_the_gate_has_drained() {
         .iter()
         .filter(|event| matches!(event, AuditEvent::EgressClosed { .. }));
     assert_eq!((decided.count(), closed.count()), (4, 4), "{events:#?}");
+}
+
+#[test]
+fn a_client_may_send_no_more_ahead_than_is_good_for_it() {
+    let scene = Scene::new();
+    let mut tls = open(&scene);
+    let (_, settings) = until(&mut tls, &[SETTINGS]).unwrap();
+    let windows: Vec<u32> = settings
+        .chunks(6)
+        // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+        .filter(|setting| setting[..2] == [0, 4])
+        .map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()))
+        .collect();
+    assert_eq!(windows, [256 << 10]);
+    let (_, grown) = until(&mut tls, &[WINDOW_UPDATE]).unwrap();
+    let grown = u32::from_be_bytes(grown.try_into().unwrap());
+    assert_eq!(65_535 + grown, 1 << 20);
 }

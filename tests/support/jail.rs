@@ -44,7 +44,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         sockets: &order.sockets,
         init: &init,
     })?;
-    let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), &[])?.answer()?;
+    let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), |_| true, &[])?.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),

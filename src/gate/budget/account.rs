@@ -11,7 +11,7 @@ use crate::policy::EgressRequest;
 use super::super::relay::Direction;
 use super::super::state::Gate;
 use super::hit;
-use super::meter::Verdict;
+use super::meter::{Verdict, Waiter};
 use super::scope::Scope;
 
 /// The scopes that one destination belongs to, the session first.
@@ -21,6 +21,7 @@ pub(in crate::gate) struct Account {
     /// Taken and not yet counted as sent.
     up: Cell<u64>,
     down: Cell<u64>,
+    waiter: Waiter,
 }
 
 impl Account {
@@ -29,6 +30,7 @@ impl Account {
             scopes,
             up: Cell::new(0),
             down: Cell::new(0),
+            waiter: Waiter::default(),
         }
     }
 
@@ -81,7 +83,7 @@ impl Account {
                 Verdict::Ask => gate.ledger.ask(meter, conn, request),
                 Verdict::Wait => {}
             }
-            meter.wait(context);
+            meter.wait(&self.waiter, context);
         }
         Poll::Pending
     }
@@ -125,7 +127,7 @@ impl Account {
                 Verdict::Ask => gate.ledger.ask(meter, conn, request),
                 Verdict::Wait => {}
             }
-            meter.wait(context);
+            meter.wait(&self.waiter, context);
             return Poll::Pending;
         }
         for scope in &self.scopes {

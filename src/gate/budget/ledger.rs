@@ -17,7 +17,7 @@ use super::super::questions;
 use super::super::state::Gate;
 use super::account::Account;
 use super::hit;
-use super::meter::{Meter, Verdict};
+use super::meter::{Meter, Verdict, Waiter};
 use super::scope::{Asked, Scope};
 
 /// Budgets that are reported.
@@ -110,6 +110,7 @@ impl Ledger {
         &self,
         gate: &Gate,
         context: &Context<'_>,
+        waiter: &Waiter,
         asked: Asked<'_>,
     ) -> Poll<bool> {
         let request = asked.request;
@@ -125,7 +126,7 @@ impl Ledger {
                 Verdict::Ask => self.ask(meter, asked.conn, request),
                 Verdict::Wait => {}
             }
-            meter.wait(context);
+            meter.wait(waiter, context);
             return Poll::Pending;
         }
         for scope in covering() {

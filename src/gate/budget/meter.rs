@@ -1,6 +1,7 @@
 //! One budget while it is used up: how much, of how much, and what was said about it.
 
 use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
 use crate::policy::{Budget, BudgetAction, BudgetKind, HostPattern};
@@ -23,8 +24,12 @@ pub(in crate::gate) struct Meter {
     told: Cell<bool>,
     question: Cell<Question>,
     /// Relays and requests that wait for the answer.
-    waiting: RefCell<Vec<Waker>>,
+    waiting: RefCell<Vec<(Weak<()>, Waker)>>,
 }
+
+/// Somebody who may wait for an answer. Once it is dropped, whoever it was has given up.
+#[derive(Debug, Default)]
+pub(super) struct Waiter(Rc<()>);
 
 /// How far the question about a used up budget has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,12 +189,21 @@ impl Meter {
         )
     }
 
-    /// Wakes this task when there is an answer.
-    pub(super) fn wait(&self, context: &Context<'_>) {
+    /// Wakes this task when there is an answer. A waker keeps the memory of its task: while a question is
+    /// open, the jail must not be able to pile up those of requests that it has given up.
+    pub(super) fn wait(&self, waiter: &Waiter, context: &Context<'_>) {
         let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(context.waker())) {
-            waiting.push(context.waker().clone());
+        let own = waiting
+            .iter_mut()
+            .find(|(known, _)| std::ptr::eq(known.as_ptr(), Rc::as_ptr(&waiter.0)));
+        if let Some((_, waker)) = own {
+            waker.clone_from(context.waker());
+            return;
         }
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|(waiter, _)| waiter.strong_count() > 0);
+        }
+        waiting.push((Rc::downgrade(&waiter.0), context.waker().clone()));
     }
 
     /// The answer to its question.
@@ -216,8 +230,28 @@ impl Meter {
     }
 
     fn wake(&self) {
-        for waker in self.waiting.take() {
+        for (_, waker) in self.waiting.take() {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_given_up_is_not_kept_and_who_waits_is_kept_once() {
+        let meter = Meter::new(BudgetKind::Requests, None, None);
+        let context = Context::from_waker(Waker::noop());
+        let patient = Waiter::default();
+        for _ in 0..10_000 {
+            meter.wait(&Waiter::default(), &context);
+            meter.wait(&patient, &context);
+        }
+        let waiting = meter.waiting.borrow();
+        let live = waiting.iter().filter(|(one, _)| one.strong_count() > 0);
+        assert_eq!(live.count(), 1);
+        assert!(waiting.len() < 10, "{}", waiting.len());
     }
 }

@@ -26,7 +26,7 @@ use crate::policy::{EgressRequest, HostPattern};
 use crate::wire::gate::GateReply;
 
 use super::state::Gate;
-use meter::Meter;
+use meter::{Meter, Waiter};
 use scope::Asked;
 
 /// What of a request leaves in its head, in bytes. Nothing of a tunnel does.
@@ -61,7 +61,8 @@ pub(super) async fn admit(gate: &Gate, conn: ConnId, request: &EgressRequest, se
         seen,
         named: gate.rules().names(&request.host),
     };
-    poll_fn(|context| gate.ledger.poll_admit(gate, context, asked)).await
+    let waiter = Waiter::default();
+    poll_fn(|context| gate.ledger.poll_admit(gate, context, &waiter, asked)).await
 }
 
 /// A limit is crossed: on record once, told once. The record comes before that of its consequence; it

@@ -6,6 +6,7 @@ use hyper::{Request, Response};
 use crate::gate::authorize::{Permit, Refusal, authorize_within};
 use crate::gate::body::GateBody;
 use crate::gate::budget::Seen;
+use crate::gate::http_request::to_origin;
 use crate::gate::upstream::{self, Opened};
 use crate::policy::{DenyReason, EgressRequest, Transport};
 
@@ -60,7 +61,7 @@ impl Tunnel {
         permit: Permit,
         request: Request<Incoming>,
     ) -> Result<Response<GateBody>, Refusal> {
-        upstream::forward(&self.gate, permit, request::to_origin(request)).await
+        upstream::forward(&self.gate, permit, to_origin(request)).await
     }
 
     /// Asks the origin for a WebSocket; the request has the fields of RFC 6455 section 4.1.

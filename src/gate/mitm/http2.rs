@@ -46,6 +46,13 @@ const JUDGED: usize = 16;
 /// that end the connection.
 const RESETS: usize = 20;
 
+/// Bytes of one request's content that wait for its origin. A client is as near as memory: a larger window
+/// makes nothing faster, and a hostile one with a slow origin fills all of them.
+const STREAM_WINDOW: u32 = 256 << 10;
+
+/// The same of all requests of one connection.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
 /// Bytes of answers that are held for one stream whose client does not take them.
 const SEND_BUFFER: usize = 64 << 10;
 
@@ -140,8 +147,8 @@ fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
-        // Starts with the 64 KiB of RFC 9113 section 6.9.2 and grows with what the connection carries.
-        .adaptive_window(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
         .auto_date_header(false);

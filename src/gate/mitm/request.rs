@@ -5,12 +5,13 @@
 use hyper::body::Body;
 use hyper::ext::Protocol;
 use hyper::header::{HOST, HeaderMap, HeaderValue, UPGRADE};
-use hyper::{Method as HttpMethod, Request, Uri, Version};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Method as HttpMethod, Request, Version};
 
 use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
 use crate::gate::hop::{self, ProtectedNamed};
-use crate::gate::http_request::{Malformed, check_reads_only, method};
+use crate::gate::http_request::{Malformed, check_mode, method};
 use crate::gate::websocket;
 use crate::policy::{DenyReason, EgressRequest, Method, NetworkMode, Transport};
 
@@ -57,15 +58,8 @@ pub(super) fn read<B: Body>(
     } else {
         method(request)?
     };
-    if mode == NetworkMode::Limited {
-        // An extended CONNECT has no content: what follows it is the WebSocket's.
-        if extended {
-            check_reads_only(request.headers(), false)?;
-        } else {
-            let writes = !request.body().is_end_stream();
-            check_reads_only(request.headers(), method.is_read_only() && writes)?;
-        }
-    }
+    // An extended CONNECT has no content: what follows it is the WebSocket's.
+    check_mode(request, mode)?;
     hop::check_request(request.headers())
         .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
     let path = match request.uri().path() {
@@ -117,6 +111,12 @@ fn read_http2<B>(request: &Request<B>, permitted: &Destination) -> Result<bool, 
     if uri.scheme_str() != Some("https") {
         return Err(Unreadable::Malformed("a :scheme other than https"));
     }
+    // As the guard in front of HTTP/1.1 has it: hyper lets bytes beyond ASCII pass.
+    let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+    if !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let why = "the target has a byte that no URI has";
+        return Err(Unreadable::Malformed(why));
+    }
     let authority = uri.authority().ok_or(Malformed("no :authority"))?;
     same_host(authority.as_str(), permitted)?;
     if let Some(named) = one_host(request.headers())? {
@@ -162,22 +162,10 @@ fn asks_for_websocket<B: Body>(request: &Request<B>) -> Result<bool, Unreadable>
     Ok(asked)
 }
 
-/// The request without what is of this hop: origin-form, no field of one hop. `upstream` names the host.
-pub(super) fn to_origin<B>(request: Request<B>) -> Request<B> {
-    let (mut head, body) = request.into_parts();
-    head.uri = match head.uri.path_and_query() {
-        // Not read again: the origin gets exactly what was judged.
-        Some(path) => Uri::from(path.clone()),
-        None => Uri::default(),
-    };
-    head.extensions.clear();
-    hop::strip_request(&mut head.headers);
-    Request::from_parts(head, body)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::http_request::to_origin;
     use crate::ids::ConnId;
     use crate::policy::{Handling, Host, Port};
     use http_body_util::Empty;
@@ -288,6 +276,9 @@ mod tests {
         assert_eq!(get("/x", &[]), Err("a :scheme other than https"));
         let connect = asked(Version::HTTP_2, ("CONNECT", "a.test:443"), &[]);
         assert_eq!(connect, Err("CONNECT within TLS"));
+        for path in ["https://a.test/\u{e9}", "https://a.test/x?\u{e9}"] {
+            assert_eq!(get(path, &[]), Err("the target has a byte that no URI has"));
+        }
     }
 
     #[test]
@@ -321,5 +312,12 @@ mod tests {
             .map(hyper::header::HeaderName::as_str)
             .collect();
         assert_eq!(names, ["x-end"]);
+        // Judged as a path of `/`.
+        let bare = request(Version::HTTP_2, ("GET", "https://a.test?q"), &[]);
+        assert_eq!(bare.uri().path(), "/");
+        let sent = to_origin(bare).uri().path_and_query().cloned();
+        assert_eq!(sent.unwrap().as_str(), "/?q");
+        let star = request(Version::HTTP_11, ("OPTIONS", "*"), &[]);
+        assert_eq!(to_origin(star).uri(), "*");
     }
 }

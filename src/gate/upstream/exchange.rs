@@ -10,6 +10,7 @@ use crate::audit::EndedBy;
 use crate::gate::authorize::{Destination, Permit, Refusal};
 use crate::gate::body::{GateBody, Relayed, Uploaded};
 use crate::gate::hop;
+use crate::gate::http_request::{Malformed, check_mode};
 use crate::gate::lookout::Lookout;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
@@ -59,6 +60,11 @@ impl Exchange {
         permit: &Permit,
         request: Request<Incoming>,
     ) -> Result<(Self, Request<Incoming>), Refusal> {
+        // It may have been read long ago, and the policy another since.
+        if let Err(Malformed(why)) = check_mode(&request, gate.rules().mode()) {
+            let refused = permit.destination();
+            return Err(refused.fail(gate, DenyReason::Malformed, why.to_owned()));
+        }
         let (mut head, content) = request.into_parts();
         let exchange = Self {
             gate: Rc::clone(gate),
@@ -155,6 +161,8 @@ impl Exchange {
     ) -> Response<GateBody> {
         let (mut head, content) = response.into_parts();
         hop::strip_response(&mut head.headers);
+        // Among them is the reason phrase: words of the origin that nobody has looked through.
+        head.extensions.clear();
         // Ours to say towards the client, whatever the origin speaks.
         head.version = Version::HTTP_11;
         let tally = Rc::clone(&self.tally);

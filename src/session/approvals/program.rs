@@ -5,6 +5,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
@@ -58,12 +59,17 @@ impl Setup {
         };
         let program = std::fs::canonicalize(program)
             .map_err(|error| format!("{program}: {error}; name an existing program"))?;
-        let full = mode == FilesystemMode::DangerFullAccess && is_writable(&program);
-        if full || !is_outside(&program, writable) {
-            return Err(format!(
-                "{}: the session could change it; put it where the session cannot write",
-                program.display()
-            ));
+        // A script that an interpreter is named with is a program as well.
+        let scripts = arguments.iter().map(|argument| caller.home.join(argument));
+        let scripts = scripts.filter(|path| path.exists());
+        for path in std::iter::once(program.clone()).chain(scripts) {
+            let full = mode == FilesystemMode::DangerFullAccess && is_ours(&path);
+            if full || !is_outside(&path, writable) {
+                return Err(format!(
+                    "{}: the session could change it; put it where the session cannot write",
+                    path.display()
+                ));
+            }
         }
         let passed = PASSED
             .iter()
@@ -79,12 +85,14 @@ impl Setup {
     }
 }
 
-/// Whether we ourselves could replace a file; a session with full access then can.
-fn is_writable(file: &Path) -> bool {
-    let parent = file.parent().unwrap_or(file);
-    [file, parent]
-        .iter()
-        .any(|path| access(*path, AccessFlags::W_OK).is_ok())
+/// Whether we ourselves could replace a file, by any name on its way: a session with full access then
+/// can. What is ours counts whatever its mode is, because its owner can change that.
+fn is_ours(file: &Path) -> bool {
+    let us = nix::unistd::geteuid().as_raw();
+    file.ancestors().any(|path| {
+        access(path, AccessFlags::W_OK).is_ok()
+            || std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.uid() == us)
+    })
 }
 
 /// What the program reads.
@@ -119,6 +127,7 @@ impl Program {
         let mut spawn = Spawn::new(&setup.program)
             .pipe_stdin()
             .pipe_stdout()
+            .die_with_us()
             .own_process_group();
         for argument in &setup.arguments {
             spawn = spawn.arg(argument);
