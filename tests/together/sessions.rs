@@ -1,6 +1,7 @@
 //! Real sessions: programs that know no proxy and TLS that is looked into, credentials, and the last lines
 //! of `run`.
 
+use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 
@@ -134,6 +135,57 @@ fn a_plain_websocket_and_plain_requests_pass_without_a_proxy() {
     // The last origin answers a handshake with 200, which is for the client to make sense of.
     assert_eq!(run.stdout, "GET /open/a HTTP/1.1 403 200", "{run:#?}");
     assert!(origin.log.text().contains("pgrade: websocket"));
+}
+
+/// Opens a WebSocket with a plain socket and prints what comes back of one frame.
+const SOCKET: &str = r"
+import socket, sys
+connection = socket.create_connection(('origin.test', 80), timeout=30)
+connection.sendall(('GET /ws HTTP/1.1\r\nHost: origin.test\r\n' + sys.argv[1].removesuffix('.') + '\r\n').encode())
+head = b''
+while not head.endswith(b'\r\n\r\n'):
+    head += connection.recv(1)
+connection.sendall(b'frame')
+print(head.split()[1].decode(), connection.recv(5).decode())
+";
+
+#[test]
+fn a_plain_websocket_carries_bytes_without_a_proxy() {
+    let origin = Origin::raw_at(80, |mut stream| {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        // The answer to the key of RFC 6455 section 1.3.
+        let accept = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        stream.write_all(
+            format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                 Sec-WebSocket-Accept: {accept}\r\n\r\n"
+            )
+            .as_bytes(),
+        )?;
+        let mut frame = [0; 5];
+        stream.read_exact(&mut frame)?;
+        stream.write_all(&frame)
+    });
+    let none = OriginSpec::new(NAME).cert(CertKind::Plain).start();
+    let hosts = [(NAME, origin.address.ip())];
+    let session = Session::new(Who::User, &none.ca_pem, &hosts, READ_OPEN);
+    session.scene.install.write("work/speak.py", SOCKET);
+    let fields = WEBSOCKET.replace("\r\n", "\\r\\n");
+    let run = session.sh(&format!(
+        "/usr/bin/python3 speak.py \"$(printf '{fields}.')\""
+    ));
+    assert_eq!(run.stdout, "101 frame\n", "{run:#?}");
+    assert_eq!(session.decisions(), ["allow forward origin.test GET /ws -"]);
+    let closed = session.scene.install.events("egress.closed");
+    assert_eq!(
+        (&closed[0]["bytes_up"], &closed[0]["bytes_down"]),
+        (&5.into(), &5.into())
+    );
 }
 
 #[test]
