@@ -9,14 +9,14 @@ use crate::codex_install::{VERSIONS, bin};
 use crate::scene::{Scene, Transport};
 use crate::stub::NAME;
 
-const KEY: &str = "sk-the-real-secret-key";
+pub(crate) const KEY: &str = "sk-the-real-secret-key";
 
 /// What the agent can read of its own session, and where it looks for the key.
 const LOOK: &str = "env | grep CODEX_API_KEY; cat ~/.codex/auth.json; \
     grep -rsac -e 'the-real-secre[t]' /proc/[0-9]*/environ ~ . | grep -v ':0$'; echo looked";
 
 /// The shipped profile, with the stub in the place of the API.
-fn sealed_profile(scene: &Scene) -> String {
+pub(crate) fn sealed_profile(scene: &Scene) -> String {
     let (port, dns_port) = (scene.stub.port, scene.stub.dns_port);
     let mut text = format!(
         "extends = \"codex-sealed\"\n\
@@ -41,7 +41,7 @@ fn exec(scene: &Scene, variables: &[(&str, &str)]) -> Run {
     exec_with(scene, &sealed_profile(scene), variables)
 }
 
-fn exec_with(scene: &Scene, profile: &str, variables: &[(&str, &str)]) -> Run {
+pub(crate) fn exec_with(scene: &Scene, profile: &str, variables: &[(&str, &str)]) -> Run {
     let profile = scene.install.write("sealed.toml", profile);
     let path = format!("{}:/usr/bin:/bin", bin(scene.codex()).display());
     let mut command = scene.install.command(["run", "-p"]);

@@ -12,6 +12,7 @@ mod cli;
 #[path = "../support/codex_install.rs"]
 mod codex_install;
 mod credentials;
+mod fallback;
 mod refusals;
 mod sandbox;
 mod scene;
