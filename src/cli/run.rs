@@ -90,7 +90,7 @@ enum Mode {
 enum AskFlag {
     /// Nobody: what would be asked is refused at once
     None,
-    /// The program that [approvals] command names
+    /// The program that the profile's approvals.command names
     Command,
     /// You, at this terminal; the command's own output and input go on
     Terminal,
