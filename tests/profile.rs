@@ -394,6 +394,10 @@ fn every_mistake_in_a_credential_is_told_with_key_path_and_cure() {
 /// A profile's text, and a part of what is said about it.
 const MISTAKES: &[(&str, &str)] = &[
     (
+        "network.enable_socks5 = false\nnetwork.enable_socks5_udp = true",
+        "network.enable_socks5_udp: datagrams need the SOCKS5 proxy; set network.enable_socks5 = true",
+    ),
+    (
         "netwrok = 1",
         "netwrok: unknown field `netwrok`, expected one of",
     ),

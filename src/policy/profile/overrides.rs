@@ -93,7 +93,21 @@ impl Profile {
         self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);
         visible::check(&self)?;
         credentials::check(&self)?;
+        self.check_datagrams()?;
         Ok(self)
+    }
+
+    /// Datagrams are asked for over a SOCKS5 connection: without that door the key would do nothing.
+    fn check_datagrams(&self) -> Result<(), ProfileError> {
+        if self.network.enable_socks5_udp && !self.network.enable_socks5 {
+            let problem = "datagrams need the SOCKS5 proxy; set network.enable_socks5 = true, or leave this out";
+            return Err(ProfileError::key(
+                &self.name,
+                "network.enable_socks5_udp",
+                problem,
+            ));
+        }
+        Ok(())
     }
 
     /// One `--env`.
