@@ -13,6 +13,7 @@ use crate::audit::EndedBy;
 use super::head::Answering;
 use super::hop;
 use super::relay::Direction;
+use super::room::Lane;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
@@ -31,6 +32,8 @@ pub(super) struct Uploaded {
     trailers: bool,
     /// Read, and not yet within the budgets.
     held: Bytes,
+    /// The way into the next hop.
+    lane: Lane,
 }
 
 impl Uploaded {
@@ -41,12 +44,19 @@ impl Uploaded {
             tally,
             trailers: false,
             held: Bytes::new(),
+            lane: Lane::default(),
         }
     }
 
-    /// Whether trailers go on: those of HTTP/2 do, to an origin that speaks it.
-    pub(super) fn pass_trailers(&mut self, pass: bool) {
-        self.trailers = pass;
+    /// It goes to an origin that speaks HTTP/1.1: without trailers.
+    pub(super) fn over_http1(&mut self) {
+        self.over_http2(false, Lane::default());
+    }
+
+    /// It goes to an origin that speaks HTTP/2: trailers go on if those of the client do.
+    pub(super) fn over_http2(&mut self, trailers: bool, lane: Lane) {
+        self.trailers = trailers;
+        self.lane = lane;
     }
 
     /// No content.
@@ -56,6 +66,7 @@ impl Uploaded {
             tally,
             trailers: false,
             held: Bytes::new(),
+            lane: Lane::default(),
         }
     }
 }
@@ -74,21 +85,23 @@ impl Body for Uploaded {
         loop {
             let this = &mut *self;
             if !this.held.is_empty() {
-                let part = ready!(poll_within(
-                    &this.tally,
-                    context,
-                    Direction::Up,
-                    &mut this.held
-                ));
+                let (held, lane) = (&mut this.held, &mut this.lane);
+                let part = ready!(poll_within(&this.tally, context, Direction::Up, held, lane));
                 return Poll::Ready(Some(part.map(|part| {
                     this.tally.add_up(part.len());
-                    Frame::data(part)
+                    Frame::data(this.lane.carry(part))
                 })));
             }
             let Some(inner) = &mut this.inner else {
                 return Poll::Ready(None);
             };
-            let Some(frame) = ready!(Pin::new(inner).poll_frame(context)) else {
+            // Nothing is read that there is no room for.
+            ready!(this.lane.poll_ready(context));
+            let polled = Pin::new(inner).poll_frame(context);
+            if !matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
+                this.lane.rest();
+            }
+            let Some(frame) = ready!(polled) else {
                 return Poll::Ready(None);
             };
             match frame.map_err(io::Error::other)?.into_data() {
@@ -131,14 +144,17 @@ fn passed_on(frame: Frame<Bytes>, tally: &Tally, direction: Direction) -> Option
     Some(Frame::trailers(trailers))
 }
 
-/// As much of what is held as the budgets have room for.
+/// As much of what is held as there is room for, in memory and in the budgets.
 fn poll_within(
     tally: &Tally,
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     direction: Direction,
     held: &mut Bytes,
+    lane: &mut Lane,
 ) -> Poll<io::Result<Bytes>> {
-    let taken = ready!(tally.poll_reserve(context, direction, held.len()))?;
+    ready!(lane.poll_ready(context));
+    let wanted = held.len().min(lane.longest());
+    let taken = ready!(tally.poll_reserve(context, direction, wanted))?;
     Poll::Ready(Ok(held.split_to(taken.min(held.len()))))
 }
 
@@ -234,6 +250,8 @@ pub(super) struct Relayed {
     connection: Option<Reusable>,
     /// Whether trailers go on: those of HTTP/2 do, to a client that speaks it.
     trailers: bool,
+    /// The way into the client's connection.
+    lane: Lane,
 }
 
 impl Relayed {
@@ -252,9 +270,15 @@ impl Relayed {
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
             trailers: trailers && connection.has_trailers(),
             connection: Some(connection),
+            lane: Lane::default(),
         };
         relayed.finish_if_complete();
         relayed
+    }
+
+    /// It goes to a client that speaks HTTP/2.
+    pub(super) fn over_http2(&mut self, lane: Lane) {
+        self.lane = lane;
     }
 
     fn poll_frame(
@@ -266,15 +290,22 @@ impl Relayed {
         }
         loop {
             if !self.held.is_empty() {
-                let part = poll_within(&self.tally, context, Direction::Down, &mut self.held);
+                let (held, lane) = (&mut self.held, &mut self.lane);
+                let part = poll_within(&self.tally, context, Direction::Down, held, lane);
                 let Ok(part) = ready!(part) else {
                     return self.fail(EndedBy::Budget, "a budget is used up");
                 };
                 self.tally.add_down(part.len());
                 self.finish_if_complete();
-                return Poll::Ready(Some(Ok(Frame::data(part))));
+                return Poll::Ready(Some(Ok(Frame::data(self.lane.carry(part)))));
             }
-            match Pin::new(&mut self.inner).poll_frame(context) {
+            // Nothing is read that there is no room for.
+            ready!(self.lane.poll_ready(context));
+            let polled = Pin::new(&mut self.inner).poll_frame(context);
+            if !matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
+                self.lane.rest();
+            }
+            match polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     let frame = match frame.into_data() {
                         Ok(data) => {

@@ -391,19 +391,29 @@ async fn requests_under_way_are_on_record_when_the_gate_has_drained() {
     assert_eq!((decided.count(), closed.count()), (4, 4), "{events:#?}");
 }
 
+/// How much a client may send ahead on each stream, as the gate says when a connection begins.
+fn stream_window(tls: &mut Tls) -> u32 {
+    let (_, settings) = until(tls, &[SETTINGS]).unwrap();
+    let mut windows = settings
+        .chunks(6)
+        // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+        .filter(|setting| setting[..2] == [0, 4])
+        .map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()));
+    windows.next().unwrap()
+}
+
 #[test]
 fn a_client_may_send_no_more_ahead_than_is_good_for_it() {
     let scene = Scene::new();
     let mut tls = open(&scene);
-    let (_, settings) = until(&mut tls, &[SETTINGS]).unwrap();
-    let windows: Vec<u32> = settings
-        .chunks(6)
-        // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
-        .filter(|setting| setting[..2] == [0, 4])
-        .map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()))
-        .collect();
-    assert_eq!(windows, [256 << 10]);
+    assert_eq!(stream_window(&mut tls), 128 << 10);
     let (_, grown) = until(&mut tls, &[WINDOW_UPDATE]).unwrap();
     let grown = u32::from_be_bytes(grown.try_into().unwrap());
-    assert_eq!(65_535 + grown, 1 << 20);
+    assert_eq!(65_535 + grown, 512 << 10);
+    // All clients have one room: who comes late gets what is left of it.
+    let mut others: Vec<Tls> = (0..40).map(|_| open(&scene)).collect();
+    let windows: Vec<u32> = others.iter_mut().map(stream_window).collect();
+    assert_eq!(windows[0], 128 << 10);
+    let last = *windows.last().unwrap();
+    assert!((16 << 10..20 << 10).contains(&last), "{windows:?}");
 }

@@ -114,13 +114,14 @@ impl Exchange {
         let response = match &mut lane {
             Lane::Http1(sender) => {
                 for_http1(&mut request, &self.destination);
-                request.body_mut().pass_trailers(false);
+                request.body_mut().over_http1();
                 self.wait(sender.try_send_request(request)).await?
             }
             Lane::Http2(stream) => {
                 for_http2(&mut request, &self.destination, self.trailers)
                     .ok_or(Unanswered::BrokeOff)?;
-                request.body_mut().pass_trailers(self.trailers);
+                let room = self.gate.room.up.lane();
+                request.body_mut().over_http2(self.trailers, room);
                 self.wait(stream.sender.try_send_request(request)).await?
             }
         };
@@ -167,7 +168,10 @@ impl Exchange {
         head.version = Version::HTTP_11;
         let tally = Rc::clone(&self.tally);
         let content = Downward::new(content, self.lookout.as_ref(), &tally);
-        let relayed = Relayed::new(&self.gate, content, tally, connection, self.trailers);
+        let mut relayed = Relayed::new(&self.gate, content, tally, connection, self.trailers);
+        if self.trailers {
+            relayed.over_http2(self.gate.room.down.lane());
+        }
         Response::from_parts(head, GateBody::relayed(relayed))
     }
 

@@ -27,6 +27,8 @@ use super::state::Gate;
 
 use exchange::{Exchange, Unanswered};
 
+#[cfg(test)]
+pub(super) use pool::places;
 pub(super) use pool::{Pool, Reusable};
 pub(super) use websocket::{Opened, OriginStream, open_websocket};
 
