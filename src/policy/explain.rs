@@ -3,11 +3,12 @@
 use super::address::AddressPolicy;
 use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::Host;
+use super::judgement::decide;
 use super::profile::TlsHandling;
 use super::question::Question;
 use super::remedy::remedy;
 use super::request::{EgressRequest, Transport};
-use super::ruleset::{Ruleset, decide};
+use super::ruleset::Ruleset;
 
 /// A decision with all there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
