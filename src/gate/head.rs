@@ -7,35 +7,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
 use crate::policy::Transport;
 
 use super::head_grammar::{CONNECT, Framing, check, is_token_byte};
 use super::state::Limits;
+use super::tap::{Tap, Tapped};
 
 /// A stream whose incoming heads are checked: a client's socket, or what comes out of its TLS.
-#[derive(Debug)]
-pub(super) struct Guarded<S> {
-    stream: S,
-    watch: Rc<Watch>,
-}
-
-impl<S> Guarded<S> {
-    pub(super) fn new(stream: S, watch: Rc<Watch>) -> Self {
-        Self { stream, watch }
-    }
-
-    /// Gives the stream back.
-    pub(super) fn into_stream(self) -> S {
-        self.stream
-    }
-}
+pub(super) type Guarded<S> = Tapped<S, Rc<Watch>>;
 
 /// What is known of one connection's incoming bytes; shared with those who time it.
 #[derive(Debug)]
@@ -223,65 +207,19 @@ impl Drop for Answering {
     }
 }
 
-// === impl Guarded ===
-
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        let new = buffer.filled().get(before..).unwrap_or_default();
-        if !new.is_empty() {
-            self.watch.active.set(Instant::now());
-            if let Err(fault) = self.watch.inspect(new) {
-                self.watch.fault.set(Some(fault));
-                buffer.set_filled(before);
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
+impl Tap for Rc<Watch> {
+    fn has_read(&mut self, new: &[u8], _: &Poll<io::Result<()>>) -> io::Result<()> {
+        if new.is_empty() {
+            return Ok(());
         }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.watch.wrote(&polled);
-        polled
+        self.active.set(Instant::now());
+        self.inspect(new).map_err(|fault| {
+            self.fault.set(Some(fault));
+            io::ErrorKind::InvalidData.into()
+        })
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.watch.wrote(&polled);
-        polled
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-impl Watch {
-    fn wrote(&self, polled: &Poll<io::Result<usize>>) {
+    fn has_written(&mut self, polled: &Poll<io::Result<usize>>) {
         self.blocked.set(polled.is_pending());
         if polled.is_ready() {
             self.active.set(Instant::now());

@@ -67,6 +67,7 @@ mod start;
 mod state;
 mod summary;
 mod tally;
+mod tap;
 mod transparent;
 mod tunnel;
 mod upgrade;

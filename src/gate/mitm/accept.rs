@@ -18,7 +18,7 @@ use crate::gate::screen::{Screened, screen};
 use crate::gate::state::Gate;
 use crate::policy::DenyReason;
 
-use super::replay::Replay;
+use super::replay::{Replay, replay};
 
 /// Reads the `ClientHello`; answers its bytes once they are found to be for the permitted host.
 pub(super) async fn screened(
@@ -45,7 +45,7 @@ pub(super) async fn handshake(
     let config = leaves
         .config_for(&destination.host)
         .map_err(|error| failed(error.to_string()))?;
-    let accepting = TlsAcceptor::from(config).accept(Replay::new(hello.into(), client));
+    let accepting = TlsAcceptor::from(config).accept(replay(hello.into(), client));
     match timeout(gate.limits.head, accepting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failed(tls_failure(&error))),

@@ -23,7 +23,7 @@ use crate::gate::upgrade::relay_upgraded;
 use crate::gate::upstream::{Opened, OriginStream};
 use crate::policy::DenyReason;
 
-use super::replay::Replay;
+use super::replay::replay;
 use super::{Plain, Tunnel, close, websocket};
 
 /// One client connection.
@@ -75,7 +75,7 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     let switched = connection.switched.take();
     match (end, switched) {
         (End::Done, Some(origin)) => {
-            let client = Replay::new(parts.read_buf, stream);
+            let client = replay(parts.read_buf, stream);
             relay_upgraded(&tunnel.gate, client, origin).await
         }
         (end, _) => connection.close(stream, &end).await,
