@@ -8,12 +8,13 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Destination, Permit, Refusal};
-use crate::gate::body::{GateBody, Relayed, Uploaded};
+use crate::gate::body::{GateBody, Relayed};
 use crate::gate::hop;
 use crate::gate::http_request::{Malformed, check_mode};
 use crate::gate::lookout::Lookout;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
+use crate::gate::upload::Uploaded;
 use crate::gate::watched::{Downward, Upward};
 use crate::policy::DenyReason;
 

@@ -4,8 +4,8 @@ use hyper::client::conn::http1::{Builder, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 
 use super::MAX_ORIGIN_HEAD;
 use super::pool::{Http1, Place};

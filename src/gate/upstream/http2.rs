@@ -16,9 +16,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::gate::body::Uploaded;
 use crate::gate::room::Window;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 
 use super::MAX_ORIGIN_HEAD;
 use super::pool::{KEEP_SESSION, Place};

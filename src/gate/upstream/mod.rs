@@ -22,8 +22,9 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::authorize::{Permit, Refusal};
-use super::body::{GateBody, Uploaded};
+use super::body::GateBody;
 use super::state::Gate;
+use super::upload::Uploaded;
 
 use exchange::{Exchange, Unanswered};
 

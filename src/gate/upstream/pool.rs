@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::gate::authorize::Destination;
-use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 use crate::policy::{Host, Port, Transport};
 
 use super::choices::Choices;
