@@ -14,6 +14,7 @@
 pub mod address;
 pub mod approval;
 pub mod credential;
+pub mod credential_file;
 pub mod decision;
 pub mod explain;
 pub mod host;
