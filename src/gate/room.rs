@@ -259,10 +259,10 @@ mod tests {
     #[test]
     fn the_first_window_is_wide_and_no_number_of_them_uses_more_than_there_is() {
         let room = Room::default();
-        let most = 4 * MIB as u32;
+        let most: u32 = 4 << 20;
         let mut windows: Vec<Window> = (0..2000).map(|_| room.window(most)).collect();
         assert_eq!(windows[0].of_connection(), most);
-        assert_eq!(windows[0].of_stream(), MIB as u32);
+        assert_eq!(windows[0].of_stream(), 1 << 20);
         assert!(windows[3].of_stream() >= 256 << 10, "{windows:?}");
         let sum: usize = windows.iter().map(|w| w.of_connection() as usize).sum();
         assert!(sum <= windows.len() * NARROW as usize + WIDE, "{sum}");
