@@ -1,13 +1,17 @@
 //! HTTP/2 within TLS: its requests, its bounds, and floods.
 
 use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Bytes;
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{DenyReason, PathPattern, Transport, Verdict};
 
 use crate::client::{H2, Tls, config, connect};
 use crate::scene::{HOST, Scene};
+use crate::tls_origin::OriginSpec;
 
 #[tokio::test]
 async fn requests_run_side_by_side_and_each_is_judged() {
@@ -416,4 +420,47 @@ fn a_client_may_send_no_more_ahead_than_is_good_for_it() {
     assert_eq!(windows[0], 128 << 10);
     let last = *windows.last().unwrap();
     assert!((16 << 10..20 << 10).contains(&last), "{windows:?}");
+}
+
+/// Clients that never read, an origin that answers them all at once: what cannot go on must not come.
+#[test]
+fn answers_that_nobody_takes_are_not_collected() {
+    const CLIENTS: usize = 8;
+    const REQUESTS: u32 = 100;
+    let content = Bytes::from(vec![b'x'; 4 << 20]);
+    let origin = OriginSpec::new(HOST).answer(move |_| Response::new(content.clone()));
+    let scene = Scene::before(origin, |spec| spec);
+    is_alive(&scene);
+    let before = resident_kilobytes(&scene);
+    let get = request("/", &scene.target());
+    // SETTINGS_INITIAL_WINDOW_SIZE and a window for the connection, both as large as there are.
+    let most = 0x7fff_ffff_u32;
+    let settings = [&[0, 4][..], &most.to_be_bytes()].concat();
+    let wide = frame(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
+    let clients: Vec<Tls> = (0..CLIENTS)
+        .map(|_| {
+            let mut tls = open(&scene);
+            tls.send([frame(SETTINGS, 0, 0, &settings), wide.clone()].concat());
+            for n in 0..REQUESTS {
+                tls.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get));
+            }
+            tls
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let (mut last, mut grown, mut still) = ((0, 0), 0, 0);
+    // Until nothing moves any more: requests beyond what the sessions take wait.
+    while still < 50 {
+        assert!(Instant::now() < deadline, "{last:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        let now = resident_kilobytes(&scene).saturating_sub(before);
+        grown = grown.max(now);
+        let new = (scene.origin.seen().len(), now);
+        still = if new == last { still + 1 } else { 0 };
+        last = new;
+    }
+    assert!(last.0 > 400, "{last:?}");
+    assert!(grown < 64 << 10, "{grown} kB");
+    drop(clients);
+    is_alive(&scene);
 }
