@@ -5,7 +5,7 @@
 //! Owns: the size of every window, and the count of the bytes that were given to the library to send.
 //! Trusts: that the library keeps to its windows. Never: drops a byte; who finds no room waits.
 //!
-//! The worst case is [`tests::worst_case`]: at most 256 MiB with the connections that a profile permits
+//! The worst case is `tests::worst_case`: at most 256 MiB with the connections that a profile permits
 //! unless it says otherwise, and about 0.7 MiB more for each further one. Heads are not in it: they are
 //! bounded one by one, and by the number of streams.
 

@@ -270,7 +270,7 @@ fn a_flood_of_settings_and_pings_takes_neither_memory_nor_others_turn() {
         let before = resident_kilobytes(&scene);
         let mut tls = open(&scene);
         // A gate that waits for its answers to be read takes no more.
-        let wait = Some(std::time::Duration::from_secs(2));
+        let wait = Some(Duration::from_secs(2));
         tls.0.sock.set_write_timeout(wait).unwrap();
         // Either a size of the header table, or any eight bytes.
         let payload = [0, 1, 0, 0, 16, 0, 0, 0];
