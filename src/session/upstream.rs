@@ -152,13 +152,22 @@ fn access(
     }
     let resolve = wanted.resolve.unwrap_or(match url.scheme {
         ProxyScheme::Socks5 => ResolveNames::Local,
-        ProxyScheme::Http | ProxyScheme::Socks5h => ResolveNames::Proxy,
+        ProxyScheme::Http | ProxyScheme::Https | ProxyScheme::Socks5h => ResolveNames::Proxy,
     });
     Ok(ProxyAccess {
         url,
         password,
         resolve,
     })
+}
+
+/// Whether a proxy is spoken to by TLS, so that there must be authorities to hold it to.
+pub(super) fn needs_tls(upstream: Option<&UpstreamProxy>) -> bool {
+    let both = upstream.map(|upstream| [&upstream.plain, &upstream.tunnels]);
+    both.into_iter()
+        .flatten()
+        .flatten()
+        .any(|access| access.url.scheme == ProxyScheme::Https)
 }
 
 /// A path of the profile, `~/` put in.
