@@ -30,8 +30,8 @@ const HTTP1: &[u8] = b"http/1.1";
 pub(super) enum OriginTlsError {
     /// Without one no origin could ever be verified.
     #[error(
-        "none of the {0} certificate authorities that came along can be used, which TLS that is looked \
-         into and an https:// upstream proxy are held to; install the host's CA certificates"
+        "TLS is to be looked into, or an https:// upstream proxy leads out, but none of the {0} certificate \
+         authorities that came along can be used; install the host's CA certificates, or set mitm = false"
     )]
     NoRoots(usize),
     /// rustls refuses the settings.

@@ -417,6 +417,11 @@ mod tests {
                 Some("p@ss:"),
             ),
             ("socks5h://a:@localhost:9", "socks5h://a@localhost:9", None),
+            (
+                "HTTPS://a:p%40ss@proxy.corp:1/",
+                "https://a@proxy.corp:1",
+                Some("p@ss"),
+            ),
         ] {
             let url = ProxyUrl::parse(text).unwrap();
             assert_eq!(url.password.as_ref().map(Password::expose), password);
@@ -433,8 +438,9 @@ mod tests {
     #[test]
     fn what_is_no_proxy_is_refused_without_showing_what_may_be_a_password() {
         for (text, cure) in [
-            ("https://proxy.corp:3128", "not spoken yet"),
             ("ftp://proxy.corp:3128", "scheme"),
+            ("https://proxy.corp", "port"),
+            ("https://u:sec/ret@proxy.corp:1", "without a path"),
             ("http://proxy.corp", "port"),
             ("http://proxy.corp:0", "port"),
             ("http://proxy.corp:http", "port"),

@@ -26,7 +26,7 @@ fn by_tls(login: &str, port: u16, ca: &str) -> GateSpec {
         .policy(|policy| policy.addresses.allow = vec!["127.0.0.1/32".parse().unwrap()]);
     let url = format!("https://{login}{NAME}:{port}");
     spec.upstream = Some(by(&url, ResolveNames::Proxy));
-    spec.roots = ca.to_owned();
+    ca.clone_into(&mut spec.roots);
     spec
 }
 

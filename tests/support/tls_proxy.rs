@@ -110,10 +110,11 @@ pub(crate) fn squid(
     let (ca, chain, key) = issue(&OriginSpec::new(name));
     let cert = pem::encode(&pem::Pem::new("CERTIFICATE", chain[0].as_ref()));
     let key = pem::encode(&pem::Pem::new("PRIVATE KEY", key.secret_der()));
-    let lines: String = hosts
+    let lines: Vec<String> = hosts
         .iter()
         .map(|(host, address)| format!("{} {host}\n", address.ip()))
         .collect();
+    let lines = lines.concat();
     let proxy = RealProxy::launch(&lines, |port, folder| {
         let at = folder.display();
         std::fs::write(folder.join("cert.pem"), &cert).unwrap();
@@ -132,7 +133,7 @@ pub(crate) fn squid(
         );
         let file = folder.join("squid.conf");
         std::fs::write(&file, text).unwrap();
-        ["squid", "-N", "-f", file.to_str().unwrap()]
+        ["/usr/sbin/squid", "-N", "-f", file.to_str().unwrap()]
             .map(str::to_owned)
             .into()
     });

@@ -125,6 +125,7 @@ mod tests {
             .header(HOST, "evil.test")
             .header(COOKIE, "a=1")
             .header(COOKIE, "b=2")
+            .header(PROXY_AUTHORIZATION, "Basic of another hop")
             .header("x-end", "1")
             .body(())
             .unwrap()

@@ -69,3 +69,53 @@ pub(super) fn login(proxy: &ProxyAccess) -> Option<Zeroizing<String>> {
     BASE64.encode_append(pair.as_bytes(), &mut login);
     Some(login)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::policy::{Handling, Host, Port, ProxyUrl, ResolveNames, Transport};
+
+    fn forwarder(url: &str, asked_for: &str) -> Option<Forwarder> {
+        let mut url = ProxyUrl::parse(url).unwrap();
+        let proxy = ProxyAccess {
+            password: url.password.take(),
+            url,
+            resolve: ResolveNames::Proxy,
+        };
+        let destination = Destination {
+            conn: ConnId(1),
+            transport: Transport::Forward,
+            host: Host::parse("a.test").unwrap(),
+            port: Port::HTTP,
+            handling: Handling::Tunnel,
+            rule: None,
+        };
+        let host = Host::parse(asked_for).unwrap();
+        let port = Port::HTTP;
+        Forwarder::new(&proxy, &Target { host, port }, &destination)
+    }
+
+    #[test]
+    fn only_a_proxy_of_http_that_gets_the_name_itself_gets_requests() {
+        for (url, asked_for, gets) in [
+            ("http://p:1", "a.test", true),
+            ("https://p:1", "a.test", true),
+            ("http://p:1", "192.0.2.1", false),
+            ("socks5h://p:1", "a.test", false),
+            ("socks5://p:1", "a.test", false),
+        ] {
+            assert_eq!(forwarder(url, asked_for).is_some(), gets, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_not_shown() {
+        let forwarder = forwarder("http://Aladdin:open%20sesame@p:1", "a.test").unwrap();
+        let login = forwarder.login().unwrap();
+        assert_eq!(login, "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+        assert!(login.is_sensitive());
+        assert_eq!(format!("{forwarder:?}"), "Forwarder(\"p:1\")");
+        assert_eq!(format!("{login:?}"), "Sensitive");
+    }
+}
