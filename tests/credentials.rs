@@ -496,3 +496,59 @@ fn the_session_is_not_readable_while_it_has_values() {
         .unwrap();
     assert_eq!(own.stdout, b"0\n");
 }
+
+#[test]
+fn a_key_of_codex_that_is_not_used_does_not_enter_either() {
+    let other = "sk-the-real-secret-other";
+    for (variables, file) in [
+        (
+            &[("CODEX_API_KEY", VALUE), ("OPENAI_API_KEY", other)][..],
+            json!({}),
+        ),
+        (
+            &[("OPENAI_API_KEY", VALUE)],
+            json!({"auth_mode": "apikey", "OPENAI_API_KEY": other}),
+        ),
+        (
+            &[("CODEX_API_KEY", VALUE)],
+            json!({"auth_mode": "chatgpt", "OPENAI_API_KEY": other, "tokens": {
+                "id_token": token(&json!({}), "the-real-secret-id"),
+                "access_token": token(&json!({}), "the-real-secret-access"),
+                "refresh_token": "the-real-secret-refresh"}}),
+        ),
+    ] {
+        let install = Install::new(Who::Root);
+        install.write("home/.codex/auth.json", &file.to_string());
+        let look = ["sh", "-c", CODEX_LOOK];
+        let sealed = run_with(&install, "codex-sealed", &[], variables, &look);
+        assert_eq!(sealed.status, Some(0), "{sealed:?}");
+        let placeholder = variable(&sealed, "CODEX_API_KEY");
+        assert_placeholder(placeholder);
+        for (name, _) in variables {
+            assert_eq!(variable(&sealed, name), placeholder);
+        }
+        assert_nowhere(&install, &sealed, "the-real-secret");
+    }
+}
+
+#[test]
+fn with_a_chatgpt_account_the_openai_key_is_sealed_but_is_not_codexs() {
+    let install = Install::new(Who::Root);
+    let file = json!({"auth_mode": "chatgpt", "tokens": {
+        "id_token": token(&json!({}), "the-real-secret-id"),
+        "access_token": token(&json!({}), "the-real-secret-access"),
+        "refresh_token": "the-real-secret-refresh"}});
+    install.write("home/.codex/auth.json", &file.to_string());
+    let look = ["sh", "-c", CODEX_LOOK];
+    let variables = [("OPENAI_API_KEY", VALUE)];
+    let sealed = run_with(&install, "codex-sealed", &[], &variables, &look);
+    assert_eq!(sealed.status, Some(0), "{sealed:?}");
+    assert_placeholder(variable(&sealed, "OPENAI_API_KEY"));
+    assert!(!sealed.stdout.contains("CODEX_API_KEY="), "{sealed:?}");
+    assert_nowhere(&install, &sealed, "the-real-secret");
+    let open = run_with(&install, "codex", &[], &variables, &look);
+    assert!(
+        !open.stdout.contains("CODEX_API_KEY="),
+        "the twin without a seal: {open:?}"
+    );
+}

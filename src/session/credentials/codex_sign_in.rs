@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::codex::auth::{self, AuthFile, Substitutes};
+use crate::codex::environment::{KEY_VARIABLE, KEY_VARIABLES};
 use crate::policy::{CodexSecret, Credential, CredentialSource};
 use crate::secret::Secret;
 
@@ -30,6 +31,8 @@ pub(super) struct SignIn {
     place: PathBuf,
     file: Option<AuthFile>,
     api_key: Option<Secret<String>>,
+    /// Codex goes by the ChatGPT account: there is one, and no `CODEX_API_KEY`, which wins over it.
+    by_account: bool,
     now: jiff::Timestamp,
 }
 
@@ -53,15 +56,22 @@ impl SignIn {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let key = ["CODEX_API_KEY", "OPENAI_API_KEY"]
+        let key = KEY_VARIABLES
             .iter()
             .find_map(|name| caller.variable(name)?.to_str());
         Ok(Self {
             api_key: key.map(|key| Secret::new(key.to_owned())),
+            by_account: caller.variable(KEY_VARIABLE).is_none()
+                && file.as_ref().is_some_and(AuthFile::is_chatgpt),
             place: path,
             file,
             now: jiff::Timestamp::now(),
         })
+    }
+
+    /// Whether Codex uses the ChatGPT account rather than a key.
+    pub(super) fn by_account(&self) -> bool {
+        self.by_account
     }
 
     /// Where the host has it.
@@ -132,7 +142,7 @@ impl SignIn {
             );
             return vec![format!("Codex has no sign-in here: {key}; {account}")];
         }
-        if api_key {
+        if !access_token || (api_key && !self.by_account) {
             return Vec::new();
         }
         let expires = self.file.as_ref().and_then(AuthFile::expires);

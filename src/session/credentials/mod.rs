@@ -15,6 +15,7 @@ use data_encoding::HEXLOWER;
 use memchr::memmem;
 use zeroize::Zeroize;
 
+use crate::codex::environment::{KEY_VARIABLE, KEY_VARIABLES};
 use crate::policy::{CodexSecret, Credential, CredentialSource, Profile};
 use crate::secret::Secret;
 use crate::sys::harden;
@@ -107,7 +108,10 @@ impl Credentials {
             }
             _ => format!("sk-portcullis-{mark}"),
         };
-        if let Some(variable) = &rule.env {
+        // With this variable Codex would pass over the account that it is signed in with.
+        let by_account = self.sign_in.as_ref().is_some_and(SignIn::by_account);
+        let fits = |variable: &&String| !by_account || *variable != KEY_VARIABLE;
+        if let Some(variable) = rule.env.as_ref().filter(fits) {
             self.variables.push((variable.clone(), placeholder.clone()));
         }
         self.values.push(CredentialValue {
@@ -173,8 +177,19 @@ impl Credentials {
     }
 
     /// The jail's variables: placeholders win over whatever else they were to hold, and no other
-    /// variable holds a value.
+    /// variable holds a value. Where Codex's sign-in is sealed, so is every key of Codex's, also one
+    /// that is not the credential's because another was found before it.
     pub(super) fn seal_environment(&self, variables: &mut Vec<(String, String)>) {
+        if self.sign_in.is_some() {
+            let found = |(which, _): &&(CodexSecret, String)| *which == CodexSecret::ApiKey;
+            let placeholder = self.codex.iter().find(found).map(|(_, text)| text);
+            let is_key = |name: &str| KEY_VARIABLES.contains(&name);
+            variables.retain(|(name, _)| placeholder.is_some() || !is_key(name));
+            for (_, text) in variables.iter_mut().filter(|(name, _)| is_key(name)) {
+                text.zeroize();
+                text.extend(placeholder.map(String::as_str));
+            }
+        }
         for (_, text) in variables.iter_mut() {
             *text = self.sealed(text);
         }
