@@ -413,6 +413,26 @@ fn codex_gets_its_chatgpt_account_without_the_secrets_of_it() {
     let expired = run_with(&install, "codex-sealed", &[], &[], &["true"]);
     let told = "portcullis: the ChatGPT sign-in of auth.json has expired: start codex once outside";
     assert!(expired.stderr.starts_with(told), "{expired:?}");
+    let unsealed = run_with(&install, "codex", &[], &[], &["true"]);
+    let told = "portcullis: the ChatGPT sign-in of auth.json has expired: start codex once outside first; refreshed in the jail it is lost";
+    assert!(unsealed.stderr.starts_with(told), "{unsealed:?}");
+    write(now + 600 + 30);
+    for profile in ["codex-sealed", "codex"] {
+        let soon = run_with(&install, profile, &[], &[], &["true"]);
+        let told = "portcullis: the ChatGPT sign-in of auth.json ends in 10 minutes: a longer session needs a new one";
+        assert!(soon.stderr.starts_with(told), "{soon:?}");
+    }
+    let by_key = run_with(
+        &install,
+        "codex",
+        &[],
+        &[("CODEX_API_KEY", VALUE)],
+        &["true"],
+    );
+    assert_eq!(by_key.stderr, "", "{by_key:?}");
+    write(now + 86_400);
+    let unsealed = run_with(&install, "codex", &[], &[], &["true"]);
+    assert_eq!(unsealed.stderr, "", "{unsealed:?}");
 }
 
 #[test]

@@ -53,14 +53,21 @@ pub(super) fn settle(
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Credentials, LaunchError> {
     let mut found = Credentials::default();
+    let from_codex = |rule: &Credential| matches!(rule.source, CredentialSource::Codex(_));
+    let sealed = profile.network.credentials.iter().any(from_codex);
+    if profile.codex.enabled && !sealed {
+        let sign_in = SignIn::read(caller).ok();
+        if let Some(note) = sign_in.and_then(|of| of.note_unsealed()) {
+            tell(Progress::Note(&note));
+        }
+    }
     if profile.network.credentials.is_empty() {
         return Ok(found);
     }
     let system = |what| move |source| LaunchError::System { what, source };
     // From here on secrets are in our memory: nobody of the same user attaches or makes a core of it.
     harden::unreadable().map_err(system("make this process unreadable"))?;
-    let from_codex = |rule: &Credential| matches!(rule.source, CredentialSource::Codex(_));
-    if profile.network.credentials.iter().any(from_codex) {
+    if sealed {
         let sign_in = SignIn::read(caller)?;
         // The jail's own copy stands in the home; anywhere else the host's would show.
         if sign_in.place() != caller.home.join(AUTH_FILE) {
