@@ -14,8 +14,8 @@
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
 //! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
-//! [`budget`] bounds how much that may be, [`counters`] shows how much it is, [`room`] how much of it may be in
-//! memory.
+//! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is,
+//! [`room`] how much of it may be in memory.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
 //! at the moment, so that it can be taken back.
@@ -43,6 +43,7 @@ mod hop;
 mod http;
 mod http_request;
 mod keyring;
+mod leg;
 mod listen;
 mod live;
 mod lookout;
