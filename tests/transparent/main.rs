@@ -11,6 +11,7 @@
 mod cli;
 mod clients;
 mod confinement;
+mod inspected;
 #[path = "../support/dns.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod dns;
