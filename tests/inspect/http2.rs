@@ -185,7 +185,7 @@ fn what_the_library_refuses_is_on_record() {
         ),
         ("no such entry", headers(END_STREAM, &[0xff, 0xff, 0x7f]), format!("{broken}PROTOCOL_ERROR")),
         ("an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &with(&[])), format!("{broken}PROTOCOL_ERROR")),
-        ("a frame too long", frame(DATA, 0, 1, &[0; 17000]), format!("{broken}FRAME_SIZE_ERROR")),
+        ("a frame too long", frame(DATA, 0, 1, &vec![0; 17000]), format!("{broken}FRAME_SIZE_ERROR")),
     ] {
         let scene = Scene::with(|spec| spec.limits(|limits| limits.head_bytes = 8 << 10));
         let mut tls = open(&scene);
@@ -223,7 +223,8 @@ fn many_refusals_of_one_connection_are_few_records() {
     drop(tls);
     let malformed = "HTTP/2: a malformed request: PROTOCOL_ERROR".to_owned();
     let mut expected = vec![(DenyReason::Malformed, malformed); 8];
-    let more = "HTTP/2: 4 without a record of their own: malformed, too long a head, or given up at once";
+    let more =
+        "HTTP/2: 4 without a record of their own: malformed, too long a head, or given up at once";
     expected.push((DenyReason::Malformed, more.to_owned()));
     assert_eq!(refusals(&scene), expected);
     // As many at once as it takes.

@@ -58,7 +58,10 @@ fn plain_http_is_judged_on_any_port_and_so_is_tls() {
         assert!(run.stdout.contains("}GET /open/b HTTP/1.1{"), "{run:?}");
         let seen = origin.log.text();
         assert_eq!(seen.matches("GET /open/").count(), 2, "{seen}");
-        assert!(seen.contains(&format!("host: app.test:{port}\r\n")), "{seen}");
+        assert!(
+            seen.contains(&format!("host: app.test:{port}\r\n")),
+            "{seen}"
+        );
         let tunnel = format!("allow transparent app.test:{port}");
         let forward = |verdict: &str| format!("{verdict} forward app.test:{port}");
         assert_eq!(
@@ -141,7 +144,12 @@ fn another_protocol_is_refused_but_by_a_rule_for_bare_tcp() {
         assert_eq!(reasons, ["not_tls", "timed_out"], "{who:?}");
         assert_eq!(other.log.connections(), 0);
         // The twin that is denied by the policy is reset, as before.
-        let answers = scene.act(&json!([["tcp", "192.0.2.7", 8080, "GET / HTTP/1.1\r\n\r\n"]]));
+        let answers = scene.act(&json!([[
+            "tcp",
+            "192.0.2.7",
+            8080,
+            "GET / HTTP/1.1\r\n\r\n"
+        ]]));
         assert_failed(&answers[0], "ECONNRESET");
     }
 }

@@ -11,10 +11,10 @@
 mod cli;
 mod clients;
 mod confinement;
-mod inspected;
 #[path = "../support/dns.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod dns;
+mod inspected;
 mod literals;
 mod names;
 mod scene;

@@ -128,12 +128,11 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     let served = builder(limits, tasks.clone()).serve_connection(TokioIo::new(stream), service);
     let mut served = Box::pin(served);
     let by = tokio::select! {
-        served = &mut served => match served {
-            Ok(()) => EndedBy::Client,
-            Err(_) => {
-                refused.failed();
-                EndedBy::Error
-            }
+        served = &mut served => if served.is_ok() {
+            EndedBy::Client
+        } else {
+            refused.failed();
+            EndedBy::Error
         },
         () = expired(tunnel, &tasks) => {
             served.as_mut().graceful_shutdown();
