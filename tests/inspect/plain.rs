@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use portcullis::audit::AuditEvent;
-use portcullis::policy::{DenyReason, Method, NetworkMode, PathPattern, Transport, Verdict};
+use portcullis::policy::{
+    DenyReason, Method, NetworkMode, PathPattern, Transport, Verdict, WebsocketPolicy,
+};
 
 use crate::client::{Tls, config, connect, run, socks5};
 use crate::scene::{HOST, Scene};
@@ -167,6 +169,30 @@ fn limited_mode_holds_for_plain_requests_in_a_tunnel() {
         }
     }
     assert_eq!(scene.origin.seen().len(), 2);
+}
+
+#[test]
+fn a_websocket_is_opened_in_a_plain_tunnel_as_the_policy_says() {
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (policy, status) in [
+        (WebsocketPolicy::Allow, "101"),
+        (WebsocketPolicy::Deny, "403"),
+    ] {
+        let scene = plain(|spec| spec.policy(|network| network.websocket = policy));
+        for door in DOORS {
+            let mut stream = through(door, &scene);
+            let head = format!(
+                "GET /ws HTTP/1.1\r\nHost: {}\r\n{upgrade}\r\n",
+                scene.target()
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            let expected = format!("HTTP/1.1 {status}");
+            assert_eq!(answer, expected.as_bytes(), "{door} {policy:?}");
+        }
+    }
 }
 
 #[test]

@@ -96,6 +96,11 @@ fn tls_on_port_80_is_looked_into_and_plain_http_there_is_as_before() {
         let expected = ["path_not_allowed"; 2];
         assert_eq!(codes(&run.stdout), expected, "{who:?} {run:?}");
         assert!(run.stdout.starts_with("GET /open/a HTTP/1.1{"), "{run:?}");
+        // A program that closes its side after its request.
+        let request = "GET /open/b HTTP/1.1\r\nHost: app.test\r\n\r\n";
+        let answers = scene.act(&json!([["tcp", "app.test", 80, request]]));
+        let said = answers[0]["said"].as_str().unwrap();
+        assert!(said.ends_with("\r\n\r\nGET /open/b HTTP/1.1"), "{said}");
         assert_eq!(
             scene.decisions(),
             [
@@ -103,6 +108,7 @@ fn tls_on_port_80_is_looked_into_and_plain_http_there_is_as_before() {
                 "deny forward app.test:80 path_not_allowed",
                 "allow transparent app.test:80",
                 "deny inspected app.test:80 path_not_allowed",
+                "allow forward app.test:80",
             ]
         );
     }
