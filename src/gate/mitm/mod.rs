@@ -15,6 +15,7 @@
 
 mod accept;
 mod authority;
+mod cutter;
 mod exchange;
 mod frames;
 mod http1;
