@@ -3,12 +3,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
-use crate::gate::tap::{Tap, Tapped};
+use crate::gate::half_close::Peer;
 
 use super::accept::tls_failure;
 
@@ -49,23 +53,86 @@ impl Trace {
 }
 
 /// A stream that keeps a [`Trace`].
-pub(super) type Traced<S> = Tapped<S, Rc<Trace>>;
+#[derive(Debug)]
+pub(super) struct Traced<S> {
+    stream: S,
+    trace: Rc<Trace>,
+}
 
-impl Tap for Rc<Trace> {
-    fn has_read(&mut self, new: &[u8], polled: &Poll<io::Result<()>>) -> io::Result<()> {
-        if !new.is_empty() {
-            self.received.set(true);
-            self.touch();
+impl<S> Traced<S> {
+    pub(super) fn new(stream: S, trace: Rc<Trace>) -> Self {
+        Self { stream, trace }
+    }
+}
+
+impl<S: Peer> Peer for TlsStream<S> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
+
+impl<S: Peer> Peer for Traced<S> {
+    fn socket(&self) -> &TcpStream {
+        self.stream.socket()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Traced<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        match &polled {
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {
+                self.trace.received.set(true);
+                self.trace.touch();
+            }
+            Poll::Ready(Err(error)) => {
+                *self.trace.broken.borrow_mut() = Some(tls_failure(error));
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
-        if let Poll::Ready(Err(error)) = polled {
-            *self.broken.borrow_mut() = Some(tls_failure(error));
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Traced<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if polled.is_ready() {
+            self.trace.touch();
         }
-        Ok(())
+        polled
     }
 
-    fn has_written(&mut self, polled: &Poll<io::Result<usize>>) {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         if polled.is_ready() {
-            self.touch();
+            self.trace.touch();
         }
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
