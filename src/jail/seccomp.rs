@@ -181,18 +181,35 @@ mod tests {
         let (list, searched) = (as_a_list(table().unwrap(), refuse), build().unwrap());
         let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
         // Values that some rule has an opinion on, in every argument.
-        let values = [0, 1, 2, 3, 6, 10, 16, 17, 31, 35, 0x5412, 0x0002_0000, 0x1000_0000, u64::MAX];
+        let values = [
+            0,
+            1,
+            2,
+            3,
+            6,
+            10,
+            16,
+            17,
+            31,
+            35,
+            0x5412,
+            0x0002_0000,
+            0x1000_0000,
+            u64::MAX,
+        ];
         let numbers = (0..1_000).chain([0x4000_0000, 0x4000_0010, u32::MAX]);
         for number in numbers {
-            let unknown = UNKNOWN.contains(&number) || (FIRST_UNKNOWN..0x4000_0000).contains(&number);
+            let unknown =
+                UNKNOWN.contains(&number) || (FIRST_UNKNOWN..0x4000_0000).contains(&number);
             for arch in [native(), 0x4000_0003] {
                 for a in values {
                     for b in values {
                         for c in [0, 6, 17, 31] {
                             let arguments = [a, b, c, a, b, c];
-                            let expected = match unknown && arch == native() {
-                                true => enosys,
-                                false => answer(&list, number, arch, arguments),
+                            let expected = if unknown && arch == native() {
+                                enosys
+                            } else {
+                                answer(&list, number, arch, arguments)
                             };
                             let found = answer(&searched.program, number, arch, arguments);
                             assert_eq!(found, expected, "{number} {arguments:x?}");

@@ -124,7 +124,10 @@ fn halve(ranges: &[(u32, Answer)]) -> Vec<Option<sock_filter>> {
         Ok(over) => vec![Some(jump(JUMP_FROM, *border, over, 0))],
         Err(_) => vec![
             Some(jump(JUMP_FROM, *border, 0, 1)),
-            Some(statement(JUMP, u32::try_from(low.len()).unwrap_or(u32::MAX))),
+            Some(statement(
+                JUMP,
+                u32::try_from(low.len()).unwrap_or(u32::MAX),
+            )),
         ],
     };
     steps.extend(low);
@@ -237,7 +240,12 @@ pub(crate) mod tests {
     #[test]
     fn every_number_is_answered_as_by_a_list() {
         // Many lone numbers: a search longer than one jump, an unknown in the middle.
-        let odd = || (1..900).step_by(2).map(|number| (number, Vec::new())).collect();
+        let odd = || {
+            (1..900)
+                .step_by(2)
+                .map(|number| (number, Vec::new()))
+                .collect()
+        };
         let list = as_a_list(odd(), refusing());
         let searched = allow_only_known(odd(), refusing(), &[4, 5], 800).unwrap();
         let plain = allow_only(odd(), refusing()).unwrap();
@@ -246,9 +254,14 @@ pub(crate) mod tests {
             for arch in [native(), 0x4000_0003] {
                 let linear = answer(&list, number, arch, [0; 6]);
                 assert_eq!(answer(&plain, number, arch, [0; 6]), linear, "{number}");
-                let known = arch != native() || !([4, 5].contains(&number) || (800..X32).contains(&number));
+                let known =
+                    arch != native() || !([4, 5].contains(&number) || (800..X32).contains(&number));
                 let expected = if known { linear } else { ENOSYS };
-                assert_eq!(answer(&searched, number, arch, [0; 6]), expected, "{number}");
+                assert_eq!(
+                    answer(&searched, number, arch, [0; 6]),
+                    expected,
+                    "{number}"
+                );
             }
         }
     }
