@@ -223,7 +223,7 @@ fn build(
     );
     let trusted = |program: &Path| is_outside(program, &plan.writable);
     let bwrap = jail::bwrap::ask(&path, trusted, &plan.command.bundled_bwrap)?;
-    let program = companions::beside("portcullis-init")?;
+    let program = companions::installed("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,
         source,
