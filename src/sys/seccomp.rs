@@ -32,7 +32,7 @@ pub fn allow_only(table: Table, otherwise: SeccompAction) -> Result<BpfProgram, 
 ///
 /// Calls that need no look at their arguments are found by a binary search, the others behind it by the
 /// list that the library makes. All of them in one list is 1,589 instructions long, and the kernel walks
-/// it once for every number there is when it installs it: 0.69 ms, against 0.1 ms like this.
+/// it once for every number there is when it installs it: 0.69 ms, against 0.14 ms like this.
 pub fn allow_only_known(
     table: Table,
     otherwise: SeccompAction,
