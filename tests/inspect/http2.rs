@@ -213,6 +213,24 @@ fn what_the_library_refuses_is_on_record() {
     assert_eq!(scene.judged().len(), 1);
 }
 
+#[test]
+fn a_client_that_leaves_within_its_answer_is_not_called_malformed() {
+    let scene = Scene::new();
+    for _ in 0..16 {
+        let mut tls = open(&scene);
+        tls.send(frame(
+            HEADERS,
+            END_HEADERS | END_STREAM,
+            1,
+            &request("/", &scene.target()),
+        ));
+        assert!(until(&mut tls, &[HEADERS]).is_some());
+        // What it did not read makes its end a reset; the gate may find that out in a read, a write or a flush.
+        drop(tls);
+    }
+    assert_eq!(refusals(&scene), []);
+}
+
 // D10, E25
 #[test]
 fn many_refusals_of_one_connection_are_few_records() {

@@ -183,6 +183,12 @@ impl<S> Watched<S> {
         });
     }
 
+    fn broke_off(&self, polled: &Poll<io::Result<()>>) {
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.refused.ended.set(true);
+        }
+    }
+
     fn wrote<'a>(
         &mut self,
         polled: &Poll<io::Result<usize>>,
@@ -246,11 +252,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         self.stream.is_write_vectored()
     }
 
+    // TLS keeps what is written until it is flushed: a client that has left is often found out here.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.broke_off(&polled);
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.broke_off(&polled);
+        polled
     }
 }
