@@ -37,6 +37,8 @@ pub struct Ruleset {
     tls_literals: HashMap<IpAddr, TlsHandling>,
     addresses: AddressPolicy,
     generation: PolicyGeneration,
+    /// The admin's rules: what is let through needs a yes of theirs as well.
+    ceiling: Option<Box<Self>>,
 }
 
 /// The rules written for one name.
@@ -79,6 +81,14 @@ impl Ruleset {
             tls_literals: HashMap::new(),
             addresses: policy.addresses.clone(),
             generation: generation(policy),
+            ceiling: policy.ceiling.as_ref().map(|rules| {
+                Box::new(Self::compile(&NetworkPolicy {
+                    rules: rules.clone(),
+                    default: Unlisted::Deny,
+                    ceiling: None,
+                    ..policy.clone()
+                }))
+            }),
         };
         let mut rules: Vec<&Rule> = policy.rules.iter().collect();
         rules.sort_unstable();
@@ -145,6 +155,10 @@ impl Ruleset {
             .collect();
         ports.sort_unstable();
         ports.dedup();
+        if let Some(ceiling) = &self.ceiling {
+            let permitted = ceiling.ports();
+            ports.retain(|port| permitted.contains(port));
+        }
         ports
     }
 
@@ -159,7 +173,8 @@ impl Ruleset {
                 everything && (rule.ports.is_empty() || here)
             })
         };
-        if !self.enabled || denied(None) {
+        let ceiling = self.ceiling.as_ref();
+        if !self.enabled || denied(None) || ceiling.is_some_and(|rules| !rules.may_allow(host)) {
             return false;
         }
         // No finite list of ports leaves none to be asked about.
@@ -339,7 +354,30 @@ impl<'a> Judgement<'a> {
     }
 }
 
+/// The narrower of what the profile says and what the admin's rules say.
 fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
+    let own = judge_alone(rules, request);
+    let ceiling = match &rules.ceiling {
+        Some(ceiling) if own.verdict != Verdict::Deny => judge_alone(ceiling, request),
+        _ => return own,
+    };
+    // Bytes that nobody looks at need a rule of the admin's that says so.
+    let opaque = own.handling == Handling::Tcp && ceiling.handling != Handling::Tcp;
+    match ceiling.verdict {
+        Verdict::Deny => Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule),
+        Verdict::Allow | Verdict::Ask if opaque => {
+            Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule)
+        }
+        Verdict::Ask if own.verdict == Verdict::Allow => Judgement {
+            verdict: Verdict::Ask,
+            rule: ceiling.rule,
+            ..own
+        },
+        Verdict::Allow | Verdict::Ask => own,
+    }
+}
+
+fn judge_alone<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     if !rules.enabled {
         return Judgement::deny(DenyReason::NetworkDisabled, None);
     }

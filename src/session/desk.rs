@@ -85,6 +85,7 @@ impl Desk {
         let launched = Launched {
             caller: &plan.caller,
             workspace: &plan.workspace,
+            project: plan.project.as_ref(),
             writable: &plan.writable,
             mode: plan.profile.filesystem.mode,
             credentials: &plan.profile.network.credentials,

@@ -14,6 +14,7 @@ use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::SessionId;
 use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
@@ -28,9 +29,10 @@ use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
+use super::profiles::Shelf;
 use super::registries::Found;
 use super::trust_store::{self, TrustStore};
-use super::{socket, trust, upstream};
+use super::{project_file, socket, trust, upstream};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
@@ -55,6 +57,8 @@ pub(super) struct Plan {
     pub(super) profile: Profile,
     /// The profile as it was read, with flags and registries, before the command had a say.
     pub(super) read: Profile,
+    /// The file of the project, as it was when the session started.
+    pub(super) project: Option<LayerText>,
     /// What registries' clients said.
     pub(super) found: Vec<Found>,
     pub(super) rules: Ruleset,
@@ -80,9 +84,15 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
-        let profile =
-            super::profiles::load_with(&request.profile, &caller.environment, &request.overrides)?;
         let workspace = workspace(request.folder.as_deref())?;
+        let project = project_file::find(&workspace, caller.uid)?;
+        let shelf = Shelf::new(&caller.environment, project.as_ref());
+        let Reading { profile, cuts, .. } = shelf.read(&request.profile, &request.overrides)?;
+        for cut in cuts {
+            tell(Progress::Note(&format!(
+                "by the requirements of this host, {cut}"
+            )));
+        }
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
         let read = profile.clone();
@@ -125,6 +135,7 @@ impl Plan {
             caller,
             profile,
             read,
+            project,
             found,
             rules,
             workspace,
