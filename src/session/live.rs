@@ -139,8 +139,8 @@ impl Live {
     /// Reads the profile again, with the flags of the command line. The error is one line.
     pub fn read(&mut self) -> Result<Profile, String> {
         let environment = &self.caller.environment;
-        let shelf = Shelf::new(environment, self.project.as_ref());
-        let (loaded, files) = shelf.read_with_files(&self.profile, &self.overrides);
+        let profiles = Shelf::new(environment, self.project.as_ref());
+        let (loaded, files) = profiles.read_with_files(&self.profile, &self.overrides);
         if let Some(file) = files.iter().find(|file| !self.is_trusted(file)) {
             return Err(format!(
                 "{}: the session could have written it; it counts for new sessions only",
@@ -245,8 +245,8 @@ impl Live {
 
     /// Watches the folders in which the profile's files stand, or would.
     fn watch(&mut self) {
-        let shelf = Shelf::new(&self.caller.environment, self.project.as_ref());
-        let (_, mut files) = shelf.read_with_files(&self.profile, &self.overrides);
+        let profiles = Shelf::new(&self.caller.environment, self.project.as_ref());
+        let (_, mut files) = profiles.read_with_files(&self.profile, &self.overrides);
         files.extend(remember::file_of(&self.profile, &self.caller.environment));
         let linked: Vec<_> = files
             .iter()

@@ -75,7 +75,7 @@ impl<'a> Shelf<'a> {
     ) -> (Result<Reading, ProfileError>, Vec<PathBuf>) {
         let mut files = vec![self.system.join(REQUIREMENTS_FILE)];
         let read = self.requirements().and_then(|requirements| {
-            let own = self.may_bring_own(name, requirements.as_ref())?;
+            let own = Self::may_bring_own(name, requirements.as_ref())?;
             let over = Overlays {
                 project: self.project,
                 overrides,
@@ -104,7 +104,6 @@ impl<'a> Shelf<'a> {
     /// Whether files of the caller's own count. Where the admin lists profiles for a group of the
     /// caller's, those of the host count alone, and of them those that are listed.
     fn may_bring_own(
-        &self,
         name: &str,
         requirements: Option<&Requirements>,
     ) -> Result<bool, ProfileError> {

@@ -72,20 +72,21 @@ fn flatten(key: &str, value: toml::Value, into: &mut Vec<(String, String)>) {
                 into.push((key.to_owned(), entry_text(entry)));
             }
         }
-        scalar => into.push((key.to_owned(), scalar.to_string())),
+        scalar @ (toml::Value::String(_)
+        | toml::Value::Integer(_)
+        | toml::Value::Float(_)
+        | toml::Value::Boolean(_)
+        | toml::Value::Datetime(_)) => into.push((key.to_owned(), scalar.to_string())),
     }
 }
 
 /// An entry of a list on one line. The name of a rule tells where it was written, not what it says.
-fn entry_text(entry: toml::Value) -> String {
-    match entry {
-        toml::Value::Table(mut table) => {
-            table.remove("id");
-            table.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
-            toml::Value::Table(table).to_string()
-        }
-        other => other.to_string(),
+fn entry_text(mut entry: toml::Value) -> String {
+    if let toml::Value::Table(table) = &mut entry {
+        table.remove("id");
+        table.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
     }
+    entry.to_string()
 }
 
 /// A key as TOML wants it written.

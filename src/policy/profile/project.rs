@@ -132,19 +132,11 @@ fn denying(source: Source<'_>, rule: Rule) -> Result<Rule, ProfileError> {
 }
 
 /// A key that a profile has and this form has not deserves another word than "unknown".
-fn only_narrows(error: ProfileError) -> ProfileError {
-    match error {
-        ProfileError::Key {
-            profile,
-            key,
-            problem,
-            nearest,
-        } if problem.starts_with("unknown field") => ProfileError::Key {
-            profile,
-            key,
-            problem: format!("{problem}; a project's file may only narrow what the profile grants"),
-            nearest,
-        },
-        other => other,
+fn only_narrows(mut error: ProfileError) -> ProfileError {
+    if let ProfileError::Key { problem, .. } = &mut error
+        && problem.starts_with("unknown field")
+    {
+        problem.push_str("; a project's file may only narrow what the profile grants");
     }
+    error
 }
