@@ -110,7 +110,7 @@ fn values_beyond_the_requirements_are_cut_and_told() {
             "network.addresses.allow is without 192.168.0.0/16",
             "network.extra_ca is without /etc/b.pem",
             "network.unix_sockets is without /run/b.sock",
-            "network.budgets.bytes_up is the requirements'",
+            "network.budgets.bytes_up is 10M",
             "isolation.landlock_abi is 4",
             "audit.durability is \"each\"",
         ]

@@ -154,7 +154,12 @@ fn network(policy: &mut NetworkPolicy, required: &NetworkRequirements, cuts: &mu
     }
     lists(policy, required, cuts);
     for kind in policy.budgets.hold_to(&required.budgets) {
-        cuts.note(&format!("network.budgets.{kind}"), "is the requirements'");
+        let amount = policy
+            .budgets
+            .get(kind)
+            .map(|budget| kind.amount(budget.max));
+        let what = format!("is {}", amount.unwrap_or_default());
+        cuts.note(&format!("network.budgets.{kind}"), what);
     }
     policy.ceiling.clone_from(&required.rules);
 }
