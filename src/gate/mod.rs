@@ -14,7 +14,7 @@
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
 //! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
-//! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
+//! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
 //! at the moment, so that it can be taken back.
@@ -42,6 +42,7 @@ mod hop;
 mod http;
 mod http_request;
 mod keyring;
+mod leg;
 mod listen;
 mod live;
 mod lookout;

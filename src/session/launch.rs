@@ -27,7 +27,6 @@ use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
 use super::trust::{is_outside, path_outside};
-use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -130,7 +129,7 @@ impl Companions {
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
-        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
+        boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
