@@ -18,6 +18,7 @@ mod confinement;
 mod connect;
 mod credentials;
 mod dns;
+mod half_close;
 mod http;
 mod lifecycle;
 mod limits;
