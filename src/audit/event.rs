@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ConnId, PolicyGeneration, QuestionId};
+use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
     BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId,
     Scope, Transport, Verdict,
@@ -19,6 +19,9 @@ pub enum AuditEvent {
     SessionStarted {
         /// The command as given, each argument capped at 4 KiB.
         argv: Vec<String>,
+        /// What the caller calls the session.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<SessionName>,
         /// Name of the profile.
         profile: String,
         /// `read-only`, `workspace-write` or `danger-full-access`.
@@ -212,6 +215,14 @@ pub enum AuditEvent {
         /// Milliseconds from `session.started` to this record.
         ms: u64,
     },
+    /// Somebody had the session ended.
+    #[serde(rename = "session.stopping")]
+    SessionStopping {
+        /// Who.
+        by: String,
+        /// Whether the command was killed without being asked first.
+        kill: bool,
+    },
     /// The session is over; always a session's last record.
     #[serde(rename = "session.ended")]
     SessionEnded {
@@ -241,6 +252,7 @@ impl AuditEvent {
             Self::PolicyApplied { .. } => "policy.applied",
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateLost { .. } => "gate.lost",
+            Self::SessionStopping { .. } => "session.stopping",
             Self::SessionEnded { .. } => "session.ended",
         }
     }
@@ -251,6 +263,7 @@ impl AuditEvent {
             Self::SessionStarted { .. }
             | Self::PolicyRejected { .. }
             | Self::GateLost { .. }
+            | Self::SessionStopping { .. }
             | Self::SessionEnded { .. } => Source::Session,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_time() => Source::Session,

@@ -33,6 +33,9 @@ pub struct SessionSummary {
     pub host_id: String,
     /// How it ended, and after how many milliseconds; `None` while it runs.
     pub end: Option<End>,
+    /// Who had it ended, if somebody had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
     /// Whether the gate was lost: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -197,6 +200,7 @@ impl SessionSummary {
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateLost { .. } => self.gate_lost = true,
+            AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
         }
     }

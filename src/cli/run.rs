@@ -10,6 +10,7 @@ use super::mitm::Mitm;
 use super::print;
 use crate::codex::auth::SIGN_IN_HOST;
 use crate::exit::Exit;
+use crate::ids::SessionName;
 use crate::policy::upstream::authority;
 use crate::policy::{
     BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, remedy, spelled_out,
@@ -69,6 +70,9 @@ pub struct RunArguments {
     /// Limit what the session may do, as bytes_up=10M, requests=500:warn or rate=20/1s
     #[arg(long, value_name = "KEY=AMOUNT[:ACTION]")]
     budget: Vec<String>,
+    /// What to call the session, for ps, show, stop and the others
+    #[arg(long, value_name = "NAME")]
+    name: Option<SessionName>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -150,6 +154,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
         )
     })?;
     Ok(LaunchRequest {
+        name: arguments.name,
         profile: arguments.profile,
         overrides: Overrides {
             allow: arguments.allow,

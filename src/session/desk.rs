@@ -16,10 +16,19 @@ use super::watch::Notice;
 use crate::audit::AuditEvent;
 use crate::policy::{Answered, Budgets, Profile, Scope};
 use crate::wire::gate::{Answer, Applied, GateCommand, GateReply, Question};
-use crate::wire::session::{SessionReply, SessionRequest};
+use crate::wire::session::{Description, SessionReply, SessionRequest};
 
 /// Says something to the person who started the session.
 pub type Tell<'a> = &'a mut dyn FnMut(Notice);
+
+/// How a session is to end. Ordered: the later wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// The command is asked to end first.
+    Ask,
+    /// At once.
+    Kill,
+}
 
 /// Who is told what came of a new policy.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +48,10 @@ pub struct Desk {
     seconds: u32,
     /// Peers that wait for counters, in the order in which the gate was asked.
     counting: VecDeque<PeerId>,
+    /// What the session is, once its command runs.
+    description: Option<Description>,
+    /// Somebody has asked for the end.
+    stop: Option<Stop>,
     /// Policies that the gate has not put in force yet, in order.
     applying: VecDeque<(Asker, Box<Profile>)>,
 }
@@ -100,6 +113,8 @@ impl Desk {
                 0
             },
             counting: VecDeque::new(),
+            description: None,
+            stop: None,
             applying: VecDeque::new(),
         })
     }
@@ -182,7 +197,7 @@ impl Desk {
     pub fn attend(
         &mut self,
         gate: Option<&Gate>,
-        audit: Option<&mut AuditWriter>,
+        mut audit: Option<&mut AuditWriter>,
         tell: Tell<'_>,
     ) -> Result<(), CompanionError> {
         let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
@@ -191,6 +206,7 @@ impl Desk {
             .as_mut()
             .map(Socket::requests)
             .unwrap_or_default();
+        let requests = self.without_the_gate(requests, audit.as_deref_mut(), tell);
         let Some(gate) = gate else {
             for (peer, _) in requests {
                 let failed = "the gate of this session died; it has no network any more";
@@ -223,6 +239,55 @@ impl Desk {
             Some(asker) => self.reload_for(asker, gate, audit, tell),
             None => Ok(()),
         }
+    }
+
+    /// What the session tells of itself from now on.
+    pub fn introduce(&mut self, description: Description) {
+        self.description = Some(description);
+    }
+
+    /// How the session is to end, if somebody has asked for that since the last time.
+    pub fn take_stop(&mut self) -> Option<Stop> {
+        self.stop.take()
+    }
+
+    /// Does what needs no gate; gives the other requests back.
+    fn without_the_gate(
+        &mut self,
+        requests: Vec<(PeerId, SessionRequest)>,
+        mut audit: Option<&mut AuditWriter>,
+        tell: Tell<'_>,
+    ) -> Vec<(PeerId, SessionRequest)> {
+        let mut others = Vec::new();
+        for (peer, request) in requests {
+            match request {
+                SessionRequest::Describe => {
+                    let reply = match &self.description {
+                        Some(known) => SessionReply::Session(Box::new(known.clone())),
+                        None => SessionReply::Failed("it is starting".to_owned()),
+                    };
+                    self.reply(peer, &reply);
+                }
+                SessionRequest::Stop { kill } => self.stop(peer, kill, audit.as_deref_mut(), tell),
+                other => others.push((peer, other)),
+            }
+        }
+        others
+    }
+
+    /// Somebody wants the end. It is told and recorded; a record that cannot be kept does not keep the
+    /// session alive.
+    fn stop(&mut self, peer: PeerId, kill: bool, audit: Option<&mut AuditWriter>, tell: Tell<'_>) {
+        let by = self.socket.as_ref().map(|socket| socket.name(peer));
+        let by = by.unwrap_or_default();
+        let how = if kill { "killed" } else { "stopped" };
+        tell(Notice::Said(format!("{how} by {by}")));
+        if let Some(audit) = audit {
+            drop(audit.append(AuditEvent::SessionStopping { by, kill }));
+        }
+        let asked = if kill { Stop::Kill } else { Stop::Ask };
+        self.stop = self.stop.max(Some(asked));
+        self.reply(peer, &SessionReply::Done(how.to_owned()));
     }
 
     /// Reads the profile again and gives it to the gate.
@@ -273,6 +338,9 @@ impl Desk {
             return;
         };
         self.approvals.take_rules(&profile.approvals);
+        if let Some(description) = &mut self.description {
+            description.generation = applied.generation.clone();
+        }
         let later = self.live.take(*profile);
         let line = outcome(applied, &later);
         if applied.changed || !later.is_empty() {
@@ -325,8 +393,10 @@ impl Desk {
                 gate.command(&GateCommand::Counters)?;
                 self.counting.push_back(peer);
             }
-            // One reading for all: see `attend`.
-            SessionRequest::ReloadPolicy => {}
+            // One reading for all, and what needs no gate: see `attend`.
+            SessionRequest::ReloadPolicy
+            | SessionRequest::Describe
+            | SessionRequest::Stop { .. } => {}
         }
         Ok(())
     }

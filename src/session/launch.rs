@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Status};
@@ -66,7 +66,7 @@ pub fn run(
     let mut plan = Plan::make(request, tell)?;
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
-    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
+    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
     let outcome =
@@ -259,6 +259,8 @@ fn build(
 struct Confined {
     isolation: Isolation,
     listeners: Vec<OwnedFd>,
+    /// Its number, as the host counts.
+    pid: Pid,
     /// The process, which becomes the command. Opened while init waits for our word, so that its
     /// number cannot be anybody else's by then.
     process: OwnedFd,
@@ -270,9 +272,10 @@ impl Jail {
         mut self,
         plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
     ) -> Result<Live, LaunchError> {
-        let command = self.release(plan, companions, signals)?;
+        let command = self.release(plan, companions, desk, signals)?;
         Ok(Live {
             running: self.running,
             command,
@@ -283,6 +286,7 @@ impl Jail {
         &mut self,
         plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
         let mut confined = self.confined(plan, signals)?;
@@ -291,6 +295,7 @@ impl Jail {
         }
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
+        desk.introduce(plan.described(confined.isolation.clone(), confined.pid));
         companions
             .audit
             .append(plan.started(confined.isolation, std::mem::take(&mut self.sockets)))?;
@@ -320,6 +325,7 @@ impl Jail {
             (InitReport::Confined(isolation), Some(init)) => Ok(Confined {
                 isolation,
                 listeners: received.fds,
+                pid: init,
                 process: pidfd_open(init, PidfdFlags::empty()).map_err(|errno| {
                     LaunchError::System {
                         what: "open init's process",

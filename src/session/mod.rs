@@ -27,6 +27,7 @@ pub mod plan;
 pub mod profiles;
 mod project_file;
 pub mod registries;
+pub mod running;
 pub mod signals;
 pub mod socket;
 pub mod trust;

@@ -6,19 +6,22 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use nix::libc::{EACCES, EPERM, EROFS};
+use rustix::process::Pid;
 
 use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionName};
 use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
 use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan};
+use crate::wire::session::Description;
 
 use super::Progress;
 use super::approvals::Ask;
@@ -32,11 +35,13 @@ use super::jail_trust::{self, JailTrust};
 use super::profiles::Shelf;
 use super::registries::Found;
 use super::trust_store::{self, TrustStore};
-use super::{project_file, socket, trust, upstream};
+use super::{project_file, running, socket, trust, upstream};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
 pub struct LaunchRequest {
+    /// What the caller calls the session.
+    pub name: Option<SessionName>,
     /// Name or file of the profile.
     pub profile: String,
     /// What the flags change in it.
@@ -53,6 +58,7 @@ pub struct LaunchRequest {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) session: SessionId,
+    pub(super) name: Option<SessionName>,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
     /// The profile as it was read, with flags and registries, before the command had a say.
@@ -86,6 +92,9 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
+        if let Some(name) = &request.name {
+            running::is_free(&caller, name)?;
+        }
         let workspace = workspace(request.folder.as_deref())?;
         let project = project_file::find(&workspace, caller.uid)?;
         let shelf = Shelf::new(&caller.environment, project.as_ref());
@@ -137,6 +146,7 @@ impl Plan {
         let session = SessionId::generate();
         Ok(Self {
             session,
+            name: request.name.clone(),
             caller,
             profile,
             read,
@@ -326,12 +336,30 @@ impl Plan {
     ) -> AuditEvent {
         AuditEvent::SessionStarted {
             argv: self.asked.clone(),
+            name: self.name.clone(),
             profile: self.profile.name.clone(),
             mode: self.profile.filesystem.mode.to_string(),
             workspace: self.workspace.to_string_lossy().into_owned(),
             generation: self.rules.generation().clone(),
             isolation,
             unix_sockets,
+        }
+    }
+
+    /// What the session tells of itself.
+    pub(super) fn described(&self, isolation: Isolation, pid: Pid) -> Description {
+        Description {
+            session: self.session,
+            name: self.name.clone(),
+            user: self.caller.user.clone(),
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            started: Timestamp::now(),
+            profile: self.profile.name.clone(),
+            generation: self.rules.generation().clone(),
+            mode: self.profile.filesystem.mode.to_string(),
+            workspace: self.workspace.to_string_lossy().into_owned(),
+            argv: self.asked.clone(),
+            isolation,
         }
     }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
 use super::companions::{AuditWriter, CompanionError, Gate, any_readable};
-use super::desk::{Desk, Tell};
+use super::desk::{Desk, Stop, Tell};
 use super::limits::{self, Limits};
 use super::live::has_terminal;
 use super::signals::{Arrived, Signals};
@@ -82,6 +82,15 @@ pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
             }
         }
         watch.wait(kill_at, tell)?;
+        match watch.desk.take_stop() {
+            None => {}
+            Some(Stop::Kill) => kill_at = Some(Instant::now()),
+            Some(Stop::Ask) => {
+                kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                // ESRCH: it has ended by itself, and the loop sees that next.
+                pidfd_send_signal(watch.command, rustix::process::Signal::TERM).ok();
+            }
+        }
         while let Some(arrived) = watch.signals.take()? {
             if arrived.signal == Signal::SIGCHLD {
                 continue;

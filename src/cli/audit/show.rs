@@ -190,6 +190,9 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         lines.push(format!("user       {user} on host {host}"));
     }
     lines.push(format!("ended      {}", ending(summary, report)));
+    if let Some(by) = &summary.stopped_by {
+        lines.push(format!("stopped    by {}", escape(by)));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }
