@@ -1,6 +1,7 @@
 //! Start to exit of `/bin/true`: a whole session (jail, gate, audit) against bubblewrap alone, once with
 //! the least that a jail needs and once with the very mounts of the session, interleaved in one run.
-//! Prints medians and ratios.
+//! Prints medians and ratios. Then what idle sessions keep in memory, process by process (as root: nobody
+//! else may look into the gate).
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -8,10 +9,12 @@
     reason = "a benchmark"
 )]
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use portcullis::jail::{JailRequest, UserNames, bwrap, prepare};
@@ -27,7 +30,7 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let workspace = folder.path().join("workspace");
-    std::fs::create_dir(&workspace).unwrap();
+    fs::create_dir(&workspace).unwrap();
     let (mut session, mut least, mut same) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let times = [
@@ -60,6 +63,74 @@ fn main() {
         millis(least),
         ratio(session, least)
     );
+    if nix::unistd::geteuid().is_root() {
+        memory(&workspace, &state);
+    }
+}
+
+/// Idle sessions at once, as pages of programs are shared among them.
+const IDLE: u32 = 10;
+
+/// Prints the proportional set size (proc(5), smaps_rollup) of a session's processes but the command.
+fn memory(workspace: &Path, state: &Path) {
+    let mut sessions: Vec<Child> = (0..IDLE).map(|_| idle_session(workspace, state)).collect();
+    let mut sizes = BTreeMap::new();
+    for session in &sessions {
+        add_tree(session.id(), &mut sizes);
+    }
+    for session in &mut sessions {
+        drop(session.stdin.take());
+        assert!(session.wait().unwrap().success());
+    }
+    println!("memory of an idle session, of {IDLE} (PSS of all its processes but the command)");
+    let megabytes = |kib: u64| f64::from(u32::try_from(kib).unwrap()) * 1024.0 / 1e6;
+    for (name, size) in &sizes {
+        println!("  {name:<34} {:5.2} MB", megabytes(*size) / f64::from(IDLE));
+    }
+    let all: u64 = sizes.values().sum();
+    println!(
+        "  {:<34} {:5.2} MB",
+        "all of them",
+        megabytes(all) / f64::from(IDLE)
+    );
+}
+
+/// A session that is idle until its input ends.
+fn idle_session(workspace: &Path, state: &Path) -> Child {
+    let mut session = Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["run", "--quiet", "--", "/bin/sh", "-c"])
+        .arg("echo ready; exec /bin/cat")
+        .current_dir(workspace)
+        .env("XDG_STATE_HOME", state)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(session.stdout.as_mut().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    session
+}
+
+/// Adds a process and all below it.
+fn add_tree(process: u32, sizes: &mut BTreeMap<String, u64>) {
+    let folder = format!("/proc/{process}");
+    let program = fs::read_link(format!("{folder}/exe")).unwrap();
+    let name = program.file_name().unwrap().to_str().unwrap();
+    let arguments = fs::read_to_string(format!("{folder}/cmdline")).unwrap();
+    if name == "bwrap" || name.starts_with("portcullis") {
+        let verb = arguments.split('\0').nth(1).filter(|verb| *verb == "sweep");
+        let name = format!("{name} {}", verb.unwrap_or_default());
+        let text = fs::read_to_string(format!("{folder}/smaps_rollup")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+        let size: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        *sizes.entry(name).or_default() += size;
+    }
+    let children = fs::read_to_string(format!("{folder}/task/{process}/children")).unwrap();
+    for child in children.split_whitespace() {
+        add_tree(child.parse().unwrap(), sizes);
+    }
 }
 
 fn whole_session(workspace: &Path, state: &Path) -> Duration {
@@ -124,14 +195,12 @@ fn same_mounts(workspace: &Path) -> Duration {
         shown: Vec::new(),
         files: Vec::new(),
         replaced: Vec::new(),
-        sockets: &std::collections::BTreeMap::new(),
+        sockets: &BTreeMap::new(),
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();
-    let bubblewrap = bwrap::ask(OsStr::new(&path), |_| true, &[])
-        .unwrap()
-        .answer()
-        .unwrap();
+    let found = bwrap::find(OsStr::new(&path), |_| true, &[]).unwrap();
+    let bubblewrap = bwrap::ask(found).unwrap().answer().unwrap();
     let plan = InitPlan {
         listen: Vec::new(),
         transparent: false,

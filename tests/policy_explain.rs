@@ -127,6 +127,35 @@ fn a_tunnelled_url_is_explained_by_the_tunnel() {
 }
 
 #[test]
+fn a_refused_tunnel_is_explained_by_what_would_become_of_it() {
+    let scene = Scene::new();
+    let would_be = "  note     the tunnel is refused before any TLS; were it allowed, the gate would judge every \
+                    request inside\n";
+    let blind =
+        "  note     method and path are inside a tunnel, where the gate does not see them\n";
+    for (url, flags, shown, hidden) in [
+        ("https://no.test/x", &[][..], would_be, blind),
+        ("no.test:8443", &[], would_be, blind),
+        ("https://pinned.test:8443/x", &[], blind, would_be),
+        (
+            "https://api.test/v1/x",
+            &["--deny", "api.test"],
+            would_be,
+            blind,
+        ),
+    ] {
+        let run = scene.explain(&[flags, &[url]].concat());
+        assert_eq!(run.status, Some(1), "{run:#?}");
+        assert!(
+            run.stdout.contains("request  a tunnel to "),
+            "{url}: {run:#?}"
+        );
+        assert!(run.stdout.contains(shown), "{url}: {run:#?}");
+        assert!(!run.stdout.contains(hidden), "{url}: {run:#?}");
+    }
+}
+
+#[test]
 fn a_flag_changes_what_is_inspected() {
     let scene = Scene::new();
     let allow = ["--allow", "b.test", "https://b.test/x"];

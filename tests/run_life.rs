@@ -151,12 +151,7 @@ fn a_terminating_signal_reaches_the_command_and_nothing_is_left() {
         );
         let mut session = start(&install, &script);
         kill(session.pid(), signal).unwrap();
-        let rest: Vec<_> = session
-            .output
-            .by_ref()
-            .lines()
-            .map(Result::unwrap)
-            .collect();
+        let rest = session.rest();
         assert_eq!(
             (rest, session.child.wait().unwrap().code()),
             (vec!["caught".to_owned()], Some(5)),
@@ -175,10 +170,12 @@ fn a_second_signal_kills_a_command_that_ignores_the_first() {
     let install = Install::new(Who::User);
     let mut session = start(
         &install,
-        "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+        "trap 'echo no' TERM; echo ready; while :; do sleep 0.05; done",
     );
     kill(session.pid(), Signal::SIGTERM).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    let mut answer = String::new();
+    session.output.read_line(&mut answer).unwrap();
+    assert_eq!(answer, "no\n");
     kill(session.pid(), Signal::SIGTERM).unwrap();
     assert_eq!(session.child.wait().unwrap().code(), Some(137));
     assert_nothing_is_left(&install);
@@ -216,21 +213,11 @@ fn processes_in_the_background_end_with_the_command() {
 fn a_dead_gate_is_told_and_the_jail_has_no_network() {
     let install = Install::new(Who::User);
     let script = "echo ready; read go < go; curl -sS --max-time 5 http://example.com; echo $?";
-    nix::unistd::mkfifo(
-        &install.path("work/go"),
-        nix::sys::stat::Mode::from_bits_truncate(0o666),
-    )
-    .unwrap();
-    install.own("work/go");
+    pipe(&install, "work/go");
     let mut session = start(&install, script);
     kill(companion(&install, "portcullis-gate"), Signal::SIGKILL).unwrap();
     fs::write(install.path("work/go"), "go\n").unwrap();
-    let rest: Vec<_> = session
-        .output
-        .by_ref()
-        .lines()
-        .map(Result::unwrap)
-        .collect();
+    let rest = session.rest();
     assert_eq!(rest, ["7"], "curl could not connect to its proxy");
     let output = session.child.wait_with_output().unwrap();
     assert!(
@@ -250,21 +237,11 @@ fn a_dead_audit_writer_is_told_and_everything_is_refused() {
     let install = Install::new(Who::User);
     let script =
         "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
-    nix::unistd::mkfifo(
-        &install.path("work/go"),
-        nix::sys::stat::Mode::from_bits_truncate(0o666),
-    )
-    .unwrap();
-    install.own("work/go");
+    pipe(&install, "work/go");
     let mut session = start_with(&install, &["--allow", "example.com"], script);
     kill(companion(&install, "portcullis-audit"), Signal::SIGKILL).unwrap();
     fs::write(install.path("work/go"), "go\n").unwrap();
-    let rest: Vec<_> = session
-        .output
-        .by_ref()
-        .lines()
-        .map(Result::unwrap)
-        .collect();
+    let rest = session.rest();
     assert_eq!(rest, ["503"], "no record, no traffic");
     let output = session.child.wait_with_output().unwrap();
     assert!(
@@ -359,6 +336,18 @@ impl Session {
     fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
     }
+
+    /// The lines that the command still says, to its end.
+    fn rest(&mut self) -> Vec<String> {
+        self.output.by_ref().lines().map(Result::unwrap).collect()
+    }
+}
+
+/// A named pipe of the caller's, for a command to wait at.
+fn pipe(install: &Install, below: &str) {
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::unistd::mkfifo(&install.path(below), mode).unwrap();
+    install.own(below);
 }
 
 fn start(install: &Install, script: &str) -> Session {

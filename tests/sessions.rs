@@ -1,7 +1,6 @@
 //! Sessions that run: listed, looked at and stopped from another terminal.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::string_slice,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"

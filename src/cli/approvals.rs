@@ -99,11 +99,26 @@ fn list(caller: &Caller, arguments: &List) -> Outcome {
         let all = running::all(caller).into_iter();
         all.map(|one| (one.id, one.channel)).collect()
     };
-    for (session, channel) in meant {
-        match sessions::ask(&channel, &SessionRequest::Questions)? {
-            SessionReply::Questions(questions) => tell(session, &questions, arguments.json),
+    let mut waiting = 0;
+    for (session, channel) in &meant {
+        match sessions::ask(channel, &SessionRequest::Questions)? {
+            SessionReply::Questions(questions) => {
+                waiting += questions.len();
+                tell(*session, &questions, arguments.json);
+            }
             _ => return Err(sessions::unexpected()),
         }
+    }
+    if waiting == 0 && !arguments.json {
+        // Beside the list, which is empty.
+        print::error(match meant.as_slice() {
+            [] => "no session of yours runs, so nothing waits for an answer".to_owned(),
+            [(session, _)] => format!("nothing waits for an answer in session {session}"),
+            more => format!(
+                "nothing waits for an answer in the {} sessions that run",
+                more.len()
+            ),
+        });
     }
     Ok(Exit::Success)
 }

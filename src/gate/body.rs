@@ -1,4 +1,5 @@
-//! Bodies on their way through: streamed, counted, never collected.
+//! Answers' content on its way through: streamed, counted, never collected. What requests bring is
+//! [`super::upload`]'s.
 
 use std::io;
 use std::pin::Pin;
@@ -13,111 +14,21 @@ use crate::audit::EndedBy;
 use super::head::Answering;
 use super::hop;
 use super::relay::Direction;
+use super::room::Lane;
 use super::state::Gate;
 use super::tally::Tally;
 use super::upstream::Reusable;
-use super::watched::{Downward, Upward};
+use super::watched::Downward;
 
 /// Why a body is cut short: nothing can be recorded any more, or a new policy does not permit it.
-const STOPPED: &str = "the gate stopped it";
-
-/// A request's content on its way to the origin.
-#[derive(Debug)]
-pub(super) struct Uploaded {
-    /// `None`: no content.
-    inner: Option<Upward>,
-    tally: Rc<Tally>,
-    /// Whether trailers go on.
-    trailers: bool,
-    /// Read, and not yet within the budgets.
-    held: Bytes,
-}
-
-impl Uploaded {
-    /// The client's content.
-    pub(super) fn new(inner: Upward, tally: Rc<Tally>) -> Self {
-        Self {
-            inner: Some(inner),
-            tally,
-            trailers: false,
-            held: Bytes::new(),
-        }
-    }
-
-    /// Whether trailers go on: those of HTTP/2 do, to an origin that speaks it.
-    pub(super) fn pass_trailers(&mut self, pass: bool) {
-        self.trailers = pass;
-    }
-
-    /// No content.
-    pub(super) fn empty(tally: Rc<Tally>) -> Self {
-        Self {
-            inner: None,
-            tally,
-            trailers: false,
-            held: Bytes::new(),
-        }
-    }
-}
-
-impl Body for Uploaded {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if self.tally.poll_stopped(context).is_ready() {
-            return Poll::Ready(Some(Err(io::Error::other(STOPPED))));
-        }
-        loop {
-            let this = &mut *self;
-            if !this.held.is_empty() {
-                let part = ready!(poll_within(
-                    &this.tally,
-                    context,
-                    Direction::Up,
-                    &mut this.held
-                ));
-                return Poll::Ready(Some(part.map(|part| {
-                    this.tally.add_up(part.len());
-                    Frame::data(part)
-                })));
-            }
-            let Some(inner) = &mut this.inner else {
-                return Poll::Ready(None);
-            };
-            let Some(frame) = ready!(Pin::new(inner).poll_frame(context)) else {
-                return Poll::Ready(None);
-            };
-            match frame.map_err(io::Error::other)?.into_data() {
-                Ok(data) => this.held = data,
-                Err(frame) => {
-                    if this.trailers
-                        && let Some(trailers) = passed_on(frame, &this.tally, Direction::Up)
-                    {
-                        return Poll::Ready(Some(Ok(trailers)));
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.held.is_empty() && self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Some(inner) => inner.size_hint(),
-            None => SizeHint::with_exact(0),
-        }
-    }
-}
+pub(super) const STOPPED: &str = "the gate stopped it";
 
 /// Trailers as the next hop gets them, if any are left and the budgets have room for all of them.
-fn passed_on(frame: Frame<Bytes>, tally: &Tally, direction: Direction) -> Option<Frame<Bytes>> {
+pub(super) fn passed_on(
+    frame: Frame<Bytes>,
+    tally: &Tally,
+    direction: Direction,
+) -> Option<Frame<Bytes>> {
     let mut trailers = frame.into_trailers().ok()?;
     hop::strip_trailers(&mut trailers);
     let fields = trailers.iter();
@@ -131,14 +42,17 @@ fn passed_on(frame: Frame<Bytes>, tally: &Tally, direction: Direction) -> Option
     Some(Frame::trailers(trailers))
 }
 
-/// As much of what is held as the budgets have room for.
-fn poll_within(
+/// As much of what is held as there is room for, in memory and in the budgets.
+pub(super) fn poll_within(
     tally: &Tally,
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     direction: Direction,
     held: &mut Bytes,
+    lane: &mut Lane,
 ) -> Poll<io::Result<Bytes>> {
-    let taken = ready!(tally.poll_reserve(context, direction, held.len()))?;
+    ready!(lane.poll_ready(context));
+    let wanted = held.len().min(lane.longest());
+    let taken = ready!(tally.poll_reserve(context, direction, wanted))?;
     Poll::Ready(Ok(held.split_to(taken.min(held.len()))))
 }
 
@@ -234,6 +148,8 @@ pub(super) struct Relayed {
     connection: Option<Reusable>,
     /// Whether trailers go on: those of HTTP/2 do, to a client that speaks it.
     trailers: bool,
+    /// The way into the client's connection.
+    lane: Lane,
 }
 
 impl Relayed {
@@ -252,9 +168,15 @@ impl Relayed {
             alarm: Box::pin(sleep_until(Instant::now() + gate.limits.idle)),
             trailers: trailers && connection.has_trailers(),
             connection: Some(connection),
+            lane: Lane::default(),
         };
         relayed.finish_if_complete();
         relayed
+    }
+
+    /// It goes to a client that speaks HTTP/2.
+    pub(super) fn over_http2(&mut self, lane: Lane) {
+        self.lane = lane;
     }
 
     fn poll_frame(
@@ -266,15 +188,22 @@ impl Relayed {
         }
         loop {
             if !self.held.is_empty() {
-                let part = poll_within(&self.tally, context, Direction::Down, &mut self.held);
+                let (held, lane) = (&mut self.held, &mut self.lane);
+                let part = poll_within(&self.tally, context, Direction::Down, held, lane);
                 let Ok(part) = ready!(part) else {
                     return self.fail(EndedBy::Budget, "a budget is used up");
                 };
                 self.tally.add_down(part.len());
                 self.finish_if_complete();
-                return Poll::Ready(Some(Ok(Frame::data(part))));
+                return Poll::Ready(Some(Ok(Frame::data(self.lane.carry(part)))));
             }
-            match Pin::new(&mut self.inner).poll_frame(context) {
+            // Nothing is read that there is no room for.
+            ready!(self.lane.poll_ready(context));
+            let polled = Pin::new(&mut self.inner).poll_frame(context);
+            if !matches!(&polled, Poll::Ready(Some(Ok(frame))) if frame.is_data()) {
+                self.lane.rest();
+            }
+            match polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     let frame = match frame.into_data() {
                         Ok(data) => {

@@ -14,7 +14,8 @@
 //! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it, plain
 //! HTTP included, walks from [`authorize`] on by itself. [`half_close`] tells who has only stopped talking. [`dns`] answers the jail's questions for names, without asking anybody.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
-//! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is.
+//! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is,
+//! [`room`] how much of it may be in memory.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
 //! at the moment, so that it can be taken back.
@@ -51,11 +52,13 @@ mod mitm;
 mod open;
 mod origin_tls;
 mod placeholder;
+mod question_life;
 mod questions;
 mod relay;
 mod report;
 mod resolve;
 mod respond;
+mod room;
 mod screen;
 mod sockets;
 mod socks5;
@@ -70,6 +73,7 @@ mod tally;
 mod transparent;
 mod tunnel;
 mod upgrade;
+mod upload;
 mod upstream;
 mod via;
 mod watched;

@@ -1,6 +1,6 @@
 //! Asking: a request that the policy answers with "ask" waits here for whoever answers for the session.
 //!
-//! One question is asked for all that want the same; its life is a task of its own ([`conduct`]), so that
+//! One question is asked for all that want the same; its life is a task of its own ([`question_life`](super::question_life)), so that
 //! a client that leaves takes nobody's answer with it. An answer counts once, and only after it is on
 //! record. Trusts the session for what was answered; never lets anything through itself: whoever waited
 //! asks the policy again.
@@ -11,16 +11,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::sleep;
 
-use crate::audit::AuditEvent;
 use crate::ids::{ConnId, QuestionId};
-use crate::policy::{
-    Answered, Decision, EgressRequest, Host, Method, Port, QuestionEnd, RuleId, Scope, Transport,
-    Verdict, decide,
-};
-use crate::wire::gate::{Answer, GateReply, Question};
+use crate::policy::{Answered, Decision, EgressRequest, Host, Method, Port, RuleId, Transport};
+use crate::wire::gate::Answer;
 
+use super::question_life::conduct;
 use super::state::Gate;
 
 /// Questions that wait for an answer at once; what would be one more is refused.
@@ -29,23 +25,20 @@ const PENDING: usize = 32;
 /// Answers that are remembered for the session; later ones count once.
 const REMEMBERED: usize = 4096;
 
-/// The longest word for who answered.
-const MAX_BY: usize = 128;
-
 /// The longest path that is shown to whoever answers.
-const MAX_SHOWN_PATH: usize = 512;
+pub(super) const MAX_SHOWN_PATH: usize = 512;
 
 /// What makes two requests one question.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Subject {
+pub(super) struct Subject {
     host: Host,
     port: Port,
     /// Whether it is about datagrams: a port of UDP is another than that of TCP.
     datagrams: bool,
     /// Method and path, if the rule that asks speaks of them: what is approved is what was shown.
-    exactly: Option<(Option<Method>, Option<String>)>,
+    pub(super) exactly: Option<(Option<Method>, Option<String>)>,
     /// The budget that is used up, if the question is whether it may be raised.
-    budget: Option<RuleId>,
+    pub(super) budget: Option<RuleId>,
 }
 
 impl Subject {
@@ -79,7 +72,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) struct Questions {
     /// How long an answer is waited for; zero: nobody is asked.
-    wait: Duration,
+    pub(super) wait: Duration,
     pending: RefCell<BTreeMap<QuestionId, Rc<Pending>>>,
     remembered: RefCell<HashMap<Subject, (Answered, RuleId)>>,
     last: Cell<u64>,
@@ -87,16 +80,16 @@ pub(super) struct Questions {
 
 /// One question.
 #[derive(Debug)]
-struct Pending {
-    id: QuestionId,
-    conn: ConnId,
-    subject: Subject,
-    request: EgressRequest,
-    rule: Option<RuleId>,
+pub(super) struct Pending {
+    pub(super) id: QuestionId,
+    pub(super) conn: ConnId,
+    pub(super) subject: Subject,
+    pub(super) request: EgressRequest,
+    pub(super) rule: Option<RuleId>,
     /// Takes the answer; empty once there is one, or it is too late.
-    answer: RefCell<Option<oneshot::Sender<Answer>>>,
+    pub(super) answer: RefCell<Option<oneshot::Sender<Answer>>>,
     /// How many wait; the task ends the question at none.
-    waiting: watch::Sender<usize>,
+    pub(super) waiting: watch::Sender<usize>,
     outcome: watch::Sender<Option<Outcome>>,
 }
 
@@ -139,6 +132,14 @@ impl Questions {
             return None;
         }
         remembered.get(&Subject::of(request, decision)).cloned()
+    }
+
+    /// Keeps an answer for the session, while there is room.
+    pub(super) fn remember(&self, pending: &Pending, answered: Answered, rule: &RuleId) {
+        let mut remembered = self.remembered.borrow_mut();
+        if remembered.len() < REMEMBERED {
+            remembered.insert(pending.subject.clone(), (answered, rule.clone()));
+        }
     }
 
     /// Takes an answer. One that comes late, twice or for nothing is of no account.
@@ -253,153 +254,11 @@ pub(super) async fn ask_for_more(
     matches!(outcome.as_deref(), Ok(Some(Outcome::Allowed(_))))
 }
 
-/// The life of one question: recorded, told, answered or not, recorded again.
-async fn conduct(gate: &Gate, pending: &Pending, answered: oneshot::Receiver<Answer>) -> Outcome {
-    if gate.reporter.record(asked(pending)).await.is_err() {
-        return Outcome::AuditLost;
-    }
-    let (end, answer) = match gate.control.tell(GateReply::Question(shown(gate, pending))) {
-        Ok(()) => until_answered(gate, pending, answered).await,
-        Err(_) => (QuestionEnd::Unheard, None),
-    };
-    // From here on it is a new question.
-    pending.answer.take();
-    if answer.is_none() && end != QuestionEnd::Unheard {
-        // A session that does not read has more to worry about.
-        gate.control.tell(GateReply::Withdrawn(pending.id)).ok();
-    }
-    let (scope, by) = match answer {
-        Some(Answer { scope, by, .. }) => (scope, Some(short(&by))),
-        None => (Scope::Once, None),
-    };
-    let recorded = gate.reporter.record(AuditEvent::ApprovalAnswered {
-        question: pending.id,
-        end,
-        scope: by.is_some().then_some(scope),
-        by: by.clone(),
-    });
-    if recorded.await.is_err() {
-        return Outcome::AuditLost;
-    }
-    settle(gate, pending, end, scope, by.as_deref().unwrap_or_default())
-}
-
-fn asked(pending: &Pending) -> AuditEvent {
-    let request = &pending.request;
-    AuditEvent::ApprovalAsked {
-        question: pending.id,
-        conn: pending.conn,
-        transport: request.transport,
-        host: request.host.clone(),
-        port: request.port,
-        method: request.method.clone(),
-        path: request.path.clone(),
-        rule: pending.rule.clone(),
-    }
-}
-
-fn shown(gate: &Gate, pending: &Pending) -> Question {
-    let request = &pending.request;
-    let path = |path: &String| path.chars().take(MAX_SHOWN_PATH).collect();
-    Question {
-        id: pending.id,
-        host: request.host.clone(),
-        port: request.port,
-        transport: request.transport,
-        method: request.method.clone(),
-        path: request.path.as_ref().map(path),
-        exact: pending.subject.exactly.is_some(),
-        budget: pending.subject.budget.is_some(),
-        rule: pending.rule.clone(),
-        wait_seconds: gate.questions.wait.as_secs(),
-    }
-}
-
-async fn until_answered(
-    gate: &Gate,
-    pending: &Pending,
-    answered: oneshot::Receiver<Answer>,
-) -> (QuestionEnd, Option<Answer>) {
-    let mut waiting = pending.waiting.subscribe();
-    let none_waits = async {
-        // The sender lives in `pending`.
-        drop(waiting.wait_for(|count| *count == 0).await);
-    };
-    tokio::select! {
-        // An answer that is there counts, whatever else has happened.
-        biased;
-        Ok(answer) = answered => match answer.verdict {
-            Answered::Allow => (QuestionEnd::Allowed, Some(answer)),
-            Answered::Deny => (QuestionEnd::Denied, Some(answer)),
-        },
-        () = gate.until_interrupted() => (QuestionEnd::Withdrawn, None),
-        () = none_waits => (QuestionEnd::Withdrawn, None),
-        () = until_not_asked(gate, pending) => (QuestionEnd::Superseded, None),
-        () = sleep(gate.questions.wait) => (QuestionEnd::Expired, None),
-    }
-}
-
-/// Resolves once a new policy decides this by itself. A budget's question stays: what it asks does not
-/// depend on the rules.
-async fn until_not_asked(gate: &Gate, pending: &Pending) {
-    if pending.subject.budget.is_some() {
-        return std::future::pending().await;
-    }
-    let request = &pending.request;
-    let mut changes = gate.changes.subscribe();
-    // The sender lives in the gate.
-    while decide(&gate.rules(), request).verdict == Verdict::Ask && changes.changed().await.is_ok()
-    {
-    }
-}
-
-/// What the question came to, for all that wait; a far-reaching answer is remembered.
-fn settle(gate: &Gate, pending: &Pending, end: QuestionEnd, scope: Scope, by: &str) -> Outcome {
-    let id = pending.id;
-    let remember = |answered, rule: &RuleId| {
-        let mut remembered = gate.questions.remembered.borrow_mut();
-        // A budget that is used up again is another question.
-        let lasts = scope > Scope::Once && pending.subject.budget.is_none();
-        if lasts && remembered.len() < REMEMBERED {
-            remembered.insert(pending.subject.clone(), (answered, rule.clone()));
-        }
-    };
-    match end {
-        QuestionEnd::Allowed => {
-            let rule = RuleId::new(format!("approved by {by} (question {id}, {scope})"));
-            remember(Answered::Allow, &rule);
-            Outcome::Allowed(rule)
-        }
-        QuestionEnd::Denied => {
-            let rule = RuleId::new(format!("denied by {by} (question {id}, {scope})"));
-            remember(Answered::Deny, &rule);
-            Outcome::Denied(rule)
-        }
-        QuestionEnd::Superseded => Outcome::Superseded,
-        QuestionEnd::Expired => {
-            let seconds = gate.questions.wait.as_secs();
-            let why = format!("approvals: no answer to question {id} within {seconds} s");
-            Outcome::Denied(RuleId::new(why))
-        }
-        QuestionEnd::Withdrawn | QuestionEnd::Unheard => {
-            Outcome::Denied(RuleId::new(format!("approvals: question {id} {end}")))
-        }
-    }
-}
-
-/// Who answered, safe for a record and a header.
-fn short(by: &str) -> String {
-    by.chars()
-        .filter(|c| !c.is_control())
-        .take(MAX_BY)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ids::PolicyGeneration;
-    use crate::policy::Handling;
+    use crate::policy::{Handling, Verdict};
 
     #[test]
     fn an_answer_about_a_connection_is_none_about_datagrams() {

@@ -34,6 +34,7 @@ use super::origin_tls::{OriginTls, OriginTlsError};
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::room::Room;
 use super::sockets::{self, Sockets, SocketsError};
 use super::socks5_udp::Relay;
 use super::splice::Pipes;
@@ -168,6 +169,7 @@ pub(super) fn build(
         summary: Summary::default(),
         keyring: Keyring::new(&policy.credentials, &boot.credentials)?,
         pool: Pool::new(limits.connections),
+        room: Room::default(),
         mitm,
         last_conn: Cell::new(0),
         origin_tls,

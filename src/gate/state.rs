@@ -21,6 +21,7 @@ use super::origin_tls::OriginTls;
 use super::questions::Questions;
 use super::report::Reporter;
 use super::resolve::Resolver;
+use super::room::Room;
 use super::socks5_udp::Relay;
 use super::splice::Pipes;
 use super::summary::Summary;
@@ -67,6 +68,8 @@ pub(super) struct Gate {
     pub(super) counters: Counters,
     /// Connections to origins that requests can be sent over.
     pub(super) pool: Pool,
+    /// What HTTP/2 may have in memory.
+    pub(super) room: Room,
     /// The certificates that clients see, where the policy has any TLS looked into.
     pub(super) mitm: Option<Leaves>,
     /// The number given out last, see [`Gate::next_conn`].

@@ -44,20 +44,23 @@ pub struct Question {
     child: Child,
 }
 
-/// Asks the first bubblewrap on `path` that is `trusted`, because a trusted folder can hold a link to
-/// what is not, else the first of `bundled` that is there, for its version. The answer comes while the
-/// caller does something else: [`Question::answer`].
-pub fn ask(
+/// The first bubblewrap on `path` that is `trusted`, because a trusted folder can hold a link to what is
+/// not, else the first of `bundled` that is there.
+pub fn find(
     path: &OsStr,
     trusted: impl Fn(&Path) -> bool,
     bundled: &[PathBuf],
-) -> Result<Question, JailError> {
-    let path = std::env::split_paths(path)
+) -> Result<PathBuf, JailError> {
+    std::env::split_paths(path)
         .filter_map(|folder| find_in_path(OsStr::new("bwrap"), folder.as_os_str()))
         .map(PathBuf::from)
         .find(|found| trusted(found))
         .or_else(|| bundled.iter().find(|path| path.is_file()).cloned())
-        .ok_or(JailError::BwrapMissing)?;
+        .ok_or(JailError::BwrapMissing)
+}
+
+/// Asks it for its version. The answer comes while the caller does something else: [`Question::answer`].
+pub fn ask(path: PathBuf) -> Result<Question, JailError> {
     match Spawn::new(&path).arg("--version").pipe_stdout().start() {
         Ok(child) => Ok(Question { path, child }),
         Err(error) => Err(JailError::BwrapBroken {
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn no_bubblewrap_is_an_error_that_names_the_package() {
-        let error = ask(OsStr::new("/nonexistent"), |_| true, &[]).unwrap_err();
+        let error = find(OsStr::new("/nonexistent"), |_| true, &[]).unwrap_err();
         assert!(
             error
                 .to_string()

@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::bwrap::{CONTROL_FD, PLAN_FD};
-use super::seccomp::{self, Filters};
+use super::seccomp::{self, Filter};
 use super::{intercept, landlock, sweep};
 use crate::audit::event::Isolation;
 use crate::exit::Exit;
@@ -81,8 +81,8 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     // 7. No new privileges: steps 8 and 13 require it.
     rustix::thread::set_no_new_privs(true).map_err(not_started("no_new_privs"))?;
     // 8. Landlock, after the last path that the command is not to open.
-    let filters = seccomp::build().map_err(not_started("build the seccomp filters"))?;
-    let isolation = restrict(&plan, &filters)?;
+    let filter = seccomp::build().map_err(not_started("build the seccomp filter"))?;
+    let isolation = restrict(&plan, &filter)?;
     // 9. Report, and give the listeners away: the gate accepts on them.
     report(control, isolation, &listeners)?;
     drop(listeners);
@@ -93,9 +93,9 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     // 12. Look the command up, with the command's own PATH.
     let command = Command::look_up(&plan)?;
     // 13. Seccomp last, because it forbids what the steps above do.
-    filters
+    filter
         .install()
-        .map_err(not_started("install the seccomp filters"))?;
+        .map_err(not_started("install the seccomp filter"))?;
     // 14. Become the command.
     Err(command.execute())
 }
@@ -173,7 +173,7 @@ fn drop_capabilities() -> Result<(), InitFailure> {
     }
 }
 
-fn restrict(plan: &InitPlan, filters: &Filters) -> Result<Isolation, InitFailure> {
+fn restrict(plan: &InitPlan, filter: &Filter) -> Result<Isolation, InitFailure> {
     let achieved = landlock::confine(
         &plan.readable,
         &plan.writable,
@@ -184,7 +184,7 @@ fn restrict(plan: &InitPlan, filters: &Filters) -> Result<Isolation, InitFailure
     Ok(Isolation {
         bwrap: plan.bwrap.clone(),
         landlock_abi: achieved.abi,
-        seccomp_allowed: filters.allowed,
+        seccomp_allowed: filter.allowed,
         shortfalls: achieved.shortfalls,
     })
 }

@@ -6,7 +6,6 @@ use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, RawDir, Stat, openat};
@@ -14,8 +13,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::error::JailError;
 use super::source::is_dir;
+use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::proc_path;
-use crate::sys::process::Spawn;
 use crate::wire::frame::Received;
 use crate::wire::sweep::{Claim, Claimed, Swept};
 use crate::wire::{Channel, WireError};
@@ -26,6 +25,10 @@ pub(crate) const MODE: u32 = 0o555;
 /// A sweeper answers at once, but for the end of the jail. One that is stopped must not stop its session.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// Claims at once. Claims and answers of as many fit into the channel, so neither side waits for the other
+/// to read.
+pub(crate) const AHEAD: usize = 16;
+
 /// What the end of a jail and a few folders take, many times over.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -33,7 +36,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     channel: Option<Channel>,
-    child: Child,
+    child: Process,
     info: Option<PipeWriter>,
     /// Read by nobody here. Without a reader bubblewrap would end in the middle of its start.
     _reader: PipeReader,
@@ -62,13 +65,10 @@ impl Sweeper {
         let (info_reader, info) = io::pipe().map_err(failed)?;
         let reader = info_reader.try_clone().map_err(failed)?;
         let program = init.as_fd().try_clone_to_owned().map_err(failed)?;
-        let child = Spawn::new(Path::new(&proc_path(&program)))
-            .arg("sweep")
-            .fd(theirs, 3)
-            .fd(info_reader, 4)
-            .own_process_group()
-            .start()
-            .map_err(failed)?;
+        let path = proc_path(&program);
+        let fds = [(theirs.into(), 3), (info_reader.into(), 4)];
+        let child = beside::start(Path::new(&path), Some("sweep"), Errors::Dropped, &fds);
+        let child = child.map_err(failed)?;
         Ok(Self {
             channel: Some(ours),
             child,
@@ -77,13 +77,19 @@ impl Sweeper {
         })
     }
 
-    /// Asks for a placeholder in a folder.
-    pub(crate) fn claim(&self, folder: &OwnedFd, name: &OsStr) -> Result<Place, JailError> {
+    /// Asks for a placeholder in a folder. What becomes of it [`Sweeper::answer`] tells, in the order of
+    /// the claims; of no more than [`AHEAD`] may the answer be due.
+    pub(crate) fn claim(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), JailError> {
         let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
         let claim = Claim {
             name: name.as_encoded_bytes().to_owned(),
         };
-        channel.send_with(&claim, &[folder.as_fd()])?;
+        Ok(channel.send_with(&claim, &[folder.as_fd()])?)
+    }
+
+    /// Waits for the answer to the oldest claim that has none yet.
+    pub(crate) fn answer(&self) -> Result<Place, JailError> {
+        let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
         let Received {
             message: claimed,
             fds,

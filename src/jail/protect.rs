@@ -10,7 +10,7 @@
 //! drops the mount on it from every jail (detach_mounts, Linux 3.18), and the new file is writable
 //! inside until the next session.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use rustix::fs::Stat;
 
 use super::error::JailError;
 use super::layout::Layout;
-use super::placeholder::{Place, Sweeper, is_placeholder};
+use super::placeholder::{AHEAD, Place, Sweeper, is_placeholder};
 use super::source::{is_dir, is_plain_relative, open_beneath};
 use super::spec::{Access, Mount, MountKind, SourceId, covering};
 use super::start::JailRequest;
@@ -48,8 +48,17 @@ pub(crate) fn apply(
         if !layout.projects.contains(&root.path) {
             continue;
         }
+        // Claims go ahead of their answers, because the sweeper is just starting and takes a millisecond:
+        // this looks at the other paths meanwhile.
+        let mut claims = VecDeque::new();
         for path in &request.policy.protected {
-            protect(layout, &root, path, sweeper, request)?;
+            claims.extend(protect(layout, &root, path, sweeper, request)?);
+            if claims.len() == AHEAD {
+                settle(layout, &root, claims.pop_front(), sweeper.as_ref())?;
+            }
+        }
+        while !claims.is_empty() {
+            settle(layout, &root, claims.pop_front(), sweeper.as_ref())?;
         }
     }
     pin_all(layout, |mount| {
@@ -92,39 +101,71 @@ enum Found {
     Missing(PathBuf, OwnedFd, Stat),
 }
 
-fn protect(
+/// A placeholder that was asked for.
+struct Claim<'p> {
+    /// The protected path that wants it.
+    path: &'p Path,
+    /// As much of it as the placeholder stands for.
+    part: PathBuf,
+    /// The folder that it is to stand in.
+    folder: Stat,
+}
+
+/// Protects what stands at a path; claims a placeholder where nothing does.
+fn protect<'p>(
     layout: &mut Layout,
     root: &Root,
-    path: &Path,
+    path: &'p Path,
     sweeper: &mut Option<Sweeper>,
     request: &JailRequest<'_>,
-) -> Result<(), JailError> {
-    let refuse = |(cause, cure)| JailError::Protected {
-        root: root.path.clone(),
-        path: path.to_owned(),
-        cause,
-        cure,
-    };
+) -> Result<Option<Claim<'p>>, JailError> {
     if !is_plain_relative(path) {
         let cause = "is not a plain path below the workspace".to_owned();
-        return Err(refuse((cause, "write it as .git/hooks")));
+        return Err(refuse(root, path, (cause, "write it as .git/hooks")));
     }
-    match seek(layout, root, path).map_err(|error| refuse(explain_seek(&error)))? {
-        Found::Stands(part, fd) => protect_part(layout, root, &part, fd),
+    let found = seek(layout, root, path);
+    match found.map_err(|error| refuse(root, path, explain_seek(&error)))? {
+        Found::Stands(part, fd) => {
+            protect_part(layout, root, &part, fd);
+            Ok(None)
+        }
         Found::Missing(part, folder, stat) => {
-            let name = part.file_name().unwrap_or_default();
             let sweeper = match sweeper {
                 Some(sweeper) => sweeper,
                 None => sweeper.insert(Sweeper::start(request.init)?),
             };
-            match sweeper.claim(&folder, name)? {
-                Place::Stands(fd) => protect_part(layout, root, &part, fd),
-                Place::Forbidden(errno) if cannot_be_made_inside(errno, &stat) => {}
-                Place::Forbidden(errno) => return Err(refuse(explain_claim(errno))),
-            }
+            sweeper.claim(&folder, part.file_name().unwrap_or_default())?;
+            let folder = stat;
+            Ok(Some(Claim { path, part, folder }))
         }
     }
+}
+
+/// Binds the placeholder of the oldest claim.
+fn settle(
+    layout: &mut Layout,
+    root: &Root,
+    claim: Option<Claim<'_>>,
+    sweeper: Option<&Sweeper>,
+) -> Result<(), JailError> {
+    let (Some(Claim { path, part, folder }), Some(sweeper)) = (claim, sweeper) else {
+        return Ok(());
+    };
+    match sweeper.answer()? {
+        Place::Stands(fd) => protect_part(layout, root, &part, fd),
+        Place::Forbidden(errno) if cannot_be_made_inside(errno, &folder) => {}
+        Place::Forbidden(errno) => return Err(refuse(root, path, explain_claim(errno))),
+    }
     Ok(())
+}
+
+fn refuse(root: &Root, path: &Path, (cause, cure): (String, &'static str)) -> JailError {
+    JailError::Protected {
+        root: root.path.clone(),
+        path: path.to_owned(),
+        cause,
+        cure,
+    }
 }
 
 /// Cause and cure when a protected path cannot be walked.

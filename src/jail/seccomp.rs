@@ -15,35 +15,31 @@ use seccompiler::{
 };
 
 use super::syscalls::{FIRST_UNKNOWN, LEGACY, UNCONDITIONAL, UNKNOWN};
-use crate::sys::seccomp::{SeccompError, Table, allow_only, answer_enosys, install};
+use crate::sys::seccomp::{SeccompError, Table, allow_only_known, install};
 
-/// Both filters, built and not yet installed.
+/// The filter, built and not yet installed.
 #[derive(Debug)]
-pub struct Filters {
-    allow: BpfProgram,
-    enosys: BpfProgram,
+pub struct Filter {
+    program: BpfProgram,
     /// How many system calls the table lets through.
     pub allowed: u32,
 }
 
-/// Builds the filters.
-pub fn build() -> Result<Filters, SeccompError> {
+/// Builds the filter.
+pub fn build() -> Result<Filter, SeccompError> {
     let table = table()?;
     let allowed = u32::try_from(table.len()).unwrap_or(u32::MAX);
     let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    Ok(Filters {
-        allow: allow_only(table, refuse)?,
-        enosys: answer_enosys(UNKNOWN, FIRST_UNKNOWN)?,
+    Ok(Filter {
+        program: allow_only_known(table, refuse, UNKNOWN, FIRST_UNKNOWN)?,
         allowed,
     })
 }
 
-impl Filters {
-    /// Installs them. The second comes last, because of two filters that refuse a call the one
-    /// installed last names the errno (seccomp(2)).
+impl Filter {
+    /// Installs it.
     pub fn install(&self) -> Result<(), SeccompError> {
-        install(&self.allow)?;
-        install(&self.enosys)
+        install(&self.program)
     }
 }
 
@@ -172,4 +168,55 @@ fn int(argument: u8, operator: SeccompCmpOp, value: i32) -> Result<SeccompCondit
 /// The low 32 bits, as the filter compares them.
 fn bits(value: i32) -> u64 {
     u64::from(value.cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::seccomp::tests::{answer, as_a_list, native};
+
+    #[test]
+    fn every_call_is_answered_as_the_table_says() {
+        let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+        let (list, searched) = (as_a_list(table().unwrap(), refuse), build().unwrap());
+        let enosys = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs();
+        // Values that some rule has an opinion on, in every argument.
+        let values = [
+            0,
+            1,
+            2,
+            3,
+            6,
+            10,
+            16,
+            17,
+            31,
+            35,
+            0x5412,
+            0x0002_0000,
+            0x1000_0000,
+            u64::MAX,
+        ];
+        let numbers = (0..1_000).chain([0x4000_0000, 0x4000_0010, u32::MAX]);
+        for number in numbers {
+            let unknown =
+                UNKNOWN.contains(&number) || (FIRST_UNKNOWN..0x4000_0000).contains(&number);
+            for arch in [native(), 0x4000_0003] {
+                for a in values {
+                    for b in values {
+                        for c in [0, 6, 17, 31] {
+                            let arguments = [a, b, c, a, b, c];
+                            let expected = if unknown && arch == native() {
+                                enosys
+                            } else {
+                                answer(&list, number, arch, arguments)
+                            };
+                            let found = answer(&searched.program, number, arch, arguments);
+                            assert_eq!(found, expected, "{number} {arguments:x?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -3,10 +3,12 @@
 use super::address::AddressPolicy;
 use super::decision::{Decision, DenyReason, Handling, Verdict};
 use super::host::Host;
+use super::judgement::decide;
+use super::profile::TlsHandling;
 use super::question::Question;
 use super::remedy::remedy;
 use super::request::{EgressRequest, Transport};
-use super::ruleset::{Ruleset, decide};
+use super::ruleset::Ruleset;
 
 /// A decision with all there is to say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub fn explain(rules: &Ruleset, question: &Question) -> Explanation {
     Explanation {
         request: request.clone(),
         inspected,
-        notes: notes(&decision, request, inspected),
+        notes: notes(rules, &decision, request, inspected),
         remedy,
         decision,
     }
@@ -78,10 +80,23 @@ fn with_address(
     }
 }
 
-fn notes(decision: &Decision, request: &EgressRequest, inspected: bool) -> Vec<&'static str> {
+fn notes(
+    rules: &Ruleset,
+    decision: &Decision,
+    request: &EgressRequest,
+    inspected: bool,
+) -> Vec<&'static str> {
     let mut notes = Vec::new();
+    // A refusal at the door says nothing of what would become of the tunnel.
+    let would_be_inspected = || {
+        decision.verdict == Verdict::Deny && rules.tls_for(&request.host) == TlsHandling::Inspect
+    };
     if inspected {
         notes.push("TLS to this host ends at the gate, which judges every request inside");
+    } else if request.transport.is_tunnel() && would_be_inspected() {
+        notes.push(
+            "the tunnel is refused before any TLS; were it allowed, the gate would judge every request inside",
+        );
     } else if request.transport.is_tunnel() {
         notes.push("method and path are inside a tunnel, where the gate does not see them");
     }

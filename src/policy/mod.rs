@@ -4,7 +4,7 @@
 //! Never: reads a file, a clock, the environment or the network (callers hand in text and values).
 //!
 //! Reading order: [`host`], [`request`] and [`question`] (what is asked) → [`rule`] (one line of policy) →
-//! [`ruleset`] (compiled rules, [`decide`]) → [`decision`] (the answer) → [`address`] (what may be
+//! [`ruleset`] (compiled rules) → [`judgement`] ([`decide`]) → [`decision`] (the answer) → [`address`] (what may be
 //! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) →
 //! [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) →
 //! [`requirements`] (what no profile exceeds) →
@@ -15,9 +15,11 @@
 pub mod address;
 pub mod approval;
 pub mod credential;
+pub mod credential_file;
 pub mod decision;
 pub mod explain;
 pub mod host;
+pub mod judgement;
 pub mod path;
 pub mod profile;
 pub mod question;
@@ -36,6 +38,7 @@ pub use credential::{Bodies, CodexSecret, Credential, CredentialSource, Inject, 
 pub use decision::{Decision, DenyReason, Handling, Verdict};
 pub use explain::{Explanation, explain};
 pub use host::{DomainName, Host, HostError};
+pub use judgement::decide;
 pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
@@ -49,6 +52,6 @@ pub use request::{EgressRequest, Method, Port, RequestError, Transport, spelled_
 pub use requirements::{Cut, Requirements};
 pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
-pub use ruleset::{Ruleset, decide};
+pub use ruleset::Ruleset;
 pub use unix_socket::UnixSocket;
 pub use upstream::{NoProxy, Password, ProxyScheme, ProxyUrl, ResolveNames, UpstreamPolicy};

@@ -132,6 +132,21 @@ impl Rule {
             effect,
         }
     }
+
+    /// Whether it speaks of some methods or paths alone.
+    pub(super) fn is_restricted(&self) -> bool {
+        !self.methods.is_empty() || !self.paths.is_empty()
+    }
+
+    /// The ports that an allow or an ask covers.
+    pub(super) fn allowed_ports(&self) -> &[Port] {
+        const WEB: [Port; 2] = [Port::HTTP, Port::HTTPS];
+        if self.ports.is_empty() {
+            &WEB
+        } else {
+            &self.ports
+        }
+    }
 }
 
 // === impl HostPattern ===

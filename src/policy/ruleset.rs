@@ -1,5 +1,5 @@
-//! Compiled rules and the one function that decides. A lookup costs one hash per label of the host,
-//! however many rules there are, and allocates nothing.
+//! Compiled rules, found by host. A lookup costs one hash per label of the host, however many rules there
+//! are, and allocates nothing. What they come to is [`super::judgement`]'s.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,24 +7,23 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 
 use super::address::AddressPolicy;
-use super::decision::{Decision, DenyReason, Handling, Verdict};
+use super::decision::Handling;
 use super::host::{DomainName, Host};
-use super::path::PathMatch;
 use super::profile::{NetworkMode, NetworkPolicy, TlsHandling, Unlisted, WebsocketPolicy};
 use super::request::{EgressRequest, Port, Transport};
 use super::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::ids::PolicyGeneration;
 
-/// A network policy, compiled for [`decide`].
+/// A network policy, compiled for [`decide`](super::decide).
 #[derive(Debug)]
 pub struct Ruleset {
-    enabled: bool,
+    pub(super) enabled: bool,
     mode: NetworkMode,
-    unlisted: Unlisted,
+    pub(super) unlisted: Unlisted,
     websocket: WebsocketPolicy,
-    unconfined_tunnels: bool,
+    pub(super) unconfined_tunnels: bool,
     /// Whether datagrams are relayed at all.
-    datagrams: bool,
+    pub(super) datagrams: bool,
     /// What happens to TLS where no entry of `tls` speaks of the host.
     tls_default: TlsHandling,
     /// By name: rules for exactly it, and for what lies below it.
@@ -38,7 +37,7 @@ pub struct Ruleset {
     addresses: AddressPolicy,
     generation: PolicyGeneration,
     /// The admin's rules: what is let through needs a yes of theirs as well.
-    ceiling: Option<Box<Self>>,
+    pub(super) ceiling: Option<Box<Self>>,
 }
 
 /// The rules written for one name.
@@ -58,10 +57,10 @@ struct NameRules {
 
 /// Rules with the same hosts, in an order that does not depend on where they were written.
 #[derive(Debug, Default)]
-struct Rules {
-    denies: Vec<Rule>,
-    asks: Vec<Rule>,
-    allows: Vec<Rule>,
+pub(super) struct Rules {
+    pub(super) denies: Vec<Rule>,
+    pub(super) asks: Vec<Rule>,
+    pub(super) allows: Vec<Rule>,
 }
 
 impl Ruleset {
@@ -150,7 +149,7 @@ impl Ruleset {
             .chain([&self.any])
             .flat_map(|rules| rules.allows.iter().chain(&rules.asks))
             .filter(|rule| rule.protocol != Protocol::Udp)
-            .flat_map(allowed_ports)
+            .flat_map(Rule::allowed_ports)
             .copied()
             .collect();
         ports.sort_unstable();
@@ -163,7 +162,7 @@ impl Ruleset {
     }
 
     /// Whether some request to this host may be let through, on whatever port: what a name server of the
-    /// jail may know. True for whatever [`decide`] allows or asks about; false means that it denies all.
+    /// jail may know. True for whatever [`decide`](super::decide) allows or asks about; false means that it denies all.
     pub fn may_allow(&self, host: &Host) -> bool {
         let denied = |port: Option<Port>| {
             let mut denies = self.rules_for(host).flat_map(|found| &found.rules.denies);
@@ -183,7 +182,7 @@ impl Ruleset {
                 .rules_for(host)
                 .filter(|candidates| candidates.may_allow)
                 .flat_map(|candidates| candidates.rules.allows.iter().chain(&candidates.rules.asks))
-                .flat_map(allowed_ports)
+                .flat_map(Rule::allowed_ports)
                 .any(|port| !denied(Some(*port)))
     }
 
@@ -257,7 +256,7 @@ impl Ruleset {
     }
 
     /// What becomes of a request's bytes if it is let through by a rule with this protocol.
-    fn handling(&self, request: &EgressRequest, protocol: Protocol) -> Handling {
+    pub(super) fn handling(&self, request: &EgressRequest, protocol: Protocol) -> Handling {
         if protocol == Protocol::Tcp || request.transport == Transport::Socks5Udp {
             return Handling::Tcp;
         }
@@ -272,7 +271,7 @@ impl Ruleset {
     }
 
     /// Every set of rules that speaks of a host, the most specific first.
-    fn rules_for<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Candidates<'a>> {
+    pub(super) fn rules_for<'a>(&'a self, host: &'a Host) -> impl Iterator<Item = Candidates<'a>> {
         let (literal, name) = match host {
             Host::Addr(address) => (self.literals.get(&address.to_canonical()), None),
             Host::Name(name) => (None, Some(name.as_str())),
@@ -305,10 +304,10 @@ impl Ruleset {
 }
 
 /// Rules that speak of the host in question.
-struct Candidates<'a> {
-    rules: &'a Rules,
+pub(super) struct Candidates<'a> {
+    pub(super) rules: &'a Rules,
     /// False: only the denies count.
-    may_allow: bool,
+    pub(super) may_allow: bool,
 }
 
 impl Rules {
@@ -318,266 +317,6 @@ impl Rules {
             Effect::Ask => self.asks.push(rule.clone()),
             Effect::Deny => self.denies.push(rule.clone()),
         }
-    }
-}
-
-/// Judges one request: pure, total, and deny unless a rule allows or asks. A deny wins over every ask,
-/// an ask over every allow, whatever their order and however specific they are.
-pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
-    let judgement = judge(rules, request);
-    Decision {
-        verdict: judgement.verdict,
-        handling: judgement.handling,
-        reason: judgement.reason,
-        rule: judgement.rule.map(|rule| rule.id.clone()),
-        specific: judgement.rule.is_some_and(is_restricted),
-        generation: rules.generation.clone(),
-    }
-}
-
-/// A [`Decision`] that still borrows its rule.
-struct Judgement<'a> {
-    verdict: Verdict,
-    handling: Handling,
-    reason: Option<DenyReason>,
-    rule: Option<&'a Rule>,
-}
-
-impl<'a> Judgement<'a> {
-    fn deny(reason: DenyReason, rule: Option<&'a Rule>) -> Self {
-        Self {
-            verdict: Verdict::Deny,
-            handling: Handling::Tunnel,
-            reason: Some(reason),
-            rule,
-        }
-    }
-}
-
-/// The narrower of what the profile says and what the admin's rules say.
-fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
-    let own = judge_alone(rules, request);
-    let ceiling = match &rules.ceiling {
-        Some(ceiling) if own.verdict != Verdict::Deny => judge_alone(ceiling, request),
-        _ => return own,
-    };
-    // Bytes that nobody looks at need a rule of the admin's that says so.
-    let opaque = own.handling == Handling::Tcp && ceiling.handling != Handling::Tcp;
-    match ceiling.verdict {
-        Verdict::Deny => Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule),
-        Verdict::Allow | Verdict::Ask if opaque => {
-            Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule)
-        }
-        Verdict::Ask if own.verdict == Verdict::Allow => Judgement {
-            verdict: Verdict::Ask,
-            rule: ceiling.rule,
-            ..own
-        },
-        Verdict::Allow | Verdict::Ask => own,
-    }
-}
-
-fn judge_alone<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
-    if !rules.enabled {
-        return Judgement::deny(DenyReason::NetworkDisabled, None);
-    }
-    if is_datagrams(request) && !rules.datagrams {
-        return Judgement::deny(DenyReason::HostNotAllowed, None);
-    }
-    if let Some((reason, rule)) = denial(rules, request) {
-        return Judgement::deny(reason, Some(rule));
-    }
-    let (verdict, rule) = match permission(rules, request) {
-        Ok((verdict, rule)) => (verdict, Some(rule)),
-        // Nobody is asked about datagrams that no rule speaks of.
-        Err(Miss::Host | Miss::Port)
-            if rules.unlisted == Unlisted::Ask && !is_datagrams(request) =>
-        {
-            (Verdict::Ask, None)
-        }
-        Err(miss) => return Judgement::deny(miss.reason(), None),
-    };
-    let protocol = rule.map_or(Protocol::Web, |rule| rule.protocol);
-    let handling = rules.handling(request, protocol);
-    match mode_refuses(rules, request, handling) {
-        Some(reason) => Judgement::deny(reason, None),
-        None => Judgement {
-            verdict,
-            handling,
-            reason: None,
-            rule,
-        },
-    }
-}
-
-/// The first deny rule that matches, and how to say so.
-fn denial<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Option<(DenyReason, &'a Rule)> {
-    rules
-        .rules_for(&request.host)
-        .flat_map(|candidates| &candidates.rules.denies)
-        .find_map(|rule| Some((denied_by(rules, rule, request)?, rule)))
-}
-
-/// Whether a deny rule for this host matches. What the gate cannot see is taken to be what the rule
-/// denies: else a tunnel would be the way round it. A tunnel that the gate will open is let through to
-/// be judged by its requests.
-fn denied_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<DenyReason> {
-    if !rule.ports.is_empty() && !rule.ports.contains(&request.port) {
-        return None;
-    }
-    if !is_restricted(rule) {
-        return Some(DenyReason::HostDenied);
-    }
-    if request.transport.is_tunnel() {
-        let opened = rules.handling(request, Protocol::Web) == Handling::Inspect;
-        return (!opened).then_some(DenyReason::TunnelNotAllowed);
-    }
-    let method_spared = !rule.methods.is_empty()
-        && request
-            .method
-            .as_ref()
-            .is_some_and(|m| !rule.methods.contains(m));
-    let path_spared = !rule.paths.is_empty()
-        && request.path.as_deref().is_some_and(|path| {
-            rule.paths
-                .iter()
-                .all(|pattern| pattern.matches(path) == PathMatch::No)
-        });
-    match (method_spared || path_spared, rule.paths.is_empty()) {
-        (true, _) => None,
-        (false, true) => Some(DenyReason::MethodNotAllowed),
-        (false, false) => Some(DenyReason::PathNotAllowed),
-    }
-}
-
-/// How close the closest allow rule came. Ordered: the later comes closer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Miss {
-    Host,
-    Port,
-    Tunnel,
-    Method,
-    Path,
-}
-
-impl Miss {
-    fn reason(self) -> DenyReason {
-        match self {
-            Self::Host => DenyReason::HostNotAllowed,
-            Self::Port => DenyReason::PortNotAllowed,
-            Self::Tunnel => DenyReason::TunnelNotAllowed,
-            Self::Method => DenyReason::MethodNotAllowed,
-            Self::Path => DenyReason::PathNotAllowed,
-        }
-    }
-}
-
-/// The ask rule that matches, else the allow rule that lets the request through, else how close the
-/// closest came. An ask for some methods or paths does not hold up a tunnel that the gate will open: it
-/// is let through, and whoever answers is asked about the requests inside.
-fn permission<'a>(
-    rules: &'a Ruleset,
-    request: &'a EgressRequest,
-) -> Result<(Verdict, &'a Rule), Miss> {
-    let mut closest = Miss::Host;
-    let candidates = || {
-        rules
-            .rules_for(&request.host)
-            .filter(|candidates| candidates.may_allow)
-            .map(|candidates| candidates.rules)
-    };
-    let tunnel = request.transport.is_tunnel();
-    let later = |rule: &Rule| tunnel && is_restricted(rule);
-    let asks = || candidates().flat_map(|rules| &rules.asks);
-    let now = asks()
-        .filter(|rule| !later(rule))
-        .map(|rule| (Verdict::Ask, rule));
-    let allows = candidates()
-        .flat_map(|rules| &rules.allows)
-        .map(|rule| (Verdict::Allow, rule));
-    let inside = asks()
-        .filter(|rule| later(rule))
-        .map(|rule| (Verdict::Allow, rule));
-    for (verdict, rule) in now.chain(allows).chain(inside) {
-        match missed_by(rules, rule, request) {
-            None => return Ok((verdict, rule)),
-            Some(miss) => closest = closest.max(miss),
-        }
-    }
-    Err(closest)
-}
-
-/// Why an allow rule for this host does not let the request through, if it does not. What the gate
-/// cannot see is taken to be what the rule does not list.
-fn missed_by(rules: &Ruleset, rule: &Rule, request: &EgressRequest) -> Option<Miss> {
-    let speaks_of_it = is_datagrams(request) == (rule.protocol == Protocol::Udp);
-    if !speaks_of_it || !allowed_ports(rule).contains(&request.port) {
-        return Some(Miss::Port);
-    }
-    if !is_restricted(rule) {
-        return None;
-    }
-    if request.transport.is_tunnel() {
-        let opened = rules.handling(request, rule.protocol) == Handling::Inspect;
-        return (!opened).then_some(Miss::Tunnel);
-    }
-    let method = request.method.as_ref();
-    if !rule.methods.is_empty() && !method.is_some_and(|m| rule.methods.contains(m)) {
-        return Some(Miss::Method);
-    }
-    let path = request.path.as_deref().unwrap_or_default();
-    let listed = rule.paths.is_empty()
-        || rule
-            .paths
-            .iter()
-            .any(|pattern| pattern.matches(path) == PathMatch::Yes);
-    (!listed).then_some(Miss::Path)
-}
-
-/// What `mode` and `websocket` refuse although a rule allows it.
-fn mode_refuses(
-    rules: &Ruleset,
-    request: &EgressRequest,
-    handling: Handling,
-) -> Option<DenyReason> {
-    let limited = rules.mode == NetworkMode::Limited;
-    if request.websocket && (limited || rules.websocket != WebsocketPolicy::Allow) {
-        return Some(DenyReason::WebsocketNotAllowed);
-    }
-    let read_only = || {
-        request
-            .method
-            .as_ref()
-            .is_some_and(super::Method::is_read_only)
-    };
-    match rules.mode {
-        NetworkMode::Full => None,
-        // Not even by `unconfined_tunnels`, which speaks of TLS.
-        NetworkMode::Limited if is_datagrams(request) => Some(DenyReason::TunnelNotAllowed),
-        NetworkMode::Limited if request.transport.is_tunnel() => {
-            let opened = handling == Handling::Inspect;
-            (!opened && !rules.unconfined_tunnels).then_some(DenyReason::TunnelNotAllowed)
-        }
-        NetworkMode::Limited => (!read_only()).then_some(DenyReason::MethodNotAllowed),
-    }
-}
-
-/// Whether a rule speaks of some methods or paths alone.
-pub(super) fn is_restricted(rule: &Rule) -> bool {
-    !rule.methods.is_empty() || !rule.paths.is_empty()
-}
-
-fn is_datagrams(request: &EgressRequest) -> bool {
-    request.transport == Transport::Socks5Udp
-}
-
-/// The ports that an allow or an ask covers.
-pub(super) fn allowed_ports(rule: &Rule) -> &[Port] {
-    const WEB: [Port; 2] = [Port::HTTP, Port::HTTPS];
-    if rule.ports.is_empty() {
-        &WEB
-    } else {
-        &rule.ports
     }
 }
 

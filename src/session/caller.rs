@@ -57,6 +57,23 @@ impl Caller {
         }
     }
 
+    /// Somebody with this home and these variables.
+    #[cfg(test)]
+    pub(super) fn ada<K: Into<OsString>, V: Into<OsString>>(
+        home: impl Into<PathBuf>,
+        variables: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let variables = variables.into_iter();
+        Self {
+            uid: 7.into(),
+            gid: 7.into(),
+            user: "ada".to_owned(),
+            group: "ada".to_owned(),
+            home: home.into(),
+            environment: variables.map(|(k, v)| (k.into(), v.into())).collect(),
+        }
+    }
+
     /// An environment variable, if it is set and not empty.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment

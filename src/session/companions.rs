@@ -5,18 +5,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
 use crate::policy::NetworkPolicy;
-use crate::sys::process::Spawn;
+use crate::sys::beside::{self, Errors, Process};
 use crate::wire::audit::{Append, AppendError, AuditBoot, AuditReply, kept};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
@@ -158,19 +157,17 @@ pub fn any_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Vec
 }
 
 /// Waits for the end of a companion whose channel is closed; one that hangs is killed.
-pub fn reap(child: &mut Child) -> io::Result<()> {
-    let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let process = process.ok_or(io::ErrorKind::InvalidInput)?;
+pub fn reap(child: &mut Process) -> io::Result<()> {
     // Not reaped yet, so the number is still its own.
-    let process = pidfd_open(process, PidfdFlags::empty())?;
+    let process = pidfd_open(child.pid(), PidfdFlags::empty())?;
     if let [false] = readable([process.as_fd()], ANSWER)? {
         child.kill()?;
     }
-    child.wait().map(|_| ())
+    child.wait()
 }
 
 /// The path of a program that is installed beside this one.
-pub fn beside(name: &str) -> Result<PathBuf, CompanionError> {
+pub fn installed(name: &str) -> Result<PathBuf, CompanionError> {
     let own = std::env::current_exe().map_err(|source| CompanionError::Start {
         path: name.into(),
         source,
@@ -178,19 +175,14 @@ pub fn beside(name: &str) -> Result<PathBuf, CompanionError> {
     Ok(own.with_file_name(name))
 }
 
-fn start(name: &str, fds: [OwnedFd; 2], folder: Option<OwnedFd>) -> Result<Child, CompanionError> {
-    let path = beside(name)?;
-    let [control, second] = fds;
-    let mut spawn = Spawn::new(&path)
-        .inherit_stderr()
-        .own_process_group()
-        .fd(control, 3)
-        .fd(second, 4);
-    if let Some(folder) = folder {
-        spawn = spawn.fd(folder, 5);
-    }
-    spawn
-        .start()
+fn start(
+    name: &str,
+    fds: [OwnedFd; 2],
+    folder: Option<OwnedFd>,
+) -> Result<Process, CompanionError> {
+    let path = installed(name)?;
+    let fds: Vec<_> = fds.into_iter().chain(folder).zip(3..).collect();
+    beside::start(&path, None, Errors::Inherited, &fds)
         .map_err(|source| CompanionError::Start { path, source })
 }
 
@@ -199,7 +191,7 @@ fn start(name: &str, fds: [OwnedFd; 2], folder: Option<OwnedFd>) -> Result<Child
 /// The running `portcullis-audit`.
 #[derive(Debug)]
 pub struct AuditWriter {
-    child: Child,
+    child: Process,
     channel: Channel,
     /// Identifies the next record on this channel.
     next: u64,
@@ -263,7 +255,7 @@ impl AuditWriter {
 
     /// Closes the channel, which ends the writer once everything is written; it is still to be waited
     /// for.
-    pub fn close(self) -> Child {
+    pub fn close(self) -> Process {
         self.child
     }
 }
@@ -279,7 +271,7 @@ impl AsFd for AuditWriter {
 /// The running `portcullis-gate`.
 #[derive(Debug)]
 pub struct Gate {
-    child: Child,
+    child: Process,
     control: Channel,
     /// What has come on the channel since the gate serves.
     inbox: RefCell<Inbox>,
@@ -373,7 +365,7 @@ impl Gate {
     }
 
     /// Closes the control channel, which ends the gate; it is still to be waited for.
-    pub fn close(self) -> Child {
+    pub fn close(self) -> Process {
         self.child
     }
 

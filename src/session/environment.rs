@@ -101,29 +101,18 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn caller(variables: &[(&str, &str)]) -> Caller {
-        Caller {
-            uid: 7.into(),
-            gid: 7.into(),
-            user: "ada".to_owned(),
-            group: "ada".to_owned(),
-            home: "/home/ada".into(),
-            environment: variables
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
-        }
-    }
-
     #[test]
     fn only_listed_variables_pass_and_later_sources_win() {
-        let caller = caller(&[
-            ("PATH", "/home/ada/bin:relative:/usr/bin:/opt/tool/bin"),
-            ("LC_ALL", "C"),
-            ("TERM", "xterm"),
-            ("AWS_SECRET_ACCESS_KEY", "s"),
-            ("LD_PRELOAD", "/tmp/x.so"),
-        ]);
+        let caller = Caller::ada(
+            "/home/ada",
+            [
+                ("PATH", "/home/ada/bin:relative:/usr/bin:/opt/tool/bin"),
+                ("LC_ALL", "C"),
+                ("TERM", "xterm"),
+                ("AWS_SECRET_ACCESS_KEY", "s"),
+                ("LD_PRELOAD", "/tmp/x.so"),
+            ],
+        );
         let policy = EnvironmentPolicy {
             pass: vec!["LC_*".to_owned(), "TERM".to_owned(), "ABSENT".to_owned()],
             set: BTreeMap::from([("TERM".to_owned(), "dumb".to_owned())]),

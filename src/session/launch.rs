@@ -23,10 +23,11 @@ use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, 
 use super::desk::Desk;
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
+use super::known_bwrap;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::signals::Signals;
-use super::trust::{is_outside, path_outside};
+use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -216,13 +217,13 @@ fn build(
     trust: Option<&JailTrust>,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Jail, LaunchError> {
-    let path = path_outside(
-        plan.caller.variable("PATH").unwrap_or_default(),
-        &plan.writable,
-    );
-    let trusted = |program: &Path| is_outside(program, &plan.writable);
-    let bwrap = jail::bwrap::ask(&path, trusted, &plan.command.bundled_bwrap)?;
-    let program = companions::beside("portcullis-init")?;
+    // Only where there is a bubblewrap: each look follows every link on the way.
+    let outside = |path: &Path| is_outside(path, &plan.writable);
+    let trusted = |program: &Path| program.parent().is_some_and(outside) && outside(program);
+    let path = plan.caller.variable("PATH").unwrap_or_default();
+    let bwrap = jail::bwrap::find(path, trusted, &plan.command.bundled_bwrap)?;
+    let bwrap = known_bwrap::version(bwrap, &plan.caller.state_folder(), &plan.writable)?;
+    let program = companions::installed("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
         path: program,
         source,

@@ -278,7 +278,6 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
 
     fn certificate(name: &str) -> String {
         let mut params = rcgen::CertificateParams::default();
@@ -320,17 +319,7 @@ mod tests {
             variables: &[(&str, &Path)],
             extra: &[&str],
         ) -> Result<TrustStore, String> {
-            let caller = Caller {
-                uid: 7.into(),
-                gid: 7.into(),
-                user: "ada".to_owned(),
-                group: "ada".to_owned(),
-                home: self.folder.path().to_owned(),
-                environment: variables
-                    .iter()
-                    .map(|(name, path)| ((*name).into(), path.as_os_str().to_owned()))
-                    .collect::<BTreeMap<_, _>>(),
-            };
+            let caller = Caller::ada(self.folder.path(), variables.iter().copied());
             let writable = [self.path("work")];
             let extra: Vec<PathBuf> = extra.iter().map(PathBuf::from).collect();
             let notes = &mut self.notes;

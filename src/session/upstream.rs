@@ -207,17 +207,7 @@ mod tests {
     use super::*;
 
     fn caller(variables: &[(&str, &str)]) -> Caller {
-        Caller {
-            uid: 7.into(),
-            gid: 7.into(),
-            user: "ada".to_owned(),
-            group: "ada".to_owned(),
-            home: "/home/ada".into(),
-            environment: variables
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
-        }
+        Caller::ada("/home/ada", variables.iter().copied())
     }
 
     fn policy(url: Option<&str>) -> NetworkPolicy {

@@ -1,9 +1,10 @@
 //! The kernel, with types. The only place with `unsafe`; every block says why it is sound.
 //!
-//! Owns: inherited descriptors ([`fd`]), children ([`process`]), what a process takes from itself
+//! Owns: inherited descriptors ([`fd`]), children ([`process`], our own programs [`beside`]), what a process takes from itself
 //! ([`harden`], [`capability`], [`seccomp`]), signals ([`signal`]), the way into another network namespace
 //! ([`namespace`]). Trusts: the kernel. Never: knows what a session, a profile or a rule is.
 
+pub mod beside;
 pub mod capability;
 pub mod fd;
 pub mod harden;

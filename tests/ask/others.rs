@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Install, Who};
 use crate::scene::{
@@ -62,7 +62,7 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     );
     assert_eq!(session.status(), "403");
     let (status, counters) = portcullis(&install, &["counters", "--json"]);
-    let counters: serde_json::Value = serde_json::from_str(&counters).unwrap();
+    let counters: Value = serde_json::from_str(&counters).unwrap();
     assert_eq!(
         (
             status,
@@ -89,6 +89,28 @@ fn another_process_of_the_user_sees_the_question_and_answers_it() {
     assert_eq!(none.0, Some(69), "the session is over: {none:?}");
     let sockets = fs::read_dir(install.path("home/.local/state/portcullis/run")).unwrap();
     assert_eq!(sockets.count(), 0, "nothing is left");
+}
+
+#[test]
+fn a_person_is_told_that_nothing_waits_and_a_program_gets_an_empty_list() {
+    let install = install(&profile(""));
+    let none = install.portcullis(["approvals"]);
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(0), 0));
+    assert_eq!(
+        said(&none),
+        "portcullis: no session of yours runs, so nothing waits for an answer\n"
+    );
+    let session = Session::start(&install, &[]);
+    let idle = install.portcullis(["approvals", "list"]);
+    assert_eq!((idle.status.code(), idle.stdout.len()), (Some(0), 0));
+    let words = "portcullis: nothing waits for an answer in session ";
+    assert!(said(&idle).starts_with(words), "{idle:?}");
+    let listed = install.portcullis(["approvals", "list", "--json"]);
+    assert_eq!(said(&listed), "");
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    assert_eq!(listed["questions"], json!([]));
+    session.end();
 }
 
 #[test]

@@ -40,20 +40,19 @@ fn a_gate_that_closes_early_is_no_event() {
 #[test]
 fn a_lost_session_is_written_down_after_what_the_gate_still_reports() {
     let folder = tempfile::tempdir().unwrap();
-    let Writer {
-        mut child,
-        id,
-        session,
-        gate,
-        ..
-    } = Writer::start(folder.path(), Durability::Batch);
-    append(&session, 1, started(&["true"])).unwrap();
-    drop(session);
-    append(&gate, 1, closed(1)).unwrap();
-    drop(gate);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    whole(id, 3, State::Complete, &report(folder.path(), id));
-    let last = events(folder.path(), id).pop().unwrap();
+    let mut writer = Writer::start(folder.path(), Durability::Batch);
+    append(&writer.session, 1, started(&["true"])).unwrap();
+    drop(writer.session);
+    append(&writer.gate, 1, closed(1)).unwrap();
+    drop(writer.gate);
+    assert_eq!(writer.child.wait().unwrap().code(), Some(0));
+    whole(
+        writer.id,
+        3,
+        State::Complete,
+        &report(folder.path(), writer.id),
+    );
+    let last = events(folder.path(), writer.id).pop().unwrap();
     assert!(matches!(
         last,
         AuditEvent::SessionEnded {
@@ -66,34 +65,35 @@ fn a_lost_session_is_written_down_after_what_the_gate_still_reports() {
 #[test]
 fn a_gate_that_outlives_its_session_cannot_keep_the_log_open() {
     let folder = tempfile::tempdir().unwrap();
-    let Writer {
-        mut child,
-        id,
-        session,
-        gate,
-        ..
-    } = Writer::start(folder.path(), Durability::Batch);
-    drop(session);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    assert!(matches!(gate.recv::<AuditReply>(), Err(WireError::Closed)));
-    whole(id, 1, State::Complete, &report(folder.path(), id));
+    let mut writer = Writer::start(folder.path(), Durability::Batch);
+    drop(writer.session);
+    assert_eq!(writer.child.wait().unwrap().code(), Some(0));
+    assert!(matches!(
+        writer.gate.recv::<AuditReply>(),
+        Err(WireError::Closed)
+    ));
+    whole(
+        writer.id,
+        1,
+        State::Complete,
+        &report(folder.path(), writer.id),
+    );
 }
 
 #[test]
 fn a_broken_frame_of_the_session_counts_as_its_loss() {
     let folder = tempfile::tempdir().unwrap();
-    let Writer {
-        mut child,
-        id,
-        session,
-        gate,
-        ..
-    } = Writer::start(folder.path(), Durability::Batch);
-    let mut stream = session.into_stream();
+    let mut writer = Writer::start(folder.path(), Durability::Batch);
+    let mut stream = writer.session.into_stream();
     stream.write_all(&u32::MAX.to_le_bytes()).unwrap();
-    drop(gate);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    whole(id, 1, State::Complete, &report(folder.path(), id));
+    drop(writer.gate);
+    assert_eq!(writer.child.wait().unwrap().code(), Some(0));
+    whole(
+        writer.id,
+        1,
+        State::Complete,
+        &report(folder.path(), writer.id),
+    );
 }
 
 #[test]

@@ -115,10 +115,7 @@ fn one_request_leaves_four_records_in_order() {
 #[test]
 fn a_dead_audit_writer_refuses_every_door_and_closes_open_tunnels() {
     let origin = Origin::echo_bytes();
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let authority = format!("a.test:{}", origin.port());
     let mut open = Raw::open(gate.http);
     open.connect(&authority).send("ping");
@@ -154,10 +151,7 @@ fn a_request_under_way_stops_with_the_audit_writer() {
             stream.write_all(&chunk)?;
         }
     });
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let authority = format!("a.test:{}", origin.port());
     let mut client = Raw::open(gate.http);
     client.send(format!(
@@ -172,10 +166,7 @@ fn a_request_under_way_stops_with_the_audit_writer() {
 #[test]
 fn a_writer_that_cannot_write_stops_the_traffic() {
     let origin = Origin::echo();
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let authority = format!("a.test:{}", origin.port());
     assert_eq!(get(gate.http, &authority, "/").status(), 200);
     gate.audit.hold();

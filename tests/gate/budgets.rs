@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis::audit::{AuditEvent, EndedBy};
 use portcullis::policy::{
@@ -515,15 +515,23 @@ fn idleness_is_told_and_not_while_bytes_move() {
     let toml = "idle_time = { max = '2s', action = 'warn' }";
     let gate = limited(&origin, toml).start();
     let mut client = tunnel(&gate, "a.test", &origin);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
+    let (mut moved, mut longest) = (began, Duration::ZERO);
     for _ in 0..8 {
         client.send("x");
         client.exactly(1);
+        longest = longest.max(moved.elapsed());
+        moved = Instant::now();
         thread::sleep(Duration::from_millis(400));
     }
     let notice = heard(&gate);
     assert_eq!((notice.what, notice.max), (BudgetKind::IdleTime, 2000));
-    assert!(began.elapsed() >= Duration::from_secs(4), "{notice:?}");
+    // Unless the machine stood still meanwhile, which is idleness as well.
+    let stood = longest > Duration::from_millis(1500);
+    assert!(
+        began.elapsed() >= Duration::from_secs(4) || stood,
+        "{notice:?}"
+    );
     assert_eq!(hits(&gate), [], "the session records it");
 }
 

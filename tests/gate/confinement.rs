@@ -79,10 +79,7 @@ fn an_idle_gate_holds_only_the_descriptors_it_was_given_and_its_event_loop() {
 #[test]
 fn a_tunnel_has_pipes_only_once_it_has_moved_much() {
     let origin = Origin::echo_bytes();
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let pipes = || {
         descriptors(&gate)
             .iter()

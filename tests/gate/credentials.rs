@@ -24,8 +24,7 @@ fn credential(port: u16) -> Credential {
 
 fn with_credential(origin: &Origin) -> (GateSpec, String) {
     let spec = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
+        .reaches("a.test", origin.port())
         .policy(|policy| policy.credentials.push(credential(origin.port())))
         .credential(CredentialValue {
             name: "k".to_owned(),

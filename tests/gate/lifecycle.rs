@@ -12,10 +12,7 @@ use crate::upstream::Origin;
 #[test]
 fn draining_closes_every_connection_records_it_and_reports() {
     let origin = Origin::echo_bytes();
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let authority = format!("a.test:{}", origin.port());
     let mut tunnels: Vec<_> = (0..3).map(|_| Raw::open(gate.http)).collect();
     for (n, tunnel) in tunnels.iter_mut().enumerate() {
@@ -103,10 +100,7 @@ fn counters_are_told_while_the_gate_serves() {
 #[test]
 fn a_closed_control_channel_ends_the_gate_at_once() {
     let origin = Origin::echo_bytes();
-    let mut gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let mut gate = spec().reaches("a.test", origin.port()).start();
     let mut tunnel = Raw::open(gate.http);
     tunnel.connect(&format!("a.test:{}", origin.port()));
     gate.control = None;

@@ -10,9 +10,7 @@ use crate::test_gate::{GateSpec, spec};
 use crate::upstream::Origin;
 
 fn allowing(origin: &Origin) -> (GateSpec, String) {
-    let spec = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1");
+    let spec = spec().reaches("a.test", origin.port());
     (spec, format!("a.test:{}", origin.port()))
 }
 

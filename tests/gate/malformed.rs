@@ -54,10 +54,7 @@ fn a_request_that_does_not_name_exactly_one_destination_is_400_with_one_record()
 #[test]
 fn a_bad_head_behind_a_good_request_is_not_read_as_one() {
     let origin = Origin::echo();
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let a = format!("a.test:{}", origin.port());
     let mut client = Raw::open(gate.http);
     client.send(format!("GET http://{a}/1 HTTP/1.1\r\nHost: {a}\r\n\r\n"));
@@ -72,10 +69,7 @@ fn a_bad_head_behind_a_good_request_is_not_read_as_one() {
 #[test]
 fn the_host_that_the_origin_sees_is_the_one_that_was_judged() {
     let origin = Origin::http(|head, _| crate::upstream::ok(head));
-    let gate = spec()
-        .allow("a.test", &[origin.port()])
-        .host("a.test", "127.0.0.1")
-        .start();
+    let gate = spec().reaches("a.test", origin.port()).start();
     let port = origin.port();
     let mut client = Raw::open(gate.http);
     client.send(format!(

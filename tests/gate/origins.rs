@@ -32,6 +32,7 @@ fn an_origin_answers_over_http_1_and_2() {
             (Some(0), &version.into(), &"/x?y".into(), &"body".into())
         );
         assert_eq!(ask(&origin, "/big", &[]).1.len(), BIG);
+        origin.go_on(2);
         assert_eq!(
             ask(&origin, "/sse", &[]).1,
             "data: 1\n\ndata: 2\n\ndata: 3\n\n"

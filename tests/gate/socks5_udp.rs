@@ -408,6 +408,11 @@ fn the_number_of_destinations_is_bounded_by_the_sessions_connections() {
     let refused = refusals(&gate, 1);
     assert_eq!(refused[0].0, DenyReason::TooManyConnections);
     client.assert_echo(&to_address([127, 0, 0, 1], echo.port()), b"still");
+    // The second may be decided after the third was refused.
+    gate.audit.wait_for("two decisions", |events| {
+        let decided = |event: &&AuditEvent| matches!(event, AuditEvent::EgressDecided { .. });
+        events.iter().filter(decided).count() >= 2
+    });
     assert_eq!(decisions(&gate).len(), 2);
 }
 

@@ -1,13 +1,17 @@
 //! HTTP/2 within TLS: its requests, its bounds, and floods.
 
 use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
+use hyper::Response;
+use hyper::body::Bytes;
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{DenyReason, PathPattern, Transport, Verdict};
 
 use crate::client::{H2, Tls, config, connect};
 use crate::scene::{HOST, Scene};
+use crate::tls_origin::OriginSpec;
 
 #[tokio::test]
 async fn requests_run_side_by_side_and_each_is_judged() {
@@ -396,7 +400,7 @@ fn a_flood_of_settings_and_pings_takes_neither_memory_nor_others_turn() {
         let before = resident_kilobytes(&scene);
         let mut tls = open(&scene);
         // A gate that waits for its answers to be read takes no more.
-        let wait = Some(std::time::Duration::from_secs(2));
+        let wait = Some(Duration::from_secs(2));
         tls.0.sock.set_write_timeout(wait).unwrap();
         // Either a size of the header table, or any eight bytes.
         let payload = [0, 1, 0, 0, 16, 0, 0, 0];
@@ -521,19 +525,72 @@ async fn requests_under_way_are_on_record_when_the_gate_has_drained() {
     assert_eq!((decided.count(), closed.count()), (4, 4), "{events:#?}");
 }
 
+/// How much a client may send ahead on each stream, as the gate says when a connection begins.
+fn stream_window(tls: &mut Tls) -> u32 {
+    let (_, settings) = until(tls, &[SETTINGS]).unwrap();
+    let mut windows = settings
+        .chunks(6)
+        // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
+        .filter(|setting| setting[..2] == [0, 4])
+        .map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()));
+    windows.next().unwrap()
+}
+
 #[test]
 fn a_client_may_send_no_more_ahead_than_is_good_for_it() {
     let scene = Scene::new();
     let mut tls = open(&scene);
-    let (_, settings) = until(&mut tls, &[SETTINGS]).unwrap();
-    let windows: Vec<u32> = settings
-        .chunks(6)
-        // SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 section 6.5.2).
-        .filter(|setting| setting[..2] == [0, 4])
-        .map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()))
-        .collect();
-    assert_eq!(windows, [256 << 10]);
+    assert_eq!(stream_window(&mut tls), 128 << 10);
     let (_, grown) = until(&mut tls, &[WINDOW_UPDATE]).unwrap();
     let grown = u32::from_be_bytes(grown.try_into().unwrap());
-    assert_eq!(65_535 + grown, 1 << 20);
+    assert_eq!(65_535 + grown, 512 << 10);
+    // All clients have one room: who comes late gets what is left of it.
+    let mut others: Vec<Tls> = (0..40).map(|_| open(&scene)).collect();
+    let windows: Vec<u32> = others.iter_mut().map(stream_window).collect();
+    assert_eq!(windows[0], 128 << 10);
+    let last = *windows.last().unwrap();
+    assert!((16 << 10..20 << 10).contains(&last), "{windows:?}");
+}
+
+/// Clients that never read, an origin that answers them all at once: what cannot go on must not come.
+#[test]
+fn answers_that_nobody_takes_are_not_collected() {
+    const CLIENTS: usize = 8;
+    const REQUESTS: u32 = 100;
+    let content = Bytes::from(vec![b'x'; 4 << 20]);
+    let origin = OriginSpec::new(HOST).answer(move |_| Response::new(content.clone()));
+    let scene = Scene::before(origin, |spec| spec);
+    is_alive(&scene);
+    let before = resident_kilobytes(&scene);
+    let get = request("/", &scene.target());
+    // SETTINGS_INITIAL_WINDOW_SIZE and a window for the connection, both as large as there are.
+    let most = 0x7fff_ffff_u32;
+    let settings = [&[0, 4][..], &most.to_be_bytes()].concat();
+    let wide = frame(WINDOW_UPDATE, 0, 0, &(most - 65_535).to_be_bytes());
+    let clients: Vec<Tls> = (0..CLIENTS)
+        .map(|_| {
+            let mut tls = open(&scene);
+            tls.send([frame(SETTINGS, 0, 0, &settings), wide.clone()].concat());
+            for n in 0..REQUESTS {
+                tls.send(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &get));
+            }
+            tls
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_mins(2);
+    let (mut last, mut grown, mut still) = ((0, 0), 0, 0);
+    // Until nothing moves any more: requests beyond what the sessions take wait.
+    while still < 50 {
+        assert!(Instant::now() < deadline, "{last:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        let now = resident_kilobytes(&scene).saturating_sub(before);
+        grown = grown.max(now);
+        let new = (scene.origin.seen().len(), now);
+        still = if new == last { still + 1 } else { 0 };
+        last = new;
+    }
+    assert!(last.0 > 400, "{last:?}");
+    assert!(grown < 64 << 10, "{grown} kB");
+    drop(clients);
+    is_alive(&scene);
 }

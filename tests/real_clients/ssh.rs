@@ -73,7 +73,8 @@ impl Scene {
         let run = self.clone(authority, proxy, "none");
         assert_eq!(run.status, Some(128), "{run:#?}");
         assert!(run.stderr.contains(word), "{run:#?}");
-        assert!(start.elapsed() < Duration::from_secs(10), "{run:#?}");
+        // connect(2) gives up after two minutes (tcp(7), tcp_syn_retries).
+        assert!(start.elapsed() < Duration::from_mins(1), "{run:#?}");
     }
 }
 

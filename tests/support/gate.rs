@@ -80,6 +80,11 @@ impl GateSpec {
         self.rule(host, ports, Effect::Allow)
     }
 
+    /// A host that is permitted at this port, and is here by the host's hosts file.
+    pub(crate) fn reaches(self, host: &str, port: u16) -> Self {
+        self.allow(host, &[port]).host(host, "127.0.0.1")
+    }
+
     pub(crate) fn deny(self, host: &str) -> Self {
         self.rule(host, &[], Effect::Deny)
     }

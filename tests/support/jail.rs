@@ -44,7 +44,8 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         sockets: &order.sockets,
         init: &init,
     })?;
-    let bwrap = bwrap::ask("/usr/bin:/bin".as_ref(), |_| true, &[])?.answer()?;
+    let found = bwrap::find("/usr/bin:/bin".as_ref(), |_| true, &[])?;
+    let bwrap = bwrap::ask(found)?.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),

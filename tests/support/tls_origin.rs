@@ -3,7 +3,7 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/sse` | three server-sent events, 200 ms apart |
+//! | `/sse` | three server-sent events, the first at once, each other when [`TlsOrigin::go_on`] says so |
 //! | `/trailers` | one message in the manner of gRPC, its status in a trailer |
 //! | `/ws` | a WebSocket that sends back every message |
 //! | `/ws-bad-accept` | a WebSocket whose handshake is answered with another key's hash |
@@ -21,7 +21,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, stream};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -42,7 +41,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -50,9 +49,6 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 /// What `/big` sends.
 pub(crate) const BIG: usize = 8 << 20;
-
-/// Between two events of `/sse`.
-pub(crate) const SSE_GAP: Duration = Duration::from_millis(200);
 
 /// What the origin shows of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +190,17 @@ struct Log {
     /// Server name and ALPN of each handshake that was completed.
     hellos: Mutex<Vec<(String, String)>>,
     seen: Mutex<Vec<Seen>>,
+    /// How many more events of `/sse` may be sent.
+    steps: Steps,
+}
+
+#[derive(Clone)]
+struct Steps(Arc<Semaphore>);
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
 }
 
 /// A server that ends when it is dropped.
@@ -247,6 +254,11 @@ impl TlsOrigin {
 
     pub(crate) fn port(&self) -> u16 {
         self.addr.port()
+    }
+
+    /// Lets so many more events of `/sse` out.
+    pub(crate) fn go_on(&self, events: usize) {
+        self.log.steps.0.add_permits(events);
     }
 
     /// TCP connections so far.
@@ -477,7 +489,7 @@ async fn respond(request: Request<Incoming>, spec: &OriginSpec, log: &Log) -> Re
     let path = request.uri().path().to_owned();
     let wants_websocket = request.headers().contains_key(header::SEC_WEBSOCKET_KEY);
     match path.as_str() {
-        "/sse" => sse(),
+        "/sse" => sse(log.steps.clone()),
         "/trailers" => grpc(),
         "/ws" if wants_websocket => websocket(request, None),
         "/ws-bad-accept" if wants_websocket => {
@@ -524,16 +536,16 @@ async fn echo(request: Request<Incoming>, seen: &Seen) -> Response<Body> {
     response
 }
 
-fn sse() -> Response<Body> {
-    let events = stream::unfold(1_u32, |n| async move {
+fn sse(steps: Steps) -> Response<Body> {
+    let events = stream::unfold((1_u32, steps), |(n, steps)| async move {
         if n > 3 {
             return None;
         }
         if n > 1 {
-            tokio::time::sleep(SSE_GAP).await;
+            steps.0.acquire().await.unwrap().forget();
         }
         let event = Bytes::from(format!("data: {n}\n\n"));
-        Some((Ok::<_, Infallible>(Frame::data(event)), n + 1))
+        Some((Ok::<_, Infallible>(Frame::data(event)), (n + 1, steps)))
     });
     let mut response = Response::new(StreamBody::new(events).boxed_unsync());
     let kind = HeaderValue::from_static("text/event-stream");

@@ -17,10 +17,12 @@ use super::random;
 /// How far the clocks of a session may differ: certificates are valid from this long ago.
 const SKEW: Duration = Duration::from_hours(1);
 
-/// How long the authority is valid. Must exceed the longest session.
-const AUTHORITY_LIFE: Duration = Duration::from_hours(7 * 24);
+/// How long the authority is valid. Must exceed the longest session, whose profile need not bound it; the
+/// key is gone with the gate, however long the certificate says.
+pub(super) const AUTHORITY_LIFE: Duration = Duration::from_hours(365 * 24);
 
-/// How long a leaf is valid from now.
+/// How long a leaf is valid from now. Clients take up to 398 days (CA/Browser Forum, baseline
+/// requirements 6.3.2).
 pub(super) const LEAF_LIFE: Duration = Duration::from_hours(23);
 
 /// The longest common name (RFC 5280, `ub-common-name`).

@@ -29,6 +29,7 @@ use crate::gate::authorize::{Permit, Refusal};
 use crate::gate::body::GateBody;
 use crate::gate::budget::Seen;
 use crate::gate::respond::{self, After};
+use crate::gate::room::Window;
 use crate::gate::state::Limits;
 use crate::gate::upgrade::relay_upgraded;
 use crate::gate::upstream::Opened;
@@ -48,15 +49,13 @@ const JUDGED: usize = 16;
 /// that end the connection.
 const RESETS: usize = 20;
 
-/// Bytes of one request's content that wait for its origin. A client is as near as memory: a larger window
-/// makes nothing faster, and a hostile one with a slow origin fills all of them.
-const STREAM_WINDOW: u32 = 256 << 10;
+/// Bytes of all requests of one connection that wait for their origins, while there is [room](crate::gate::room).
+/// A client is as near as memory: a larger window makes nothing faster, and a hostile one with a slow
+/// origin fills all of it.
+const CONNECTION_WINDOW: u32 = 512 << 10;
 
-/// The same of all requests of one connection.
-const CONNECTION_WINDOW: u32 = 1 << 20;
-
-/// Bytes of answers that are held for one stream whose client does not take them.
-const SEND_BUFFER: usize = 64 << 10;
+/// Bytes of answers that are held for one stream whose client does not take them, while there is room.
+pub(in crate::gate) const SEND_BUFFER: usize = 32 << 10;
 
 /// Of what a refused request still sends, so much is read, for so long.
 const MAX_READ_AWAY: usize = 1 << 20;
@@ -125,7 +124,9 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
         })
     };
     let limits = &tunnel.gate.limits;
-    let served = builder(limits, tasks.clone()).serve_connection(TokioIo::new(stream), service);
+    let window = tunnel.gate.room.window(CONNECTION_WINDOW);
+    let served =
+        builder(limits, &window, tasks.clone()).serve_connection(TokioIo::new(stream), service);
     let mut served = Box::pin(served);
     let by = tokio::select! {
         served = &mut served => if served.is_ok() {
@@ -152,15 +153,15 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     by
 }
 
-fn builder(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(limits: &Limits, window: &Window, tasks: Tasks) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(RESETS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window.of_stream())
+        .initial_connection_window_size(window.of_connection())
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
         .auto_date_header(false);

@@ -77,10 +77,14 @@ struct Kept {
 impl Leaves {
     /// A new authority without leaves.
     pub(in crate::gate) fn new() -> Result<Self, MitmError> {
+        Self::generate(SystemTime::now())
+    }
+
+    fn generate(now: SystemTime) -> Result<Self, MitmError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Self {
-            authority: Authority::generate(SystemTime::now())?,
+            authority: Authority::generate(now)?,
             signer: aws_lc_rs::sign::any_ecdsa_type(&der)?,
             key,
             template: template()?,
@@ -154,10 +158,98 @@ fn template() -> Result<ServerConfig, MitmError> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::time_provider::TimeProvider;
+    use rustls::{
+        CertificateError, ClientConfig, ClientConnection, RootCertStore, ServerConnection,
+    };
+
+    use super::super::authority::AUTHORITY_LIFE;
     use super::*;
 
     fn host(text: &str) -> Host {
         Host::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_session_may_last_for_a_year_and_nobody_is_shown_an_old_leaf() {
+        let start = SystemTime::now();
+        let leaves = Leaves::generate(start).unwrap();
+        let mut shown: Vec<Arc<ServerConfig>> = Vec::new();
+        // Not a step of renewal's own, so that leaves of several ages are met.
+        for step in 0..12 {
+            let now = start + Duration::from_hours(7 * step);
+            let config = leaves.config_at(&host("a.test"), now).unwrap();
+            assert_eq!(refusal(&leaves, &config, now), None, "{step}");
+            // Whoever began a while ago is not too late either.
+            let later = now + LEAF_LIFE / 2 - Duration::from_secs(1);
+            assert_eq!(refusal(&leaves, &config, later), None, "{step}");
+            shown.push(config);
+        }
+        shown.dedup_by(|new, old| Arc::ptr_eq(new, old));
+        assert_eq!(shown.len(), 6, "each is good for two steps of seven hours");
+        let late = start + AUTHORITY_LIFE - LEAF_LIFE;
+        let last = leaves.config_at(&host("a.test"), late).unwrap();
+        assert_eq!(refusal(&leaves, &last, late), None);
+        for (config, at) in [(&shown[0], late), (&last, late + LEAF_LIFE * 2)] {
+            let refused = refusal(&leaves, config, at);
+            assert!(
+                matches!(&refused, Some(rustls::Error::InvalidCertificate(why))
+                    if matches!(why, CertificateError::ExpiredContext { .. })),
+                "the twin: {refused:?}"
+            );
+        }
+        const { assert!(LEAF_LIFE.as_secs() <= 398 * 24 * 3600) };
+    }
+
+    /// A clock that stands.
+    #[derive(Debug)]
+    struct At(SystemTime);
+
+    impl TimeProvider for At {
+        fn current_time(&self) -> Option<UnixTime> {
+            let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
+            Some(UnixTime::since_unix_epoch(since.unwrap()))
+        }
+    }
+
+    /// Why a client that trusts the authority does not take this leaf at this time; `None`: it does.
+    fn refusal(
+        leaves: &Leaves,
+        config: &Arc<ServerConfig>,
+        at: SystemTime,
+    ) -> Option<rustls::Error> {
+        let authority = CertificateDer::from_pem_slice(leaves.authority_pem().as_bytes());
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.unwrap()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut trusting = ClientConfig::builder_with_details(provider, Arc::new(At(at)))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        trusting.alpn_protocols = vec![ALPN_H2.to_vec()];
+        let name = ServerName::try_from("a.test").unwrap();
+        let mut client = ClientConnection::new(Arc::new(trusting), name).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(config)).unwrap();
+        while client.is_handshaking() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            bytes.clear();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            if let Err(refusal) = client.process_new_packets() {
+                return Some(refusal);
+            }
+        }
+        None
     }
 
     #[test]

@@ -46,6 +46,8 @@ use super::state::Gate;
 use super::tally::Tally;
 use super::tunnel::ACCESS_DENIED;
 
+#[cfg(test)]
+pub(super) use http2::SEND_BUFFER as CLIENT_SEND_BUFFER;
 pub(super) use leaf::{Leaves, MitmError};
 
 use replay::Replay;

@@ -8,12 +8,13 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Destination, Permit, Refusal};
-use crate::gate::body::{GateBody, Relayed, Uploaded};
+use crate::gate::body::{GateBody, Relayed};
 use crate::gate::hop;
 use crate::gate::http_request::{Malformed, check_mode};
 use crate::gate::lookout::Lookout;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
+use crate::gate::upload::Uploaded;
 use crate::gate::via::{self, Forwarder};
 use crate::gate::watched::{Downward, Upward};
 use crate::policy::DenyReason;
@@ -119,7 +120,7 @@ impl Exchange {
                 let forwarder = connection.forwarder.clone();
                 for_http1(&mut request, &self.destination, forwarder.as_deref())
                     .ok_or(Unanswered::BrokeOff)?;
-                request.body_mut().pass_trailers(false);
+                request.body_mut().over_http1();
                 let sent = connection.sender.try_send_request(request);
                 let response = self.wait(sent).await?;
                 // Meant for us: the client has no login to give it.
@@ -133,7 +134,8 @@ impl Exchange {
             Lane::Http2(stream) => {
                 for_http2(&mut request, &self.destination, self.trailers)
                     .ok_or(Unanswered::BrokeOff)?;
-                request.body_mut().pass_trailers(self.trailers);
+                let room = self.gate.room.up.lane();
+                request.body_mut().over_http2(self.trailers, room);
                 self.wait(stream.sender.try_send_request(request)).await?
             }
         };
@@ -180,7 +182,10 @@ impl Exchange {
         head.version = Version::HTTP_11;
         let tally = Rc::clone(&self.tally);
         let content = Downward::new(content, self.lookout.as_ref(), &tally);
-        let relayed = Relayed::new(&self.gate, content, tally, connection, self.trailers);
+        let mut relayed = Relayed::new(&self.gate, content, tally, connection, self.trailers);
+        if self.trailers {
+            relayed.over_http2(self.gate.room.down.lane());
+        }
         Response::from_parts(head, GateBody::relayed(relayed))
     }
 

@@ -6,8 +6,8 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 use crate::gate::via::Forwarder;
 
 use super::MAX_ORIGIN_HEAD;

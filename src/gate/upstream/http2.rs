@@ -15,21 +15,20 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-use crate::gate::body::Uploaded;
 use crate::gate::leg::Leg;
+use crate::gate::room::Window;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 
 use super::MAX_ORIGIN_HEAD;
 use super::pool::{KEEP_SESSION, Place};
 
-/// Bytes of one answer that wait for their client. Must exceed bandwidth times delay of a good line.
-const STREAM_WINDOW: u32 = 1 << 20;
-
-/// The same of all answers of one session.
+/// Bytes of all answers of one session that wait for their clients, while there is [room](crate::gate::room).
+/// One stream's part of it must exceed bandwidth times delay of a good line.
 const SESSION_WINDOW: u32 = 4 << 20;
 
-/// Bytes of one request's content that wait for the origin.
-const SEND_BUFFER: usize = 256 << 10;
+/// Bytes of one request's content that wait for the origin, while there is room.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Streams that we gave up and whose last frames may still come; the origin decides how many there are.
 const MAX_RESET_STREAMS: usize = 64;
@@ -63,6 +62,7 @@ pub(super) struct Session {
     idle_until: Cell<Instant>,
     /// Its tasks end when this is dropped.
     _alive: watch::Sender<()>,
+    _window: Window,
     _place: Place,
 }
 
@@ -82,10 +82,11 @@ pub(super) async fn open(gate: &Gate, stream: TlsStream<Leg>, place: Place) -> O
         alive: alive.subscribe(),
         closing: gate.pool.closing(),
     };
+    let window = gate.room.window(SESSION_WINDOW);
     let mut builder = Builder::new(tasks.clone());
     builder
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(SESSION_WINDOW)
+        .initial_stream_window_size(window.of_stream())
+        .initial_connection_window_size(window.of_connection())
         .max_header_list_size(u32::try_from(MAX_ORIGIN_HEAD).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
@@ -106,6 +107,7 @@ pub(super) async fn open(gate: &Gate, stream: TlsStream<Leg>, place: Place) -> O
         streams: Cell::new(0),
         idle_until: Cell::new(Instant::now() + KEEP_SESSION),
         _alive: alive,
+        _window: window,
         _place: place,
     }))
 }

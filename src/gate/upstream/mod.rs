@@ -22,11 +22,14 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::authorize::{Permit, Refusal};
-use super::body::{GateBody, Uploaded};
+use super::body::GateBody;
 use super::state::Gate;
+use super::upload::Uploaded;
 
 use exchange::{Exchange, Unanswered};
 
+#[cfg(test)]
+pub(super) use pool::places;
 pub(super) use pool::{Pool, Reusable};
 pub(super) use websocket::{Opened, OriginStream, open_websocket};
 

@@ -13,8 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::gate::authorize::Destination;
-use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::upload::Uploaded;
 use crate::gate::via::Forwarder;
 use crate::policy::{Host, Port, Transport};
 
@@ -36,8 +36,9 @@ pub(super) const KEEP_SESSION: Duration = Duration::from_secs(30);
 const MAX_SESSIONS: usize = 4;
 
 /// Connections to origins for each client's: one client may have many requests at once over HTTP/2.
-/// Must fit the descriptors that [`crate::gate::confine`] asks for.
-const PER_CLIENT: usize = 4;
+/// Must fit the descriptors that [`crate::gate::confine`] asks for, and the memory that
+/// [`crate::gate::room`] counts.
+const PER_CLIENT: usize = 3;
 
 /// For the origin's connection to come back from its last exchange.
 const GRACE: Duration = Duration::from_millis(100);
@@ -82,6 +83,11 @@ pub(super) enum Lane {
     Http1(Http1),
     /// A stream of a session.
     Http2(Stream),
+}
+
+/// Connections to origins that may be open for this many clients.
+pub(in crate::gate) const fn places(clients: usize) -> usize {
+    clients.saturating_mul(PER_CLIENT).saturating_add(MAX_IDLE)
 }
 
 /// Connections that stand.
@@ -150,12 +156,11 @@ impl Reusable {
 impl Pool {
     /// For this many clients.
     pub(in crate::gate) fn new(clients: usize) -> Self {
-        let places = clients.saturating_mul(PER_CLIENT).saturating_add(MAX_IDLE);
         Self {
             idle: RefCell::default(),
             sessions: RefCell::default(),
             choices: Rc::default(),
-            places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(places(clients).min(Semaphore::MAX_PERMITS))),
             epoch: Cell::new(1),
             reaping: Cell::new(false),
             closing: watch::Sender::new(false),

@@ -20,11 +20,12 @@ use tokio::time::timeout;
 
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Permit, Refusal};
-use crate::gate::body::{GateBody, Uploaded};
+use crate::gate::body::GateBody;
 use crate::gate::dial::Carries;
 use crate::gate::hop;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
+use crate::gate::upload::Uploaded;
 use crate::gate::websocket::lists;
 use crate::policy::DenyReason;
 

@@ -4,7 +4,8 @@ use super::error::ProfileError;
 use super::file::entry;
 use super::read::Source;
 use super::{NetworkPolicy, Profile, TlsHandling};
-use crate::policy::credential::{Credential, CredentialError, CredentialFile, Inject};
+use crate::policy::credential::{Credential, Inject};
+use crate::policy::credential_file::{CredentialError, CredentialFile};
 use crate::policy::host::DomainName;
 use crate::policy::{Host, HostPattern};
 

@@ -4,7 +4,7 @@
 use super::error::ProfileError;
 use super::layer::is_name;
 use super::{NetworkPolicy, Profile, TlsHandling};
-use crate::policy::ruleset::{Ruleset, is_restricted};
+use crate::policy::ruleset::Ruleset;
 use crate::policy::{Host, HostPattern, Port, Protocol, Rule};
 
 /// Refuses a rule about methods or paths that covers TLS which the gate does not open: it would refuse
@@ -12,7 +12,7 @@ use crate::policy::{Host, HostPattern, Port, Protocol, Rule};
 /// `[network.tls]` says `tunnel` is no such mistake: there the rule refuses the tunnel, by intent.
 pub(super) fn check(profile: &Profile) -> Result<(), ProfileError> {
     let suspect = |rule: &&Rule| {
-        is_restricted(rule) && rule.protocol == Protocol::Web && rule.ports != [Port::HTTP]
+        rule.is_restricted() && rule.protocol == Protocol::Web && rule.ports != [Port::HTTP]
     };
     let mut suspects = profile.network.rules.iter().filter(suspect).peekable();
     if suspects.peek().is_none() {

@@ -91,7 +91,7 @@ fn connections_to_origins_are_bounded_however_many_requests_a_client_has() {
     Scene::run(&boot, async |scene| {
         let client = scene.client(Version::HTTP_2, Transport::Forward, to).await;
         let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
-        let most = 4 + 64;
+        let most = crate::gate::upstream::places(1);
         for _ in 0..most + 2 {
             let (mut client, tell) = (client.again(), tell.clone());
             spawn_local(async move {
@@ -102,6 +102,32 @@ fn connections_to_origins_are_bounded_however_many_requests_a_client_has() {
         let codes = [told.recv().await.unwrap(), told.recv().await.unwrap()];
         assert_eq!(codes, ["too_many_connections", "too_many_connections"]);
         assert_eq!(origin.connections(), most);
+    });
+}
+
+#[test]
+fn what_was_carried_over_http_2_leaves_the_room_that_it_took() {
+    let origin = OriginSpec::new("a.test").start();
+    let to = ("a.test", origin.port());
+    Scene::run(&boot(&[("a.test", &origin)]), async |scene| {
+        assert!(scene.gate.room.is_free());
+        let mut client = scene.inspected(to).await;
+        let (status, body) = client.get("/big").await;
+        assert_eq!((status, body.len()), (200, BIG));
+        let post = Request::post("/body").body(content("up and down"));
+        let answer = client.send(post.unwrap()).await;
+        let body = answer.collect().await.unwrap().to_bytes();
+        assert_eq!(body, "up and down");
+        // One that nobody reads to its end.
+        let unread = Request::get("/big").body(content("")).unwrap();
+        let unread = client.send(unread).await;
+        assert!(!scene.gate.room.is_free());
+        drop((unread, client));
+        scene.events(3).await;
+        scene.gate.pool.close().await;
+        while !scene.gate.room.is_free() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     });
 }
 

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -42,7 +42,7 @@ use crate::wire::audit::{Append, AuditReply};
 use crate::wire::frame;
 use crate::wire::gate::GateBoot;
 
-use tls_origin::{BIG, CertKind, OriginSpec, SSE_GAP, TlsOrigin};
+use tls_origin::{BIG, CertKind, OriginSpec, TlsOrigin};
 
 mod carrying;
 mod limits;
