@@ -25,6 +25,7 @@ pub mod live;
 pub mod plan;
 pub mod profiles;
 pub mod registries;
+pub mod resources;
 pub mod signals;
 pub mod socket;
 pub mod trust;

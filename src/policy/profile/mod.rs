@@ -16,6 +16,7 @@ mod file;
 mod layer;
 mod overrides;
 mod read;
+mod resources;
 mod rules;
 mod show;
 mod unix_sockets;
@@ -30,6 +31,7 @@ pub use cases::PolicyTest;
 pub use error::ProfileError;
 pub use layer::{Load, is_name};
 pub use overrides::Overrides;
+pub use resources::{LimitsFloor, Resource, ResourceLimits};
 pub(super) use value::variable as check_variable;
 
 use std::collections::BTreeMap;
@@ -58,6 +60,8 @@ pub struct Profile {
     pub network: NetworkPolicy,
     /// What the command finds in its environment.
     pub environment: EnvironmentPolicy,
+    /// How much of the machine the session may take.
+    pub limits: ResourceLimits,
     /// Below this the session does not start.
     pub isolation: IsolationFloor,
     /// How Codex is set up in the jail.
@@ -333,6 +337,8 @@ pub struct EnvironmentPolicy {
 pub struct IsolationFloor {
     /// Lowest Landlock ABI, at least 1 (Linux 5.13).
     pub landlock_abi: u8,
+    /// Whether every one of [`Profile::limits`] has to be in force.
+    pub limits: LimitsFloor,
 }
 
 /// How Codex is set up in the jail.
