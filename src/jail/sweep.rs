@@ -30,10 +30,15 @@ use super::landlock::confine_sweeper;
 use super::placeholder::{MODE, is_empty, is_placeholder};
 use super::source::is_plain_relative;
 use crate::exit::Exit;
+use crate::sys::capability::Capability;
 use crate::sys::{capability, fd, harden, signal};
 use crate::wire::frame::Received;
 use crate::wire::sweep::{Claim, Claimed, Swept};
 use crate::wire::{Channel, WireError};
+
+/// The top of a hierarchy of control groups can be written by nobody, so that even its owner needs this to
+/// remove a group in it. An ordinary user has neither.
+const REMOVES_GROUPS: Capability = Capability::CAP_DAC_OVERRIDE;
 
 /// A placeholder that we hold.
 struct Held {
@@ -57,7 +62,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut jail = JailWatch::new(File::from(fd::inherit(4)?));
     signal::ignore_all()?;
     harden::harden()?;
-    capability::drop_all()?;
+    capability::drop_all_but(REMOVES_GROUPS)?;
     confine_sweeper()?;
     // The mode of a placeholder is what it is known by.
     umask(Mode::empty());
@@ -116,6 +121,10 @@ struct Groups {
 impl Groups {
     /// Ends what the jail's end has not ended, and removes the groups. A failure leaves an empty one.
     fn remove(&self) {
+        if !self.named.is_empty() {
+            // Not permitted: then our own rights have to do.
+            capability::raise(REMOVES_GROUPS).ok();
+        }
         for killer in &self.killers {
             cgroup::kill(killer).ok();
         }

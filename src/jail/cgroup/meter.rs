@@ -120,7 +120,10 @@ impl Counter {
         if v1_memory {
             // The kernel's killer counts here also when the whole host is out of memory: then less was in use.
             // (Linux 6.18 does not count in memory.failcnt.)
-            let limit = number(&open(&group.folder, "memory.limit_in_bytes", OFlags::RDONLY)?, "");
+            let limit = number(
+                &open(&group.folder, "memory.limit_in_bytes", OFlags::RDONLY)?,
+                "",
+            );
             let most = open(&group.folder, "memory.max_usage_in_bytes", OFlags::RDONLY)?;
             also = Some((most, limit - limit / 8));
             wake = out_of_memory(group, &file).ok();
