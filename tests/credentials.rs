@@ -413,6 +413,26 @@ fn codex_gets_its_chatgpt_account_without_the_secrets_of_it() {
     let expired = run_with(&install, "codex-sealed", &[], &[], &["true"]);
     let told = "portcullis: the ChatGPT sign-in of auth.json has expired: start codex once outside";
     assert!(expired.stderr.starts_with(told), "{expired:?}");
+    let unsealed = run_with(&install, "codex", &[], &[], &["true"]);
+    let told = "portcullis: the ChatGPT sign-in of auth.json has expired: start codex once outside first; refreshed in the jail it is lost";
+    assert!(unsealed.stderr.starts_with(told), "{unsealed:?}");
+    write(now + 600 + 30);
+    for profile in ["codex-sealed", "codex"] {
+        let soon = run_with(&install, profile, &[], &[], &["true"]);
+        let told = "portcullis: the ChatGPT sign-in of auth.json ends in 10 minutes: a longer session needs a new one";
+        assert!(soon.stderr.starts_with(told), "{soon:?}");
+    }
+    let by_key = run_with(
+        &install,
+        "codex",
+        &[],
+        &[("CODEX_API_KEY", VALUE)],
+        &["true"],
+    );
+    assert_eq!(by_key.stderr, "", "{by_key:?}");
+    write(now + 86_400);
+    let unsealed = run_with(&install, "codex", &[], &[], &["true"]);
+    assert_eq!(unsealed.stderr, "", "{unsealed:?}");
 }
 
 #[test]
@@ -495,4 +515,60 @@ fn the_session_is_not_readable_while_it_has_values() {
         .output()
         .unwrap();
     assert_eq!(own.stdout, b"0\n");
+}
+
+#[test]
+fn a_key_of_codex_that_is_not_used_does_not_enter_either() {
+    let other = "sk-the-real-secret-other";
+    for (variables, file) in [
+        (
+            &[("CODEX_API_KEY", VALUE), ("OPENAI_API_KEY", other)][..],
+            json!({}),
+        ),
+        (
+            &[("OPENAI_API_KEY", VALUE)],
+            json!({"auth_mode": "apikey", "OPENAI_API_KEY": other}),
+        ),
+        (
+            &[("CODEX_API_KEY", VALUE)],
+            json!({"auth_mode": "chatgpt", "OPENAI_API_KEY": other, "tokens": {
+                "id_token": token(&json!({}), "the-real-secret-id"),
+                "access_token": token(&json!({}), "the-real-secret-access"),
+                "refresh_token": "the-real-secret-refresh"}}),
+        ),
+    ] {
+        let install = Install::new(Who::Root);
+        install.write("home/.codex/auth.json", &file.to_string());
+        let look = ["sh", "-c", CODEX_LOOK];
+        let sealed = run_with(&install, "codex-sealed", &[], variables, &look);
+        assert_eq!(sealed.status, Some(0), "{sealed:?}");
+        let placeholder = variable(&sealed, "CODEX_API_KEY");
+        assert_placeholder(placeholder);
+        for (name, _) in variables {
+            assert_eq!(variable(&sealed, name), placeholder);
+        }
+        assert_nowhere(&install, &sealed, "the-real-secret");
+    }
+}
+
+#[test]
+fn with_a_chatgpt_account_the_openai_key_is_sealed_but_is_not_codexs() {
+    let install = Install::new(Who::Root);
+    let file = json!({"auth_mode": "chatgpt", "tokens": {
+        "id_token": token(&json!({}), "the-real-secret-id"),
+        "access_token": token(&json!({}), "the-real-secret-access"),
+        "refresh_token": "the-real-secret-refresh"}});
+    install.write("home/.codex/auth.json", &file.to_string());
+    let look = ["sh", "-c", CODEX_LOOK];
+    let variables = [("OPENAI_API_KEY", VALUE)];
+    let sealed = run_with(&install, "codex-sealed", &[], &variables, &look);
+    assert_eq!(sealed.status, Some(0), "{sealed:?}");
+    assert_placeholder(variable(&sealed, "OPENAI_API_KEY"));
+    assert!(!sealed.stdout.contains("CODEX_API_KEY="), "{sealed:?}");
+    assert_nowhere(&install, &sealed, "the-real-secret");
+    let open = run_with(&install, "codex", &[], &variables, &look);
+    assert!(
+        !open.stdout.contains("CODEX_API_KEY="),
+        "the twin without a seal: {open:?}"
+    );
 }

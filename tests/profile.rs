@@ -819,12 +819,15 @@ fn an_upstream_proxy_is_read_layered_and_shown_without_its_password() {
     assert!(again.allow_upstream_proxy);
     let child = "extends = \"p\"\n[network.upstream_proxy]\nurl = \"socks5://other:1\"\n";
     let child = read(&[("c", child), ("p", parent)]).unwrap().network;
+    let secure = "[network.upstream_proxy]\nurl = \"https://ada:s3cret@proxy.corp:3129\"\n";
+    let shown = read(&[("p", secure)]).unwrap().to_toml().unwrap();
+    assert!(shown.contains("\"https://ada@proxy.corp:3129\""), "{shown}");
     assert_eq!(
         child.upstream_proxy.password_file, None,
         "meant for the other proxy"
     );
     for (line, cure) in [
-        ("url = \"https://proxy.corp:3128\"", "not spoken yet"),
+        ("url = \"quic://proxy.corp:3128\"", "https://, socks5://"),
         ("url = \"http://u:s3cret@proxy.corp\"", "port"),
         ("no_proxy = [\"http://x\"]", "no_proxy[0]"),
         ("password_file = \"secrets/proxy\"", "\"/abs/path\""),

@@ -46,6 +46,10 @@ struct Arguments {
 enum Way {
     /// An absolute-form GET on a connection that is kept.
     Plain,
+    /// CONNECT, close.
+    Connect,
+    /// CONNECT, a TLS handshake, close.
+    Handshake,
     /// CONNECT, TLS, one GET, close.
     Tunnel,
     /// SOCKS5, TLS, one GET, close.
@@ -162,6 +166,15 @@ impl Work {
                 }
                 let sender = kept.as_mut().unwrap();
                 get(sender, &format!("http://{origin}{path}"), &origin).await
+            }
+            Way::Connect => {
+                self.connect(&origin).await?;
+                Ok(())
+            }
+            Way::Handshake => {
+                let stream = self.connect(&origin).await?;
+                self.secure(stream, host).await?;
+                Ok(())
             }
             Way::Tunnel => {
                 let stream = self.connect(&origin).await?;

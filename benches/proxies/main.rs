@@ -40,6 +40,15 @@ const JOBS: &[Job] = &[
         per: "10k requests",
     },
     Job {
+        title: "CONNECT, then close",
+        kind: Kind::Http,
+        way: "connect",
+        units: 2_000,
+        clients: 8,
+        size: 0,
+        per: "10k tunnels",
+    },
+    Job {
         title: "new tunnel, TLS 1.3, one GET",
         kind: Kind::Http,
         way: "tunnel",
@@ -92,6 +101,15 @@ const JOBS: &[Job] = &[
         clients: 8,
         size: 1024,
         per: "10k requests",
+    },
+    Job {
+        title: "inspected, a new name and certificate for each handshake, no request",
+        kind: Kind::InspectingNewHosts,
+        way: "handshake",
+        units: 1_000,
+        clients: 8,
+        size: 0,
+        per: "10k handshakes",
     },
     Job {
         title: "inspected, a new host (and certificate) for each GET",

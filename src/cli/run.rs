@@ -8,10 +8,12 @@ use clap::{Args, ValueEnum};
 use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
 use super::print;
+use crate::codex::auth::SIGN_IN_HOST;
 use crate::exit::Exit;
 use crate::policy::upstream::authority;
 use crate::policy::{
-    BudgetAction, EgressRequest, FilesystemMode, Overrides, Resource, remedy, spelled_out,
+    BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, Resource, remedy,
+    spelled_out,
 };
 use crate::session::resources::ResourceHit;
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
@@ -256,6 +258,17 @@ fn ending(hit: ResourceHit) -> String {
     }
 }
 
+/// Why Codex wanted a host that its profile denies, and what helps.
+fn renewal(host: &Host, reason: DenyReason) -> &'static str {
+    match host {
+        Host::Name(name) if reason == DenyReason::HostDenied && name.as_str() == SIGN_IN_HOST => {
+            "; Codex's sign-in is not renewed from the jail: if it was too old, start codex once outside, \
+             then run this again"
+        }
+        _ => "",
+    }
+}
+
 fn denial(denied: &DeniedDestination) -> String {
     let DeniedDestination {
         host,
@@ -285,5 +298,8 @@ fn denial(denied: &DeniedDestination) -> String {
     };
     let remedy =
         remedy(&request, *reason).map_or_else(String::new, |cure| format!("; to allow it: {cure}"));
-    format!("refused {what}{times}: {reason}{remedy}")
+    format!(
+        "refused {what}{times}: {reason}{remedy}{}",
+        renewal(host, *reason)
+    )
 }

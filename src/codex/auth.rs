@@ -12,6 +12,9 @@ use zeroize::Zeroize;
 
 use crate::secret::Secret;
 
+/// Where Codex signs in and renews an account's tokens.
+pub const SIGN_IN_HOST: &str = "auth.openai.com";
+
 /// A sign-in that was read.
 pub struct AuthFile {
     auth_mode: Option<String>,
@@ -85,6 +88,16 @@ impl AuthFile {
     /// The access token of a ChatGPT account.
     pub fn access_token(&self) -> Option<&Secret<String>> {
         self.tokens.as_ref().map(|tokens| &tokens.access_token)
+    }
+
+    /// Whether Codex goes by the ChatGPT account and not by the key, where a file has both: as
+    /// `auth_mode` says, and without one the key wins (0.118 and 0.169).
+    pub fn is_chatgpt(&self) -> bool {
+        let by_account = match self.auth_mode.as_deref() {
+            Some(mode) => mode.starts_with("chatgpt"),
+            None => self.api_key.is_none(),
+        };
+        by_account && self.tokens.is_some()
     }
 
     /// When the access token ends, in seconds since 1970, if it says so.
@@ -258,6 +271,32 @@ mod tests {
         );
         for secret in ["id-signature", "access-signature", "rt_real"] {
             assert!(!sealed.to_string().contains(secret), "{secret}");
+        }
+    }
+
+    #[test]
+    fn a_file_with_an_account_and_a_key_is_what_its_mode_says() {
+        let tokens = json!({"id_token": "x", "access_token": "y", "refresh_token": "z"});
+        let cases = [
+            (json!({"tokens": tokens}), true),
+            (json!({"OPENAI_API_KEY": "k", "tokens": tokens}), false),
+            (
+                json!({"auth_mode": "chatgpt", "OPENAI_API_KEY": "k", "tokens": tokens}),
+                true,
+            ),
+            (
+                json!({"auth_mode": "apikey", "OPENAI_API_KEY": "k", "tokens": tokens}),
+                false,
+            ),
+            (
+                json!({"auth_mode": "chatgpt", "OPENAI_API_KEY": "k"}),
+                false,
+            ),
+            (json!({"OPENAI_API_KEY": "k"}), false),
+        ];
+        for (file, is_chatgpt) in cases {
+            let parsed = AuthFile::parse(file.to_string().as_bytes()).unwrap();
+            assert_eq!(parsed.is_chatgpt(), is_chatgpt, "{file}");
         }
     }
 

@@ -53,6 +53,11 @@ const SETTINGS: &[(&[&str], Setting, &str)] = &[
         "else every start clones a repository and asks two more hosts",
     ),
     (
+        &["features", "apps"],
+        Setting::Off,
+        "else the apps that a ChatGPT account is connected to are tools: a way out that no rule sees",
+    ),
+    (
         &["features", "api_key_model_discovery"],
         Setting::Off,
         "else 0.169 sends the API key to a second host, and waits nine seconds when that is refused",
@@ -106,6 +111,7 @@ mod tests {
             enabled = false
             [features]
             plugins = false
+            apps = false
             api_key_model_discovery = false
             unbounded_connection_retries = false
         "#;
@@ -131,6 +137,7 @@ mod tests {
             enabled = false
             [features]
             plugins = true
+            apps = false
             api_key_model_discovery = false
             unbounded_connection_retries = false
         "#;

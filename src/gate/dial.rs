@@ -2,8 +2,10 @@
 //! connects to one of exactly these, or to the upstream proxy's, and has the address on record before
 //! anybody gets the stream.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UdpSocket};
@@ -16,10 +18,11 @@ use crate::policy::upstream::authority;
 use crate::wire::gate::ProxyAccess;
 
 use super::authorize::{Destination, Permit, Refusal};
+use super::leg::Leg;
 use super::resolve::{self, PinnedAddrs};
 use super::state::Gate;
 use super::tally::Tally;
-use super::via;
+use super::via::{self, Forwarder};
 
 /// Head start of one address over the next (RFC 8305 section 5, "Connection Attempt Delay").
 const STAGGER: Duration = Duration::from_millis(250);
@@ -28,19 +31,38 @@ const STAGGER: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Outbound {
     /// The connection itself.
-    pub(super) stream: TcpStream,
+    pub(super) leg: Leg,
+    /// Who is at its end and gets requests in absolute-form; `None`: the destination is.
+    pub(super) forwarder: Option<Rc<Forwarder>>,
     /// What was permitted.
     pub(super) destination: Destination,
 }
 
+/// What a connection is dialed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carries {
+    /// Any bytes, to the destination itself: a proxy is asked for a tunnel.
+    Bytes,
+    /// Plain requests, one after the other: an HTTP proxy gets them as they are.
+    Requests,
+}
+
+/// A connection, where it leads, who is there.
+type Connected = (Leg, SocketAddr, Option<Forwarder>);
+
 /// Resolves, pins, connects (or has the upstream proxy do so), records.
-pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<Outbound, Refusal> {
+pub(super) async fn dial(
+    gate: &Gate,
+    permit: Permit,
+    tally: &Tally,
+    carries: Carries,
+) -> Result<Outbound, Refusal> {
     let destination = permit.destination();
     reserve(gate, destination, tally).await?;
     let proxy = gate.via.proxy_for(&gate.rules(), destination);
     let connected = timeout(gate.limits.dial, async {
         match proxy {
-            Some(proxy) => by_proxy(gate, destination, proxy).await,
+            Some(proxy) => by_proxy(gate, destination, proxy, carries).await,
             None => directly(gate, destination).await,
         }
     });
@@ -62,7 +84,7 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
         };
         return Err(destination.fail(gate, reason, format!("{who}: no answer")));
     };
-    let (stream, address) = connected?;
+    let (leg, address, forwarder) = connected?;
     if proxy.is_none() {
         note_address(gate, &permit, address)?;
     }
@@ -77,7 +99,8 @@ pub(super) async fn dial(gate: &Gate, permit: Permit, tally: &Tally) -> Result<O
         return Err(destination.fail(gate, DenyReason::AuditUnavailable, detail));
     }
     Ok(Outbound {
-        stream,
+        leg,
+        forwarder: forwarder.map(Rc::new),
         destination: destination.clone(),
     })
 }
@@ -171,35 +194,41 @@ async fn open_datagrams(address: SocketAddr) -> io::Result<(UdpSocket, SocketAdd
     Ok((socket, address))
 }
 
-async fn directly(
-    gate: &Gate,
-    destination: &Destination,
-) -> Result<(TcpStream, SocketAddr), Refusal> {
+async fn directly(gate: &Gate, destination: &Destination) -> Result<Connected, Refusal> {
     let pinned = resolve::pin(gate, destination).await?;
-    connect_first(pinned).await.map_err(|error| {
+    let (stream, address) = connect_first(pinned).await.map_err(|error| {
         let who = authority(&destination.host, destination.port);
         destination.fail(gate, DenyReason::DialFailed, format!("{who}: {error}"))
-    })
+    })?;
+    Ok((Leg::Tcp(stream), address, None))
 }
 
-/// Connects to the proxy and has it connect to the destination.
+/// Connects to the proxy and has it connect to the destination, unless it gets the requests themselves.
 async fn by_proxy(
     gate: &Gate,
     destination: &Destination,
     proxy: &ProxyAccess,
-) -> Result<(TcpStream, SocketAddr), Refusal> {
+    carries: Carries,
+) -> Result<Connected, Refusal> {
     let target = via::target(gate, destination, proxy).await?;
     let pinned = resolve::pin_proxy(gate, destination, &proxy.url).await?;
-    let fail = |error: &dyn std::fmt::Display| {
+    let fail = |error: &dyn fmt::Display| {
         let detail = format!("the upstream proxy {}: {error}", proxy.url.authority());
         destination.fail(gate, DenyReason::UpstreamProxyFailed, detail)
     };
     let connected = connect_first(pinned).await;
-    let (mut stream, address) = connected.map_err(|error| fail(&error))?;
-    via::ask(&mut stream, proxy, &target)
-        .await
-        .map_err(|error| fail(&error))?;
-    Ok((stream, address))
+    let (stream, address) = connected.map_err(|error| fail(&error))?;
+    let secured = via::secure(stream, proxy, gate.origin_tls.as_ref()).await;
+    let mut leg = secured.map_err(|error| fail(&error))?;
+    let forwarder = match carries {
+        Carries::Requests => via::forwarder(proxy, &target, destination),
+        Carries::Bytes => None,
+    };
+    if forwarder.is_none() {
+        let asked = via::ask(&mut leg, proxy, &target).await;
+        asked.map_err(|error| fail(&error))?;
+    }
+    Ok((leg, address, forwarder))
 }
 
 /// Tries the addresses in order, each with a head start; the first that answers wins, the others are

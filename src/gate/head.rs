@@ -3,19 +3,21 @@
 //! a bare LF, cuts the fragment off a target); here they end the connection, so that no reading is
 //! chosen. Bytes of a head that fails are never handed on.
 //!
-//! Owns: the limits of a head in size and time. Trusts nothing. Never changes a byte.
+//! Owns: the limits of a head in size and time; when the end of what a client sends is told. Trusts
+//! nothing. Never changes a byte.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
 use crate::policy::Transport;
 
+use super::half_close::{HeldEnd, Peer};
 use super::head_grammar::{CONNECT, Framing, check, is_token_byte};
 use super::state::Limits;
 
@@ -24,11 +26,17 @@ use super::state::Limits;
 pub(super) struct Guarded<S> {
     stream: S,
     watch: Rc<Watch>,
+    /// Set once the client has closed its side while it is being answered.
+    end: Option<HeldEnd>,
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(stream: S, watch: Rc<Watch>) -> Self {
-        Self { stream, watch }
+        Self {
+            stream,
+            watch,
+            end: None,
+        }
     }
 
     /// Gives the stream back.
@@ -41,8 +49,8 @@ impl<S> Guarded<S> {
 #[derive(Debug)]
 pub(super) struct Watch {
     limits: Limits,
-    /// Whether the bytes come out of a TLS connection that ends here.
-    within_tls: bool,
+    /// The door, where it is not to be seen in the head.
+    door: Option<Transport>,
     /// The head being read.
     head: RefCell<Vec<u8>>,
     expect: Cell<Expect>,
@@ -56,6 +64,10 @@ pub(super) struct Watch {
     blocked: Cell<bool>,
     /// Why the connection is over.
     fault: Cell<Option<&'static str>>,
+    /// The last bytes of a body whose length is not known.
+    tail: Cell<[u8; 4]>,
+    /// Who waits to be told that the client has closed its side.
+    reader: RefCell<Option<Waker>>,
 }
 
 /// What the next bytes are.
@@ -79,18 +91,18 @@ pub(super) enum Expired {
 impl Watch {
     /// For the proxy door.
     pub(super) fn new(limits: Limits) -> Self {
-        Self::with(limits, false)
+        Self::with(limits, None)
     }
 
-    /// For what comes out of a TLS connection that ends here.
-    pub(super) fn inspecting(limits: Limits) -> Self {
-        Self::with(limits, true)
+    /// For what comes out of a tunnel that ends here: requests of this door.
+    pub(super) fn inspecting(limits: Limits, door: Transport) -> Self {
+        Self::with(limits, Some(door))
     }
 
-    fn with(limits: Limits, within_tls: bool) -> Self {
+    fn with(limits: Limits, door: Option<Transport>) -> Self {
         Self {
             limits,
-            within_tls,
+            door,
             head: RefCell::default(),
             expect: Cell::new(Expect::Head),
             head_since: Cell::new(Some(Instant::now())),
@@ -98,6 +110,8 @@ impl Watch {
             answering: Cell::new(false),
             blocked: Cell::new(false),
             fault: Cell::new(None),
+            tail: Cell::default(),
+            reader: RefCell::default(),
         }
     }
 
@@ -108,8 +122,8 @@ impl Watch {
 
     /// The door that the head at fault, or late, was for.
     pub(super) fn transport(&self) -> Transport {
-        if self.within_tls {
-            Transport::Inspected
+        if let Some(door) = self.door {
+            door
         } else if self.head.borrow().starts_with(CONNECT) {
             Transport::Connect
         } else {
@@ -171,10 +185,35 @@ impl Watch {
                         .get(usize::try_from(taken).unwrap_or(bytes.len())..)
                         .unwrap_or_default()
                 }
-                Expect::Rest => return Ok(()),
+                Expect::Rest => {
+                    let last = bytes.len().saturating_sub(4);
+                    for byte in bytes.get(last..).unwrap_or_default() {
+                        let [_, a, b, c] = self.tail.get();
+                        self.tail.set([a, b, c, *byte]);
+                    }
+                    return Ok(());
+                }
             };
         }
         Ok(())
+    }
+
+    /// Whether the end of what the client sends is to be held back: it is being answered, and all of its
+    /// request is there. hyper would take it for a client that has left.
+    fn holds_end(&self) -> bool {
+        let complete = match self.expect.get() {
+            Expect::Head => self.head.borrow().is_empty(),
+            Expect::Body(_) => false,
+            // How a chunked body ends. One that is cut off just there is found out a moment later.
+            Expect::Rest => self.tail.get() == *b"\r\n\r\n",
+        };
+        complete && (self.answering.get() || self.blocked.get())
+    }
+
+    fn wake_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
     }
 
     /// Adds to the head; answers what comes after it.
@@ -201,7 +240,14 @@ impl Watch {
                 self.expect.set(match check(&head)? {
                     Framing::Empty => Expect::Head,
                     Framing::Length(length) => Expect::Body(length),
-                    Framing::Chunked | Framing::Tunnel => Expect::Rest,
+                    Framing::Chunked => {
+                        self.tail.set(*b"head");
+                        Expect::Rest
+                    }
+                    Framing::Tunnel => {
+                        self.tail.set(*b"\r\n\r\n");
+                        Expect::Rest
+                    }
                 });
                 head.clear();
                 self.head_since.set(None);
@@ -220,17 +266,39 @@ impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.set(false);
         self.0.active.set(Instant::now());
+        self.0.wake_reader();
     }
 }
 
 // === impl Guarded ===
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: Peer> Guarded<S> {
+    /// The client has closed its side: told once it is answered, or taken for gone.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watch.holds_end() {
+            let end = self.end.get_or_insert_with(HeldEnd::new);
+            let active = self.watch.active.get();
+            if end
+                .poll_gone(context, self.stream.socket(), active)
+                .is_pending()
+            {
+                *self.watch.reader.borrow_mut() = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Peer + Unpin> AsyncRead for Guarded<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.end.is_some() {
+            return self.poll_end(context);
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         let new = buffer.filled().get(before..).unwrap_or_default();
@@ -241,6 +309,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
                 buffer.set_filled(before);
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
+        } else if matches!(polled, Poll::Ready(Ok(()))) && buffer.remaining() > 0 {
+            return self.poll_end(context);
         }
         polled
     }
@@ -272,7 +342,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch.blocks(polled.is_pending());
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -282,9 +354,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
 impl Watch {
     fn wrote(&self, polled: &Poll<io::Result<usize>>) {
-        self.blocked.set(polled.is_pending());
         if polled.is_ready() {
             self.active.set(Instant::now());
+        }
+        self.blocks(polled.is_pending());
+    }
+
+    /// Whether the socket does not take all of an answer.
+    fn blocks(&self, blocks: bool) {
+        if self.blocked.replace(blocks) && !blocks {
+            self.wake_reader();
         }
     }
 }

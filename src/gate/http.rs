@@ -24,7 +24,7 @@ use crate::policy::{DenyReason, EgressRequest, Transport};
 use super::authorize::{Permit, Refusal, authorize};
 use super::body::GateBody;
 use super::budget::Seen;
-use super::head::{Expired, Guarded, Watch};
+use super::head::{Answering, Expired, Guarded, Watch};
 use super::head_grammar::MAX_FIELDS;
 use super::hop::{self, ProtectedNamed};
 pub(super) use super::http_request::Authority;
@@ -98,7 +98,9 @@ pub(super) async fn serve(
     let service = {
         let connection = Rc::clone(&connection);
         service_fn(move |request| -> Pin<Box<dyn Future<Output = _>>> {
-            Box::pin(Rc::clone(&connection).respond(request))
+            // From here on, and not from when it is polled first: hyper reads on before that.
+            let answering = connection.watch.answer();
+            Box::pin(Rc::clone(&connection).respond(request, answering))
         })
     };
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
@@ -145,8 +147,8 @@ impl Connection {
     async fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
+        answering: Answering,
     ) -> Result<Response<GateBody>, Infallible> {
-        let answering = self.watch.answer();
         let transport = http_request::transport(&request);
         self.old.set(request.version() == Version::HTTP_10);
         // After a chunked body, or in place of a WebSocket, the next head is not checked (see head), so it
@@ -201,7 +203,7 @@ impl Connection {
         };
         let asked = asked.and_then(|asked| {
             hop::check_request(request.headers())
-                .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
+                .map_err(|ProtectedNamed| Malformed(http_request::PROTECTED))?;
             Ok(asked)
         });
         match asked {

@@ -41,6 +41,9 @@ const METHOD_OVERRIDES: [&str; 3] = [
     "x-method-override",
 ];
 
+/// What is said of a `Connection` that names a field which is not of one hop.
+pub(super) const PROTECTED: &str = "Connection names a field it may not";
+
 /// Why a request is not exactly one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Malformed(pub(super) &'static str);

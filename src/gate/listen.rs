@@ -211,15 +211,6 @@ async fn turn_away(stream: &TcpStream, door: Door) {
     }
 }
 
-/// Resolves once the client has closed its side without a word.
-pub(super) async fn until_gone(stream: &TcpStream) {
-    match stream.peek(&mut [0]).await {
-        Ok(0) | Err(_) => {}
-        // It sends before it may: whether it still listens shows when it is written to.
-        Ok(_) => std::future::pending().await,
-    }
-}
-
 /// Says a last word and closes. What the client still sends is read for a moment: closing a socket
 /// with unread bytes resets the connection (RFC 1122 section 4.2.2.13), and the word with it.
 pub(super) async fn close_after(stream: &TcpStream, word: &[u8]) {

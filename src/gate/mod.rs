@@ -11,10 +11,10 @@
 //! [`upstream`] for a request (through [`origin_tls`] for one that came out of TLS; [`upgrade`] relays what
 //! became a WebSocket), [`tunnel`] for a tunnel:
 //! [`screen`] holds the client's first bytes against [`client_hello`], [`relay`] moves the rest. A tunnel
-//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it walks
-//! from [`authorize`] on by itself. [`dns`] answers the jail's questions for names, without asking anybody.
+//! whose TLS the policy has looked into goes to [`mitm`] instead, undialed, and each request in it, plain
+//! HTTP included, walks from [`authorize`] on by itself. [`half_close`] tells who has only stopped talking. [`dns`] answers the jail's questions for names, without asking anybody.
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
-//! [`budget`] bounds how much that may be, [`counters`] shows how much it is.
+//! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
 //! at the moment, so that it can be taken back.
@@ -36,12 +36,14 @@ mod dns;
 mod dns_over_https;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod half_close;
 mod head;
 mod head_grammar;
 mod hop;
 mod http;
 mod http_request;
 mod keyring;
+mod leg;
 mod listen;
 mod live;
 mod lookout;

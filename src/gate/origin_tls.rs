@@ -1,4 +1,4 @@
-//! TLS towards origins: whom to trust, what to offer, what a failure is called. Built once at start,
+//! TLS towards origins, and towards upstream proxies: whom to trust, what to offer, what a failure is called. Built once at start,
 //! because the gate opens no file later. Never: client certificates, 0-RTT data (it can be replayed), a
 //! key log, a session kept beyond this process.
 
@@ -10,7 +10,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -30,8 +30,8 @@ const HTTP1: &[u8] = b"http/1.1";
 pub(super) enum OriginTlsError {
     /// Without one no origin could ever be verified.
     #[error(
-        "TLS is to be looked into, but none of the {0} certificate authorities that came along can be \
-         used; install the host's CA certificates, or set mitm = false"
+        "TLS is to be looked into, or an https:// upstream proxy leads out, but none of the {0} certificate \
+         authorities that came along can be used; install the host's CA certificates, or set mitm = false"
     )]
     NoRoots(usize),
     /// rustls refuses the settings.
@@ -99,12 +99,12 @@ impl OriginTls {
     }
 
     /// Shakes hands; the certificate must be for exactly this host. Not bounded in time.
-    pub(super) async fn connect(
+    pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         host: &Host,
         offer: Offer,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, TlsFailure> {
+        stream: S,
+    ) -> Result<TlsStream<S>, TlsFailure> {
         let config = match offer {
             Offer::Any => &self.any,
             Offer::Http1 => &self.http1,

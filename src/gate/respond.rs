@@ -215,7 +215,9 @@ fn hint(reason: DenyReason) -> &'static str {
         DenyReason::SniMismatch => {
             "TLS asks for another host than the one permitted. Do not retry."
         }
-        DenyReason::NotTls => "Only TLS may be spoken on port 443. Do not retry.",
+        DenyReason::NotTls => {
+            "Only TLS may be spoken on port 443, elsewhere TLS or HTTP. Do not retry."
+        }
         DenyReason::ResolveFailed => "The name does not resolve. Check the spelling.",
         DenyReason::DialFailed => "The host is allowed but did not answer. It may be down.",
         DenyReason::AuditUnavailable => {

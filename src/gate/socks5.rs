@@ -13,7 +13,8 @@ use crate::policy::{DenyReason, EgressRequest, Host, Port, Transport};
 
 use super::authorize::{Refusal, authorize};
 use super::budget::Seen;
-use super::listen::{close_after, until_gone};
+use super::half_close::until_gone;
+use super::listen::close_after;
 use super::respond::socks5_reply;
 use super::socks5_wire::{self, Command, Malformed, NO_AUTHENTICATION, Read};
 use super::state::Gate;

@@ -146,12 +146,11 @@ pub(super) fn build(
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
     let mitm = policy.inspects().then(Leaves::new).transpose()?;
-    let origin_tls = policy
-        .inspects()
-        .then(|| OriginTls::new(&boot.roots))
-        .transpose()?;
     let limits = Limits::from(&policy.limits);
     let via = Via::new(boot.upstream.as_ref());
+    let origin_tls = (policy.inspects() || via.needs_tls())
+        .then(|| OriginTls::new(&boot.roots))
+        .transpose()?;
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
         limits,

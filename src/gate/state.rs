@@ -71,7 +71,7 @@ pub(super) struct Gate {
     pub(super) mitm: Option<Leaves>,
     /// The number given out last, see [`Gate::next_conn`].
     pub(super) last_conn: Cell<u64>,
-    /// TLS towards origins, where the policy has any looked into.
+    /// TLS towards origins and proxies, where the policy has any looked into or a proxy is spoken to by it.
     pub(super) origin_tls: Option<OriginTls>,
     /// Pipes for relays that move much.
     pub(super) pipes: Pipes,

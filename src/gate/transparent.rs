@@ -3,7 +3,8 @@
 //!
 //! That address is one that stands for a name ([`super::dns`]), or it is judged as the literal that it is.
 //! Port 80 is read as HTTP, so that method and path can be judged; anything else is a tunnel, screened like
-//! one that was asked for with CONNECT. The kernel has accepted the connection by then: what is refused is
+//! one that was asked for with CONNECT. Where tunnels are looked into, it is what the client speaks that
+//! counts: TLS or HTTP, on any port. The kernel has accepted the connection by then: what is refused is
 //! told in the port's own protocol, or reset.
 
 use std::io;
@@ -11,14 +12,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::ids::ConnId;
 use crate::policy::{DenyReason, EgressRequest, Handling, Host, Port, Transport, Verdict, decide};
 
 use super::authorize::{Refusal, authorize};
 use super::budget::Seen;
+use super::client_hello::FIRST_BYTE;
+use super::half_close::until_gone;
 use super::http::{self, Authority};
-use super::listen::{close_after, until_gone};
+use super::listen::close_after;
 use super::state::Gate;
 use super::tunnel::{self, ACCESS_DENIED, Opened};
 
@@ -43,8 +47,9 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
     };
     // Judged in advance for what to make of the connection; what counts is judged, and recorded, below.
     let foreseen = decide(&gate.rules(), &asked);
-    let bare_tcp = foreseen.verdict != Verdict::Deny && foreseen.handling == Handling::Tcp;
-    if port == Port::HTTP && !bare_tcp {
+    let becomes = |handling| foreseen.verdict != Verdict::Deny && foreseen.handling == handling;
+    let speaks_http = port == Port::HTTP && !becomes(Handling::Tcp);
+    if speaks_http && !(becomes(Handling::Inspect) && speaks_tls(&gate, &stream).await) {
         let host = asked.host;
         return http::serve(gate, stream, id, Some(Authority { host, port })).await;
     }
@@ -59,6 +64,17 @@ pub(super) async fn serve(gate: Rc<Gate>, stream: TcpStream, id: ConnId) {
         Ok(tunnel) => tunnel.serve(&gate, stream, &[]).await,
         Err(_) => refuse(&stream, port).await,
     }
+}
+
+/// Whether the client begins with TLS. One that says nothing within the time for a head does not: what it
+/// is told then is for the door to say.
+async fn speaks_tls(gate: &Gate, stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let peeked = tokio::select! {
+        peeked = timeout(gate.limits.head, stream.peek(&mut first)) => peeked,
+        () = gate.until_stopping() => return false,
+    };
+    matches!(peeked, Ok(Ok(1..))) && first == [FIRST_BYTE]
 }
 
 /// The destination that the program in the jail connected to. Somebody who connects to the listener itself

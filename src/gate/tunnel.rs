@@ -3,19 +3,23 @@
 
 use std::rc::Rc;
 
+use tokio::io::split;
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 
 use crate::audit::EndedBy;
 use crate::policy::{DenyReason, Handling};
 
-use super::authorize::{Permit, Refusal};
-use super::dial::{Outbound, dial};
+use super::authorize::{Destination, Permit, Refusal};
+use super::dial::{Carries, Outbound, dial};
+use super::leg::Leg;
 use super::listen::close_after;
 use super::mitm;
 use super::relay::{Direction, finish, pump, send_within};
 use super::screen::{Screened, screen};
 use super::state::Gate;
 use super::tally::Tally;
+use super::upgrade;
 
 /// A fatal `access_denied` alert (RFC 8446 section 6.2): a TLS client can say why it failed.
 pub(super) const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -35,7 +39,7 @@ pub(super) async fn open(gate: &Rc<Gate>, permit: Permit) -> Result<Opened, Refu
         return Ok(Opened::Inspect(permit));
     }
     let tally = Tally::open(gate, &permit);
-    let outbound = dial(gate, permit, &tally).await?;
+    let outbound = dial(gate, permit, &tally, Carries::Bytes).await?;
     Ok(Opened::Relay(Box::new((outbound, tally))))
 }
 
@@ -53,12 +57,25 @@ impl Opened {
 }
 
 /// Runs a tunnel to its end. `early` came from the client already.
-async fn run(gate: &Rc<Gate>, client: TcpStream, early: &[u8], outbound: Outbound, tally: Tally) {
+async fn run(
+    gate: &Rc<Gate>,
+    mut client: TcpStream,
+    early: &[u8],
+    mut outbound: Outbound,
+    tally: Tally,
+) {
+    let destination = outbound.destination.clone();
     let relayed = tokio::select! {
         // A permit that was taken back while the origin was dialed lets no byte pass.
         biased;
         () = tally.until_revoked() => Ok(()),
-        relayed = both_ways(gate, &client, early, &outbound, &tally) => relayed,
+        relayed = async {
+            let opening = (early, &destination);
+            match &mut outbound.leg {
+                Leg::Tcp(origin) => both_ways(gate, &client, opening, origin, &tally).await,
+                Leg::Tls(proxy) => by_tls(gate, &mut client, opening, proxy, &tally).await,
+            }
+        } => relayed,
         () = tally.idle_for(gate.limits.idle) => {
             tally.end(EndedBy::Gate);
             Ok(())
@@ -74,7 +91,7 @@ async fn run(gate: &Rc<Gate>, client: TcpStream, early: &[u8], outbound: Outboun
         Err(Screened::Failed) => tally.end(EndedBy::Error),
         Err(Screened::Refused(reason, detail)) => {
             tally.end(EndedBy::Gate);
-            outbound.destination.fail(gate, reason, detail);
+            destination.fail(gate, reason, detail);
             // The end is on record and the origin is closed before the client is waited for.
             drop((outbound, tally));
             close_after(&client, &ACCESS_DENIED).await;
@@ -87,22 +104,12 @@ async fn run(gate: &Rc<Gate>, client: TcpStream, early: &[u8], outbound: Outboun
 async fn both_ways(
     gate: &Gate,
     client: &TcpStream,
-    early: &[u8],
-    outbound: &Outbound,
+    opening: (&[u8], &Destination),
+    origin: &TcpStream,
     tally: &Tally,
 ) -> Result<(), Screened> {
-    let origin = &outbound.stream;
     let up = async {
-        let first = match outbound.destination.handling {
-            Handling::Tunnel => screen(client, early, &outbound.destination, &gate.limits).await,
-            Handling::Tcp => Ok(early.to_vec()),
-            // The doors hand these to `mitm`, before anything is dialed.
-            Handling::Inspect => Err(Screened::Refused(
-                DenyReason::TunnelNotAllowed,
-                "it would have to be inspected".to_owned(),
-            )),
-        };
-        match first {
+        match first_bytes(gate, client, opening).await {
             Ok(first) => {
                 send_within(origin, &first, tally, Direction::Up).await?;
                 pump(gate, client, origin, tally, Direction::Up).await?;
@@ -119,4 +126,51 @@ async fn both_ways(
         Ok(())
     };
     tokio::try_join!(up, down).map(|((), ())| ())
+}
+
+/// [`both_ways`] inside TLS to an upstream proxy: by copying, and otherwise the same.
+async fn by_tls(
+    gate: &Gate,
+    client: &mut TcpStream,
+    opening: (&[u8], &Destination),
+    proxy: &mut TlsStream<TcpStream>,
+    tally: &Tally,
+) -> Result<(), Screened> {
+    let (from_client, to_client) = client.split();
+    let (from_origin, mut to_origin) = split(proxy);
+    let up = async {
+        match first_bytes(gate, from_client.as_ref(), opening).await {
+            Ok(first) => {
+                upgrade::send_within(&mut to_origin, &first, tally, Direction::Up).await?;
+                upgrade::pump(from_client, to_origin, tally, Direction::Up).await?;
+            }
+            Err(Screened::Closed) => upgrade::shut_down(to_origin).await?,
+            Err(stopped) => return Err(stopped),
+        }
+        tally.end(EndedBy::Client);
+        Ok(())
+    };
+    let down = async {
+        upgrade::pump(from_origin, to_client, tally, Direction::Down).await?;
+        tally.end(EndedBy::Upstream);
+        Ok(())
+    };
+    tokio::try_join!(up, down).map(|((), ())| ())
+}
+
+/// The client's first bytes, once they may go up.
+async fn first_bytes(
+    gate: &Gate,
+    client: &TcpStream,
+    (early, destination): (&[u8], &Destination),
+) -> Result<Vec<u8>, Screened> {
+    match destination.handling {
+        Handling::Tunnel => screen(client, early, destination, &gate.limits).await,
+        Handling::Tcp => Ok(early.to_vec()),
+        // The doors hand these to `mitm`, before anything is dialed.
+        Handling::Inspect => Err(Screened::Refused(
+            DenyReason::TunnelNotAllowed,
+            "it would have to be inspected".to_owned(),
+        )),
+    }
 }

@@ -1,6 +1,6 @@
-//! Relays a connection that became something else than HTTP: an open WebSocket. Its frames are not
-//! looked into; they are counted, and end with
-//! the gate, the log, the policy, a budget or the clock.
+//! Relays what is no socket on both sides, by copying: a connection that became something else than HTTP (an
+//! open WebSocket, whose frames are not looked into), and a tunnel inside TLS to an upstream proxy. Bytes
+//! are counted, and end with the gate, the log, the policy, a budget or the clock.
 
 use std::io;
 
@@ -52,7 +52,7 @@ pub(super) async fn relay_upgraded(
 }
 
 /// Relays one direction to its end, and hands that on.
-async fn pump(
+pub(super) async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     tally: &Tally,
@@ -62,26 +62,38 @@ async fn pump(
     loop {
         let got = match from.read(&mut buffer).await {
             Ok(got) => got,
-            // TLS without its close_notify: frames say by themselves whether they are whole.
+            // TLS without its close_notify: what is inside says by itself whether it is whole, as over TCP.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
             Err(error) => return Err(error),
         };
         if got == 0 {
             return shut_down(to).await;
         }
-        let mut bytes = buffer.get(..got).unwrap_or_default();
-        while !bytes.is_empty() {
-            let taken = tally.reserve(direction, bytes.len()).await?;
-            let (now, later) = bytes.split_at(taken.min(bytes.len()));
-            to.write_all(now).await?;
-            to.flush().await?;
-            direction.count(tally, now.len());
-            bytes = later;
-        }
+        let bytes = buffer.get(..got).unwrap_or_default();
+        send_within(&mut to, bytes, tally, direction).await?;
     }
 }
 
-async fn shut_down(mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+/// Sends every byte for which the budgets have room, and counts it. An error when one is used up.
+pub(super) async fn send_within(
+    mut to: impl AsyncWrite + Unpin,
+    mut bytes: &[u8],
+    tally: &Tally,
+    direction: Direction,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let taken = tally.reserve(direction, bytes.len()).await?;
+        let (now, later) = bytes.split_at(taken.min(bytes.len()));
+        to.write_all(now).await?;
+        to.flush().await?;
+        direction.count(tally, now.len());
+        bytes = later;
+    }
+    Ok(())
+}
+
+/// Tells the far side that no more is coming.
+pub(super) async fn shut_down(mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     match to.shutdown().await {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         ended => ended,

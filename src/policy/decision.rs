@@ -138,7 +138,7 @@ impl DenyReason {
             Self::Malformed => "the request does not name exactly one destination",
             Self::SniMismatch => "the TLS server name is not the host that was asked for",
             Self::NotTls => {
-                "only TLS may be spoken here, on port 443 or in a tunnel that is inspected"
+                "only TLS may be spoken on port 443, and only TLS or HTTP in a tunnel that is inspected"
             }
             Self::ResolveFailed => "the name does not resolve",
             Self::DialFailed => "no address answers",

@@ -65,8 +65,11 @@ impl fmt::Debug for Password {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProxyScheme {
-    /// `http`: HTTP CONNECT (RFC 9110 section 9.3.6).
+    /// `http`: HTTP CONNECT (RFC 9110 section 9.3.6); plain requests in absolute-form (RFC 9112 section
+    /// 3.2.2).
     Http,
+    /// `https`: the same inside TLS, its certificate verified for the proxy's name or address.
+    Https,
     /// `socks5` (RFC 1928); the gate resolves names unless `resolve` says otherwise.
     Socks5,
     /// `socks5h`: the same; the proxy resolves names.
@@ -77,6 +80,7 @@ impl fmt::Display for ProxyScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "http",
+            Self::Https => "https",
             Self::Socks5 => "socks5",
             Self::Socks5h => "socks5h",
         })
@@ -102,14 +106,10 @@ pub struct ProxyUrl {
 /// Why a text is no proxy that can be used. No variant holds a user or a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyUrlError {
-    /// TLS to the proxy itself.
+    /// None that is spoken.
     #[error(
-        "an https:// proxy (TLS to the proxy itself) is not spoken yet; accepted are http://, \
-         socks5:// and socks5h://: put a local proxy that speaks TLS in between"
+        "{scheme} is no scheme of a proxy; accepted are http://, https://, socks5:// and socks5h://"
     )]
-    Https,
-    /// Something else.
-    #[error("{scheme} is no scheme of a proxy; accepted are http://, socks5:// and socks5h://")]
     Scheme {
         /// The scheme.
         scheme: String,
@@ -178,9 +178,9 @@ pub fn authority(host: &Host, port: Port) -> String {
 fn read_scheme(scheme: &str) -> Result<ProxyScheme, ProxyUrlError> {
     match scheme.to_ascii_lowercase().as_str() {
         "http" => Ok(ProxyScheme::Http),
+        "https" => Ok(ProxyScheme::Https),
         "socks5" => Ok(ProxyScheme::Socks5),
         "socks5h" => Ok(ProxyScheme::Socks5h),
-        "https" => Err(ProxyUrlError::Https),
         other if other.bytes().all(|b| b.is_ascii_alphanumeric()) => Err(ProxyUrlError::Scheme {
             scheme: shown(other),
         }),
@@ -417,6 +417,11 @@ mod tests {
                 Some("p@ss:"),
             ),
             ("socks5h://a:@localhost:9", "socks5h://a@localhost:9", None),
+            (
+                "HTTPS://a:p%40ss@proxy.corp:1/",
+                "https://a@proxy.corp:1",
+                Some("p@ss"),
+            ),
         ] {
             let url = ProxyUrl::parse(text).unwrap();
             assert_eq!(url.password.as_ref().map(Password::expose), password);
@@ -433,8 +438,9 @@ mod tests {
     #[test]
     fn what_is_no_proxy_is_refused_without_showing_what_may_be_a_password() {
         for (text, cure) in [
-            ("https://proxy.corp:3128", "not spoken yet"),
             ("ftp://proxy.corp:3128", "scheme"),
+            ("https://proxy.corp", "port"),
+            ("https://u:sec/ret@proxy.corp:1", "without a path"),
             ("http://proxy.corp", "port"),
             ("http://proxy.corp:0", "port"),
             ("http://proxy.corp:http", "port"),

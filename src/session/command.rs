@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::codex;
+use crate::codex::auth::AuthFile;
+use crate::codex::environment::KEY_VARIABLES;
 use crate::policy::{FilesystemMode, Profile};
 use crate::sys::process::find_in_path;
 
@@ -132,11 +134,15 @@ fn configure_codex(
             command.files.push((jail_home.join(name), content));
         }
     }
+    let sign_in = jail_home.join("auth.json");
+    let account = command.files.iter().any(|(place, text)| {
+        *place == sign_in && AuthFile::parse(text).is_ok_and(|file| file.is_chatgpt())
+    });
     let variable = |name: &str| caller.variable(name).and_then(OsStr::to_str);
-    command.environment.extend(codex::credentials(
-        variable("CODEX_API_KEY"),
-        variable("OPENAI_API_KEY"),
-    ));
+    let [codex, openai] = KEY_VARIABLES.map(variable);
+    command
+        .environment
+        .extend(codex::credentials(codex, openai, account));
 }
 
 fn show_certificates(

@@ -28,7 +28,6 @@ use super::plan::{LaunchRequest, Plan};
 use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
 use super::trust::{is_outside, path_outside};
-use super::trust_store::TrustStore;
 use super::watch::{self, Notice, Watch};
 
 /// How a session went.
@@ -134,7 +133,7 @@ impl Companions {
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
-        boot.roots = plan.trust.as_ref().map(TrustStore::pem).unwrap_or_default();
+        boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
         let gate = Gate::start(&boot, gate_audit)?;
         Ok(Self {
@@ -181,7 +180,7 @@ impl Companions {
             exit: Exit::Command(ended.status),
             summary,
             killed: ended.killed,
-            ended_by: ended.ended_by,
+            ended_by: ended.limit,
         })
     }
 
@@ -400,7 +399,7 @@ struct Ended {
     /// The budget that ended it, if one did.
     killed: Option<LimitNotice>,
     /// The limit of the machine that ended it, if one did.
-    ended_by: Option<ResourceHit>,
+    limit: Option<ResourceHit>,
 }
 
 impl Live {
@@ -437,7 +436,7 @@ impl Live {
             running: self.running,
             status,
             killed: limits.into_killed(),
-            ended_by: resources.ended(status),
+            limit: resources.ended(status),
         })
     }
 }

@@ -68,7 +68,9 @@ pub(super) struct Plan {
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
     pub(super) log: LogFolder,
-    /// The authorities that inspected origins are held to; `None`: no TLS is inspected.
+    /// What the gate holds inspected origins and `https://` proxies to (PEM); empty where there are none.
+    pub(super) roots: String,
+    /// The same for the jail's own files; `None`: no TLS is inspected.
     pub(super) trust: Option<TrustStore>,
     /// Secrets that the jail does not get.
     pub(super) credentials: Credentials,
@@ -107,13 +109,16 @@ impl Plan {
                 "the jail is Codex's sandbox: it narrows itself to {asked}, Codex's own stays off"
             )));
         }
-        let trust = if profile.network.inspects() {
+        let inspects = profile.network.inspects();
+        let store = if inspects || upstream::needs_tls(upstream.as_ref()) {
             let extra = &profile.network.extra_ca;
             let mut note = |note: &str| tell(Progress::Note(note));
             Some(trust_store::gather(&caller, extra, &writable, &mut note)?)
         } else {
             None
         };
+        let roots = store.as_ref().map(TrustStore::pem).unwrap_or_default();
+        let trust = store.filter(|_| inspects);
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
         let log = folder::open_or_create(&folder::standalone(variable)?)?;
         keep_profiles_ours(&caller, &profile, &writable)?;
@@ -134,6 +139,7 @@ impl Plan {
             upstream,
             asked,
             log,
+            roots,
             trust,
             credentials,
         })

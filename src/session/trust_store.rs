@@ -1,5 +1,5 @@
-//! Which authorities the gate believes where it opens TLS: the host's, as OpenSSL's clients see them,
-//! and those that the caller or the profile adds. Nothing that a session could have written counts.
+//! Which authorities the gate believes where it opens TLS, or speaks it to an upstream proxy: the host's,
+//! as OpenSSL's clients see them, and those that the caller or the profile adds. Nothing that a session could have written counts.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -69,8 +69,8 @@ pub enum TrustStoreError {
     },
     /// The host has none.
     #[error(
-        "the profile has TLS inspected, and this host has no certificate authorities to hold origins to; \
-         install the package ca-certificates, or name a file of them in network.extra_ca"
+        "TLS that is inspected and https:// upstream proxies are held to certificate authorities, and this \
+         host has none; install the package ca-certificates, or name a file of them in network.extra_ca"
     )]
     Empty,
     /// More than a gate is told.

@@ -152,13 +152,22 @@ fn access(
     }
     let resolve = wanted.resolve.unwrap_or(match url.scheme {
         ProxyScheme::Socks5 => ResolveNames::Local,
-        ProxyScheme::Http | ProxyScheme::Socks5h => ResolveNames::Proxy,
+        ProxyScheme::Http | ProxyScheme::Https | ProxyScheme::Socks5h => ResolveNames::Proxy,
     });
     Ok(ProxyAccess {
         url,
         password,
         resolve,
     })
+}
+
+/// Whether a proxy is spoken to by TLS, so that there must be authorities to hold it to.
+pub(super) fn needs_tls(upstream: Option<&UpstreamProxy>) -> bool {
+    let both = upstream.map(|upstream| [&upstream.plain, &upstream.tunnels]);
+    both.into_iter()
+        .flatten()
+        .flatten()
+        .any(|access| access.url.scheme == ProxyScheme::Https)
 }
 
 /// A path of the profile, `~/` put in.
@@ -235,7 +244,7 @@ mod tests {
     #[test]
     fn variables_are_read_as_curl_reads_them() {
         let some = |text: &str| Some(text.to_owned());
-        let (a, b) = ("http://a:1", "http://b:2");
+        let (a, b) = ("http://a:1", "https://b:2");
         assert_eq!(of(&[]), (None, None, vec![]));
         assert_eq!(of(&[("NO_PROXY", "*")]), (None, None, vec![]));
         assert_eq!(of(&[("http_proxy", a)]), (some(a), None, vec![]));
@@ -259,6 +268,20 @@ mod tests {
     }
 
     #[test]
+    fn authorities_are_needed_where_either_proxy_is_spoken_to_by_tls() {
+        for (variables, needs) in [
+            (vec![], false),
+            (vec![("https_proxy", "http://a:1")], false),
+            (vec![("https_proxy", "https://a:1")], true),
+            (vec![("http_proxy", "https://a:1")], true),
+            (vec![("https_proxy", "socks5h://a:1")], false),
+        ] {
+            let found = settle(&policy(None), &caller(&variables), &[], &mut |_| ()).unwrap();
+            assert_eq!(needs_tls(found.as_ref()), needs, "{variables:?}");
+        }
+    }
+
+    #[test]
     fn a_proxy_counts_only_where_the_profile_allows_one_and_what_cannot_be_used_ends_the_launch() {
         let with = caller(&[("https_proxy", "http://env:1")]);
         let mut told = Vec::new();
@@ -278,7 +301,7 @@ mod tests {
         assert_eq!(tunnels.password.as_ref().map(Password::expose), Some("p"));
         assert_eq!(told.len(), 2, "{told:?}");
         for (name, value) in [
-            ("https_proxy", "https://secure:1"),
+            ("https_proxy", "ftp://secure:1"),
             ("all_proxy", "http://noport"),
         ] {
             let caller = caller(&[(name, value)]);

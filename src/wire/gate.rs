@@ -33,8 +33,8 @@ pub struct GateBoot {
     pub name_servers: Vec<SocketAddr>,
     /// The lines of the host's `/etc/hosts`, capped at 64 KiB: the gate opens no files.
     pub hosts_file: String,
-    /// Certificates (PEM) of the authorities that origins' certificates must lead to; empty unless the
-    /// policy has TLS looked into.
+    /// Certificates (PEM) of the authorities that the certificates of origins and proxies must lead to;
+    /// empty unless the policy has TLS looked into or a proxy is spoken to by TLS.
     pub roots: String,
     /// The values of the policy's credentials: the only place where they cross a process border.
     pub credentials: Vec<CredentialValue>,

@@ -150,7 +150,7 @@ fn the_placeholder_is_worthless_elsewhere_and_its_use_is_refused() {
 }
 
 /// A token as Codex reads them (RFC 7519).
-fn token(claims: &serde_json::Value, signature: &str) -> String {
+pub(crate) fn token(claims: &serde_json::Value, signature: &str) -> String {
     let part = |text: String| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
     let header = part(json!({ "alg": "RS256", "typ": "JWT" }).to_string());
     format!("{header}.{}.{signature}", part(claims.to_string()))

@@ -1,11 +1,13 @@
 //! Real Codex, oldest and newest, in the real jail, against the stub of the model.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
 )]
 
+mod chatgpt;
 #[path = "../support/cli.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod cli;
@@ -19,3 +21,4 @@ mod scene;
 #[path = "../support/stub.rs"]
 mod stub;
 mod work;
+mod world;

@@ -18,6 +18,7 @@ mod confinement;
 mod connect;
 mod credentials;
 mod dns;
+mod half_close;
 mod http;
 mod lifecycle;
 mod limits;
@@ -27,6 +28,8 @@ mod origins;
 mod socks5;
 mod socks5_udp;
 mod via;
+mod via_absolute;
+mod via_tls;
 mod websocket;
 
 #[path = "../support/dns.rs"]
@@ -38,5 +41,7 @@ mod test_gate;
 #[path = "../support/tls_origin.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod tls_origin;
+#[path = "../support/tls_proxy.rs"]
+mod tls_proxy;
 #[path = "../support/upstream.rs"]
 mod upstream;

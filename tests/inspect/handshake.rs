@@ -23,25 +23,6 @@ fn answered(mut stream: TcpStream, bytes: &[u8]) -> Vec<u8> {
 /// A fatal `access_denied` alert.
 const DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
-// D06
-#[test]
-fn what_is_not_tls_is_refused_on_every_port() {
-    for bytes in [
-        &b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..],
-        b"SSH-2.0-x\r\n",
-    ] {
-        let scene = Scene::new();
-        let stream = connect(scene.gate.http, &scene.target());
-        assert_eq!(answered(stream, bytes), DENIED);
-        let (transport, reason, _) = scene.refusal();
-        assert_eq!(
-            (transport, reason),
-            (Transport::Connect, DenyReason::NotTls)
-        );
-        assert!(scene.origin_is_untouched());
-    }
-}
-
 // D01
 #[test]
 fn a_hello_for_another_host_is_refused_and_no_leaf_is_made_for_it() {

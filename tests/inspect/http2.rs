@@ -146,6 +146,136 @@ fn is_alive(scene: &Scene) {
     assert_eq!(tls.ask("GET /alive", HOST, "").status(), 200);
 }
 
+/// Reason and detail of each refusal on record, once the tunnel is over.
+fn refusals(scene: &Scene) -> Vec<(DenyReason, String)> {
+    let events = scene.gate.audit.wait_for("the tunnel's end", |events| {
+        let is_end = |event: &AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+        events.iter().any(is_end)
+    });
+    let refused = events.into_iter().filter_map(|event| match event {
+        AuditEvent::EgressRefused { reason, detail, .. } => Some((reason, detail)),
+        _ => None,
+    });
+    refused.collect()
+}
+
+// D10
+#[test]
+fn what_the_library_refuses_is_on_record() {
+    let authority = "a.test";
+    let with = |extra: &[(&str, &str)]| [request("/", authority), block(extra)].concat();
+    let malformed = "HTTP/2: a malformed request: PROTOCOL_ERROR";
+    let broken = "HTTP/2: the connection is malformed: ";
+    let headers = |flags, block: &[u8]| frame(HEADERS, END_HEADERS | flags, 1, block);
+    let big = block(&[("x", &"y".repeat(120))]).repeat(110);
+    for (what, sent, detail) in [
+        ("two paths", headers(END_STREAM, &with(&[(":path", "/b")])), malformed.to_owned()),
+        ("connection", headers(END_STREAM, &with(&[("connection", "close")])), malformed.to_owned()),
+        ("capitals", headers(END_STREAM, &with(&[("X-Y", "1")])), format!("{broken}PROTOCOL_ERROR")),
+        ("content that is not there", headers(END_STREAM, &with(&[("content-length", "5")])), malformed.to_owned()),
+        (
+            "a long head of a request with content",
+            headers(0, &[with(&[]), big.clone()].concat()),
+            "HTTP/2: the head is too long".to_owned(),
+        ),
+        (
+            "a long head",
+            headers(END_STREAM, &[with(&[]), big].concat()),
+            "HTTP/2: 1 without a record of their own: malformed, too long a head, or given up at once".to_owned(),
+        ),
+        ("no such entry", headers(END_STREAM, &[0xff, 0xff, 0x7f]), format!("{broken}PROTOCOL_ERROR")),
+        ("an even stream", frame(HEADERS, END_HEADERS | END_STREAM, 2, &with(&[])), format!("{broken}PROTOCOL_ERROR")),
+        ("a frame too long", frame(DATA, 0, 1, &vec![0; 17000]), format!("{broken}FRAME_SIZE_ERROR")),
+    ] {
+        let scene = Scene::with(|spec| spec.limits(|limits| limits.head_bytes = 8 << 10));
+        let mut tls = open(&scene);
+        tls.send(&sent);
+        until(&mut tls, &[HEADERS, RST_STREAM, GOAWAY]);
+        drop(tls);
+        assert_eq!(refusals(&scene), [(DenyReason::Malformed, detail)], "{what}");
+        assert!(scene.origin_is_untouched(), "{what}");
+    }
+    // A request that is none of this has no such record.
+    let scene = Scene::new();
+    let mut tls = open(&scene);
+    tls.send(headers(END_STREAM, &request("/", &scene.target())));
+    assert_eq!(
+        until(&mut tls, &[HEADERS, RST_STREAM, GOAWAY]).unwrap().0,
+        HEADERS
+    );
+    until(&mut tls, &[DATA]);
+    drop(tls);
+    assert_eq!(refusals(&scene), []);
+    assert_eq!(scene.judged().len(), 1);
+}
+
+// D10, E25
+#[test]
+fn many_refusals_of_one_connection_are_few_records() {
+    let scene = Scene::new();
+    let bad = [request("/", &scene.target()), block(&[("connection", "x")])].concat();
+    let bad = |n: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, &bad);
+    let mut tls = open(&scene);
+    for n in 0..12 {
+        tls.send(bad(n));
+        assert!(until(&mut tls, &[RST_STREAM]).is_some());
+    }
+    drop(tls);
+    let malformed = "HTTP/2: a malformed request: PROTOCOL_ERROR".to_owned();
+    let mut expected = vec![(DenyReason::Malformed, malformed); 8];
+    let more =
+        "HTTP/2: 4 without a record of their own: malformed, too long a head, or given up at once";
+    expected.push((DenyReason::Malformed, more.to_owned()));
+    assert_eq!(refusals(&scene), expected);
+    // As many at once as it takes.
+    let scene = Scene::new();
+    let mut tls = open(&scene);
+    for n in 0..1000 {
+        if tls.0.write_all(&bad(n)).is_err() {
+            break;
+        }
+    }
+    drop(tls.0.flush());
+    assert!(until(&mut tls, &[GOAWAY]).is_some() || tls.rest().is_empty());
+    drop(tls);
+    let refused = refusals(&scene);
+    assert!((1..=9).contains(&refused.len()), "{refused:?}");
+    let calm = refused
+        .iter()
+        .any(|(_, detail)| detail.contains("ENHANCE_YOUR_CALM"));
+    let counted = refused
+        .last()
+        .unwrap()
+        .1
+        .contains("without a record of their own");
+    assert!(calm || counted, "{refused:?}");
+    assert!(scene.origin_is_untouched());
+    is_alive(&scene);
+}
+
+#[test]
+fn requests_that_are_given_up_leave_a_record_of_their_decision_and_no_other() {
+    let scene = Scene::new();
+    let mut tls = open(&scene);
+    let block = request("/sse", &scene.target());
+    tls.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, &block));
+    assert_eq!(
+        until(&mut tls, &[HEADERS, RST_STREAM, GOAWAY]).unwrap().0,
+        HEADERS
+    );
+    tls.send(frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]));
+    scene.gate.audit.wait_for_one("its end", |event| {
+        matches!(event, AuditEvent::EgressClosed { .. })
+    });
+    tls.send(frame(GOAWAY, 0, 0, &[0; 8]));
+    drop(tls);
+    scene.gate.audit.wait_for("both ends", |events| {
+        let is_end = |event: &&AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+        events.iter().filter(is_end).count() == 2
+    });
+    assert_eq!(refusals(&scene), []);
+}
+
 // D10
 #[test]
 fn malformed_requests_of_http2_reach_nothing() {

@@ -19,6 +19,7 @@ mod fronting;
 mod handshake;
 mod http1;
 mod http2;
+mod plain;
 mod policy;
 mod scene;
 mod websocket;

@@ -94,6 +94,13 @@ fn item(step: &Step, number: usize, request: &Value) -> Value {
 
 fn call(number: usize, shell: ShellTool, command: &str) -> Value {
     let (name, arguments) = match shell {
+        ShellTool::Script => {
+            let arguments = json!({"cmd": command, "yield_time_ms": 30_000});
+            return json!({
+                "type": "custom_tool_call", "call_id": format!("call-{number}"), "name": "exec",
+                "input": format!("text(JSON.stringify(await tools.exec_command({arguments})))"),
+            });
+        }
         ShellTool::ExecCommand => (
             "exec_command",
             json!({"cmd": command, "yield_time_ms": 30_000}),
@@ -110,6 +117,8 @@ fn call(number: usize, shell: ShellTool, command: &str) -> Value {
 /// The shell tool of a Codex version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ShellTool {
+    /// The models that 0.169 knows by itself: a program that calls the tools.
+    Script,
     ExecCommand,
     CommandLine,
     Arguments,
@@ -117,7 +126,10 @@ enum ShellTool {
 
 impl ShellTool {
     fn offered(request: &Value) -> Self {
-        if offers(request, "function", "exec_command") {
+        // A request that goes on from an earlier one does not offer them again.
+        if tools(request).is_empty() || offers(request, "custom", "exec") {
+            Self::Script
+        } else if offers(request, "function", "exec_command") {
             Self::ExecCommand
         } else if offers(request, "function", "shell_command") {
             Self::CommandLine
@@ -128,10 +140,28 @@ impl ShellTool {
 }
 
 fn offers(request: &Value, tool_kind: &str, name: &str) -> bool {
-    let tools = request.get("tools").and_then(Value::as_array);
-    tools.into_iter().flatten().any(|tool| {
+    tools(request).into_iter().any(|tool| {
         kind(tool) == tool_kind && tool.get("name").and_then(Value::as_str) == Some(name)
     })
+}
+
+/// Every tool that a request offers: by itself, or in an item of its input, in a namespace.
+fn tools(request: &Value) -> Vec<&Value> {
+    let mut found = Vec::new();
+    tools_below(request, &mut found);
+    let items = request.get("input").and_then(Value::as_array);
+    for item in items.into_iter().flatten() {
+        tools_below(item, &mut found);
+    }
+    found
+}
+
+fn tools_below<'a>(holder: &'a Value, found: &mut Vec<&'a Value>) {
+    let tools = holder.get("tools").and_then(Value::as_array);
+    for tool in tools.into_iter().flatten() {
+        found.push(tool);
+        tools_below(tool, found);
+    }
 }
 
 fn kind(item: &Value) -> &str {

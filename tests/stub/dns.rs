@@ -28,10 +28,16 @@ impl Sockets {
         Ok(Self { port, udp, tcp })
     }
 
-    /// Answers for ever: 127.0.0.1 for these names, "no such name" for all others.
-    pub(crate) async fn serve(self, names: Vec<String>, log: &Path) -> Result<(), Box<dyn Error>> {
+    /// Answers for ever: this address for these names, "no such name" for all others.
+    pub(crate) async fn serve(
+        self,
+        names: Vec<String>,
+        address: Ipv4Addr,
+        log: &Path,
+    ) -> Result<(), Box<dyn Error>> {
         let zone = Arc::new(Zone {
             names,
+            address,
             log: Mutex::new(File::create(log)?),
         });
         tokio::try_join!(
@@ -80,6 +86,7 @@ async fn answer_tcp(mut stream: TcpStream, zone: &Zone) -> io::Result<()> {
 
 struct Zone {
     names: Vec<String>,
+    address: Ipv4Addr,
     log: Mutex<File>,
 }
 
@@ -101,7 +108,7 @@ impl Zone {
         if address {
             // The name by reference to offset 12, type A, class IN, five seconds, four octets.
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
-            answer.extend(Ipv4Addr::LOCALHOST.octets());
+            answer.extend(self.address.octets());
         }
         Some(answer)
     }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::Write;
+use std::io::Read;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
@@ -11,6 +12,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ruzstd::decoding::StreamingDecoder;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -28,6 +30,8 @@ pub(crate) struct Service {
     pub(crate) log: RequestLog,
     /// The `Authorization` that requests should have.
     pub(crate) authorization: String,
+    /// Whether requests with another one are answered 401.
+    pub(crate) strict: bool,
 }
 
 /// Accepts for ever.
@@ -74,11 +78,29 @@ async fn respond(
     let is_upgrade = request.headers().contains_key(header::SEC_WEBSOCKET_KEY);
     let responses = seen.path.ends_with("/responses");
     let answer = match *request.method() {
+        _ if service.strict && !seen.authorized => {
+            let wrong = json!({"error": {"message": "another token is wanted", "type": "invalid_request_error",
+                "code": "token_expired"}});
+            note(&service, &seen).map(|()| json_body(StatusCode::UNAUTHORIZED, &wrong))
+        }
         Method::GET if responses && is_upgrade => websocket::upgrade(request, seen, service),
         Method::POST if responses => stream_answer(request, seen, &service).await,
         Method::GET if seen.path.ends_with("/models") => {
             let models = json!({"object": "list", "data": [], "models": []});
             note(&service, &seen).map(|()| json_body(StatusCode::OK, &models))
+        }
+        // What a workspace's administrators set; without an answer Codex does not start for its members.
+        Method::GET if seen.path.contains("/wham/config/") => {
+            note(&service, &seen).map(|()| json_body(StatusCode::OK, &json!({})))
+        }
+        // Where the account's workspace is served: 0.169 asks before it talks to the model.
+        Method::GET if seen.path.ends_with("/accounts/check") => {
+            let accounts = json!({"accounts": [{
+                "id": seen.account, "plan_type": "plus",
+                "workspace_backend_origin": format!("https://{}", seen.host.as_deref().unwrap_or_default()),
+                "account_routing_override": "NO_CONSTRAINT",
+            }]});
+            note(&service, &seen).map(|()| json_body(StatusCode::OK, &accounts))
         }
         _ => {
             let missing = json!({"error": {"message": format!("no {}", seen.path)}});
@@ -96,7 +118,13 @@ async fn stream_answer(
     mut seen: Seen,
     service: &Service,
 ) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
-    let body = request.into_body().collect().await?.to_bytes();
+    // Codex compresses what it sends for a ChatGPT account.
+    let compressed = text(request.headers(), header::CONTENT_ENCODING).as_deref() == Some("zstd");
+    let mut body = request.into_body().collect().await?.to_bytes().to_vec();
+    if compressed {
+        let sent = std::mem::take(&mut body);
+        StreamingDecoder::new(sent.as_slice())?.read_to_end(&mut body)?;
+    }
     let body: Value = serde_json::from_slice(&body)?;
     let answer = Answer::to(&body, &service.script);
     seen.transport = "sse";
@@ -129,6 +157,7 @@ fn seen(request: &Request<Incoming>, sni: Option<String>, expected: &str) -> See
         sni,
         authorization: request.headers().contains_key(header::AUTHORIZATION),
         authorized: text(header::AUTHORIZATION).as_deref() == Some(expected),
+        account: text(HeaderName::from_static("chatgpt-account-id")),
         user_agent: text(header::USER_AGENT),
         step: None,
         outputs: Vec::new(),

@@ -24,6 +24,8 @@ pub(crate) struct Seen {
     pub(crate) authorization: bool,
     /// Whether that header was the expected one.
     pub(crate) authorized: bool,
+    /// The `ChatGPT-Account-ID` header: which account the token is used for.
+    pub(crate) account: Option<String>,
     /// The `User-Agent` header.
     pub(crate) user_agent: Option<String>,
     /// Which step of the script was answered.

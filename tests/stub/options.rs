@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// A scripted stand-in for the Responses API on loopback.
@@ -18,7 +19,14 @@ pub(crate) struct Options {
     /// The Authorization header that requests should have; each is noted to have it or not.
     #[arg(long, default_value = "")]
     pub(crate) authorization: String,
-    /// Port of the API on 127.0.0.1; 0: any.
+    /// Answer 401 to every request that has another Authorization header.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Where the API listens, and what the name server answers. Anything but loopback needs a network
+    /// namespace whose loopback interface has the address.
+    #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+    pub(crate) address: Ipv4Addr,
+    /// Port of the API; 0: any.
     #[arg(long, default_value_t = 0)]
     pub(crate) port: u16,
     /// Port of the name server on 127.0.0.1; 0: any.

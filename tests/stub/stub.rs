@@ -1,8 +1,8 @@
-//! A stub of the Responses API, for tests and for the demo without a key: TLS on loopback under a CA
+//! A stub of the Responses API, for tests and for the demo without a key: TLS on the loopback interface under a CA
 //! of its own, SSE and WebSocket, and the name server that knows the way to it.
 //!
 //! Owns: what the scripted model says ([`agent`]), and a log of everything that reached it. Trusts:
-//! its command line. Never: leaves loopback, writes down a credential.
+//! its command line. Never: leaves that interface, writes down a credential.
 //!
 //! Reading order: [`options`] → [`script`] and [`agent`] (what is said) → [`tls`], [`http`],
 //! [`websocket`] (how) → [`dns`] → [`log`] (what was seen).
@@ -20,7 +20,6 @@ mod websocket;
 use std::error::Error;
 use std::fs;
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -41,18 +40,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .map_or_else(|| Ok(Script::demo()), Script::read)?;
     let authority = tls::issue(&options.name)?;
     fs::write(options.dir.join("ca.pem"), &authority.ca_pem)?;
-    let api = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port)).await?;
+    let api = TcpListener::bind((options.address, options.port)).await?;
     let names = dns::Sockets::bind(options.dns_port).await?;
     announce(&options, api.local_addr()?.port(), names.port)?;
     let service = Arc::new(Service {
         script,
         authorization: options.authorization.clone(),
+        strict: options.strict,
         log: RequestLog::create(&options.dir.join("requests.jsonl"))?,
     });
     let dns_log = options.dir.join("dns.log");
     tokio::try_join!(
         http::serve(api, authority.acceptor, service),
-        names.serve(options.name, &dns_log),
+        names.serve(options.name, options.address, &dns_log),
     )?;
     Ok(())
 }

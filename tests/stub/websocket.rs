@@ -12,6 +12,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -64,6 +65,7 @@ async fn serve(
             Ok(_) => continue,
             // Codex leaves without a close frame and without TLS's close_notify.
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::UnexpectedEof => break,
+            Err(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => break,
             Err(error) => return Err(error.into()),
         };
         let request: Value = serde_json::from_str(text.as_str())?;

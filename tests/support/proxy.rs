@@ -1,4 +1,4 @@
-//! Upstream proxies: one that says what a test wants, tinyproxy and microsocks.
+//! Upstream proxies: one that says what a test wants, one that gets plain requests, tinyproxy and microsocks.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::upstream::{Logged, Origin};
+use crate::upstream::{Logged, Origin, ok};
 
 /// An HTTP proxy that answers every request with this, and after a 2xx connects to `to`, whatever it
 /// was asked for. Its log has what it was sent.
@@ -26,6 +26,18 @@ pub(crate) fn answering(answer: &'static [u8], to: SocketAddr) -> Origin {
             tunnel(client, TcpStream::connect(to)?)?;
         }
         Ok(())
+    })
+}
+
+/// An HTTP proxy that gets requests themselves and is every origin at once: it answers with their heads, and
+/// with 407 unless they bring this login, where there is one.
+pub(crate) fn forwarding(login: Option<&'static str>) -> Origin {
+    Origin::http(move |head, _| {
+        if login.is_some_and(|login| !head.contains(login)) {
+            let challenge = "Proxy-Authenticate: Basic realm=\"inner\"\r\nContent-Length: 5\r\n";
+            return format!("HTTP/1.1 407 inner\r\n{challenge}\r\ninner").into_bytes();
+        }
+        ok(head)
     })
 }
 
@@ -79,31 +91,41 @@ impl RealProxy {
 
     /// In a mount namespace of its own, with a hosts file of its own.
     fn start(names: &[&str], line: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
+        Self::launch(&format!("127.0.0.1 {}\n", names.join(" ")), line)
+    }
+
+    /// The same with these lines for a hosts file, and shared memory of its own.
+    pub(crate) fn launch(lines: &str, line: impl Fn(u16, &std::path::Path) -> Vec<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // Some proxies are somebody else by the time they read it.
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), readable).unwrap();
         let hosts = folder.path().join("hosts");
-        std::fs::write(&hosts, format!("127.0.0.1 {}\n", names.join(" "))).unwrap();
+        std::fs::write(&hosts, lines).unwrap();
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = free.local_addr().unwrap();
         drop(free);
         let child = Command::new("unshare")
             .args(["--mount", "sh", "-c"])
-            .arg("mount --bind \"$0\" /etc/hosts && exec \"$@\"")
+            .arg("mount --bind \"$0\" /etc/hosts && mount -t tmpfs none /dev/shm && exec \"$@\"")
             .arg(&hosts)
             .args(line(address.port(), folder.path()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        let proxy = Self {
+            address,
+            child,
+            _folder: folder,
+        };
         let end = Instant::now() + Duration::from_secs(30);
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < end, "the proxy does not listen");
             thread::sleep(Duration::from_millis(10));
         }
-        Self {
-            address,
-            child,
-            _folder: folder,
-        }
+        proxy
     }
 }
 

@@ -26,13 +26,25 @@ impl Stub {
     /// Starts it with a script, and with `folder` for its certificate and logs. `authorized` of a
     /// request tells whether its `Authorization` is this one.
     pub(crate) fn start(folder: &Path, script: &Value, authorization: &str) -> Self {
+        let mut command = Command::new(program());
+        command.args(["--name", NAME]);
+        Self::start_with(command, folder, script, authorization)
+    }
+
+    /// The same by a command line that ends with the program and options of the test's own.
+    pub(crate) fn start_with(
+        mut command: Command,
+        folder: &Path,
+        script: &Value,
+        authorization: &str,
+    ) -> Self {
         fs::create_dir_all(folder).unwrap();
         let script_file = folder.join("script.json");
         fs::write(&script_file, script.to_string()).unwrap();
-        let mut child = Command::new(program())
+        let mut child = command
             .arg("--dir")
             .arg(folder)
-            .args(["--name", NAME, "--script"])
+            .arg("--script")
             .arg(script_file)
             .args(["--authorization", authorization])
             .stdout(Stdio::piped())
@@ -50,6 +62,11 @@ impl Stub {
             port: port("port"),
             dns_port: port("dns_port"),
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The certificate authority that clients must trust.
@@ -89,7 +106,7 @@ impl Drop for Stub {
 }
 
 /// Cargo builds examples beside the binaries, but not for `--test` alone.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_portcullis"))
         .with_file_name("examples")
         .join("responses-stub");

@@ -285,7 +285,9 @@ impl Drop for TlsOrigin {
 }
 
 /// A CA, and a chain with its key.
-fn issue(spec: &OriginSpec) -> (String, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+pub(crate) fn issue(
+    spec: &OriginSpec,
+) -> (String, Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];

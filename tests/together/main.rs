@@ -44,6 +44,9 @@ mod test_gate;
 #[path = "../support/tls_origin.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod tls_origin;
+#[path = "../support/tls_proxy.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod tls_proxy;
 #[path = "../support/upstream.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod upstream;

@@ -19,6 +19,12 @@ def tcp(host, port, text):
         return everything(connection).decode(errors="replace")
 
 
+def silent(host, port):
+    """Waits for the server's word."""
+    with socket.create_connection((host, port), timeout=PATIENCE) as connection:
+        return everything(connection).decode(errors="replace")
+
+
 def http(host, port, text):
     """The first of the answer: a server may keep the connection."""
     with socket.create_connection((host, port), timeout=PATIENCE) as connection:

@@ -14,6 +14,7 @@ mod confinement;
 #[path = "../support/dns.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod dns;
+mod inspected;
 mod literals;
 mod names;
 mod scene;

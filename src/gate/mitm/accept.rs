@@ -1,4 +1,4 @@
-//! The client's handshake. The `ClientHello` is read and judged by [`screen`] first, as in every
+//! The client's handshake. The `ClientHello` is read and judged by [`crate::gate::screen`] first, as in every
 //! tunnel; rustls gets the same bytes afterwards, so a resumed session or a second connection is
 //! judged like the first. Encrypted ClientHello makes no difference here: only the outer name exists
 //! for us, and rustls answers as a server without ECH, which the client notices and obeys (RFC 9849
@@ -14,21 +14,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::gate::authorize::Destination;
-use crate::gate::screen::{Screened, screen};
 use crate::gate::state::Gate;
 use crate::policy::DenyReason;
 
 use super::replay::Replay;
-
-/// Reads the `ClientHello`; answers its bytes once they are found to be for the permitted host.
-pub(super) async fn screened(
-    gate: &Gate,
-    client: &TcpStream,
-    early: &[u8],
-    destination: &Destination,
-) -> Result<Vec<u8>, Screened> {
-    screen(client, early, destination, &gate.limits).await
-}
 
 /// Speaks TLS with a client whose `ClientHello` was screened; says why not, for the log.
 pub(super) async fn handshake(

@@ -6,7 +6,8 @@ use hyper::{Request, Response};
 use crate::gate::authorize::{Permit, Refusal, authorize_within};
 use crate::gate::body::GateBody;
 use crate::gate::budget::Seen;
-use crate::gate::http_request::to_origin;
+use crate::gate::hop::{self, ProtectedNamed};
+use crate::gate::http_request::{self, Authority, PROTECTED, to_origin};
 use crate::gate::upstream::{self, Opened};
 use crate::policy::{DenyReason, EgressRequest, Transport};
 
@@ -19,7 +20,20 @@ pub(super) type Asked = Result<EgressRequest, Unreadable>;
 impl Tunnel {
     /// Reads a request.
     pub(super) fn read(&self, request: &Request<Incoming>) -> Asked {
-        request::read(request, &self.destination, self.gate.rules().mode())
+        let mode = self.gate.rules().mode();
+        if self.door == Transport::Inspected {
+            return request::read(request, &self.destination, mode);
+        }
+        // Out of a tunnel without TLS, as at the proxy door from a client that knows no proxy.
+        let server = Authority {
+            host: self.destination.host.clone(),
+            port: self.destination.port,
+        };
+        let resolved = |host| self.gate.names.host(host);
+        let asked = http_request::read_for(request, mode, &server, resolved)?;
+        hop::check_request(request.headers())
+            .map_err(|ProtectedNamed| Unreadable::Malformed(PROTECTED))?;
+        Ok(asked)
     }
 
     /// Decides and records; what could not be read is recorded under the tunnel's number.
@@ -40,14 +54,9 @@ impl Tunnel {
     pub(super) async fn unreadable(&self, reason: DenyReason, detail: String) -> Refusal {
         let whom = (&self.destination.host, self.destination.port);
         let summary = &self.gate.summary;
-        summary.count_refused(whom, Transport::Inspected, reason);
-        let refusal = Refusal::unreadable(
-            &self.gate,
-            self.destination.conn,
-            Transport::Inspected,
-            reason,
-            detail,
-        );
+        summary.count_refused(whom, self.door, reason);
+        let refusal =
+            Refusal::unreadable(&self.gate, self.destination.conn, self.door, reason, detail);
         Refusal {
             host: Some(self.destination.host.clone()),
             port: Some(self.destination.port),

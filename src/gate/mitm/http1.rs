@@ -1,6 +1,7 @@
-//! HTTP/1.1 within TLS, as strict as at the proxy door: every head passes the same guard.
+//! HTTP/1.1 within a tunnel that ends here, mostly within its TLS, as strict as at the proxy door: every
+//! head passes the same guard.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,22 +10,25 @@ use std::rc::Rc;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::audit::EndedBy;
 use crate::gate::authorize::Refusal;
 use crate::gate::body::GateBody;
 use crate::gate::budget::Seen;
-use crate::gate::head::{Expired, Guarded, Watch};
+use crate::gate::half_close::Peer;
+use crate::gate::head::{Answering, Expired, Guarded, Watch};
 use crate::gate::http::server;
 use crate::gate::respond::{self, After};
+use crate::gate::transparent::reset;
 use crate::gate::upgrade::relay_upgraded;
 use crate::gate::upstream::{Opened, OriginStream};
-use crate::policy::DenyReason;
+use crate::policy::{DenyReason, Transport};
 
 use super::replay::Replay;
-use super::{Plain, Tunnel, close, websocket};
+use super::{Tunnel, close, websocket};
 
 /// One client connection.
 struct Connection {
@@ -32,6 +36,8 @@ struct Connection {
     watch: Rc<Watch>,
     /// Set once an Upgrade was answered with 101: the connection is a WebSocket from then on.
     switched: RefCell<Option<OriginStream>>,
+    /// Whether the client speaks HTTP/1.0, which may take the connection's end for an answer's.
+    old: Cell<bool>,
 }
 
 /// How hyper's part of a connection ended.
@@ -47,17 +53,22 @@ enum End {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
-    let watch = Rc::new(Watch::inspecting(tunnel.gate.limits));
+pub(super) async fn serve<S>(tunnel: &Rc<Tunnel>, stream: S) -> EndedBy
+where
+    S: AsyncRead + AsyncWrite + Peer + Unpin,
+{
+    let watch = Rc::new(Watch::inspecting(tunnel.gate.limits, tunnel.door));
     let connection = Rc::new(Connection {
         tunnel: Rc::clone(tunnel),
         watch: Rc::clone(&watch),
         switched: RefCell::new(None),
+        old: Cell::new(false),
     });
     let service = {
         let connection = Rc::clone(&connection);
         service_fn(move |request| -> Pin<Box<dyn Future<Output = _>>> {
-            Box::pin(Rc::clone(&connection).respond(request))
+            let answering = connection.watch.answer();
+            Box::pin(Rc::clone(&connection).respond(request, answering))
         })
     };
     let io = TokioIo::new(Guarded::new(stream, Rc::clone(&watch)));
@@ -87,8 +98,9 @@ impl Connection {
     async fn respond(
         self: Rc<Self>,
         request: Request<Incoming>,
+        answering: Answering,
     ) -> Result<Response<GateBody>, Infallible> {
-        let answering = self.watch.answer();
+        self.old.set(request.version() == Version::HTTP_10);
         // After a chunked body, or in place of another protocol, the next head may not be checked (see
         // `head`), so it may not come.
         let headers = request.headers();
@@ -130,7 +142,10 @@ impl Connection {
     }
 
     /// Ends a connection that is not a WebSocket: a head at fault or late is recorded and answered.
-    async fn close(&self, stream: Plain, end: &End) -> EndedBy {
+    async fn close<S>(&self, stream: S, end: &End) -> EndedBy
+    where
+        S: AsyncRead + AsyncWrite + Peer + Unpin,
+    {
         let (reason, status, detail) = match (end, self.watch.fault()) {
             // hyper takes a failed read between two requests for the end.
             (End::Failed | End::Done, Some(fault)) => {
@@ -145,7 +160,13 @@ impl Connection {
                 return EndedBy::Gate;
             }
             (End::Stopping, _) => return EndedBy::Gate,
-            (End::Failed, None) => return EndedBy::Error,
+            (End::Failed, None) => {
+                // An answer that broke off must not look whole. TLS ends without a word then.
+                if self.old.get() && self.tunnel.door == Transport::Forward {
+                    reset(stream.socket());
+                }
+                return EndedBy::Error;
+            }
             (End::Done, None) => {
                 close(stream, &[]).await;
                 return EndedBy::Client;

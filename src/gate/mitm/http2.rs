@@ -3,7 +3,8 @@
 //!
 //! A flood of streams that are opened and reset at once (CVE-2023-44487), of CONTINUATION frames or of
 //! header blocks that unpack to much ends the connection. A request that was reset is judged and
-//! recorded to the end all the same, and its place is only free then: resets cannot outrun the log.
+//! recorded to the end all the same, and its place is only free then: resets cannot outrun the log. What
+//! the library refuses is recorded by [`super::frames`].
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ use crate::gate::upstream::Opened;
 use crate::policy::DenyReason;
 
 use super::exchange::Asked;
+use super::frames::{Refused, Watched};
 use super::{LAST_WORD, Plain, Tunnel, websocket};
 
 /// Requests at once on one connection.
@@ -113,9 +115,12 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
         tasks: tasks.clone(),
         turns: Arc::new(Semaphore::new(JUDGED)),
     });
+    let refused = Refused::new(tunnel);
+    let stream = Watched::new(stream, Rc::clone(&refused));
     let service = {
-        let connection = Rc::clone(&connection);
+        let (connection, refused) = (Rc::clone(&connection), Rc::clone(&refused));
         service_fn(move |request| -> Pin<Box<dyn Future<Output = _>>> {
+            refused.asked();
             Box::pin(Rc::clone(&connection).respond(request))
         })
     };
@@ -123,9 +128,11 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
     let served = builder(limits, tasks.clone()).serve_connection(TokioIo::new(stream), service);
     let mut served = Box::pin(served);
     let by = tokio::select! {
-        served = &mut served => match served {
-            Ok(()) => EndedBy::Client,
-            Err(_) => EndedBy::Error,
+        served = &mut served => if served.is_ok() {
+            EndedBy::Client
+        } else {
+            refused.failed();
+            EndedBy::Error
         },
         () = expired(tunnel, &tasks) => {
             served.as_mut().graceful_shutdown();
@@ -133,10 +140,15 @@ pub(super) async fn serve(tunnel: &Rc<Tunnel>, stream: Plain) -> EndedBy {
             drop(timeout(LAST_WORD, &mut served).await);
             EndedBy::Gate
         }
-        () = tunnel.gate.until_stopping() => EndedBy::Gate,
+        () = tunnel.gate.until_stopping() => {
+            drop(served);
+            tasks.end().await;
+            return EndedBy::Gate;
+        }
     };
     drop(served);
     tasks.end().await;
+    refused.finish();
     by
 }
 

@@ -1,5 +1,5 @@
 //! TLS inspection: where the policy says `inspect`, a tunnel's TLS ends here and every request in it
-//! is judged by itself.
+//! is judged by itself. So is plain HTTP in such a tunnel, whatever its port but 443.
 //!
 //! Owns: the session's certificate authority and the leaves under it, the client's half of the TLS
 //! connection, HTTP/1.1 and HTTP/2 within it. Trusts: nothing from the jail. Never: dials by itself
@@ -7,15 +7,17 @@
 //! name other than the one that was permitted.
 //!
 //! One tunnel walks: [`accept`] (screen the `ClientHello`, then a certificate from [`leaf`] under
-//! [`authority`]) → [`http1`] or [`http2`] by ALPN → [`request`] (one inner request, strictly read) →
-//! [`exchange`] (authorize, then the origin or [`websocket`]).
+//! [`authority`]) → [`http1`] or [`http2`] by ALPN, the latter between [`frames`] → [`request`] (one inner
+//! request, strictly read) → [`exchange`] (authorize, then the origin or [`websocket`]).
 //!
 //! Each inner request has a number of its own in the log, because those of one HTTP/2 connection run
 //! side by side; what is wrong with the tunnel itself is recorded under the tunnel's number.
 
 mod accept;
 mod authority;
+mod cutter;
 mod exchange;
+mod frames;
 mod http1;
 mod http2;
 mod leaf;
@@ -34,12 +36,12 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::EndedBy;
-use crate::policy::DenyReason;
+use crate::policy::{DenyReason, Transport};
 
 use super::authorize::{Destination, Permit};
 use super::listen::close_after;
 use super::open::Lease;
-use super::screen::Screened;
+use super::screen::{Opening, Screened, opening};
 use super::state::Gate;
 use super::tally::Tally;
 use super::tunnel::ACCESS_DENIED;
@@ -65,9 +67,19 @@ struct Tunnel {
     lease: Rc<Lease>,
     /// What is known of the bytes within.
     trace: Rc<Trace>,
+    /// What its requests are: within TLS, or plain.
+    door: Transport,
 }
 
-/// Terminates TLS of a tunnel that was permitted with `Handling::Inspect`, and serves what is in it to
+/// What a client speaks in a tunnel that ends here.
+enum Spoken {
+    /// TLS, undone.
+    Tls(Box<TlsStream<Replay<TcpStream>>>),
+    /// HTTP as it is.
+    Http(Replay<TcpStream>),
+}
+
+/// Terminates a tunnel that was permitted with `Handling::Inspect`, and its TLS, and serves what is in it to
 /// its end. The client has its 200 (or its SOCKS reply) already; nothing was dialed. `early` came from
 /// the client already.
 pub(super) async fn serve_tunnel(gate: &Rc<Gate>, client: TcpStream, early: &[u8], permit: Permit) {
@@ -79,7 +91,7 @@ pub(super) async fn serve_tunnel(gate: &Rc<Gate>, client: TcpStream, early: &[u8
             () = gate.until_stopping() => Err(EndedBy::Gate),
         };
         match established {
-            Ok(stream) => serve(gate, stream, &permit).await,
+            Ok(spoken) => serve(gate, spoken, &permit).await,
             Err(by) => by,
         }
     };
@@ -93,15 +105,17 @@ pub(super) async fn serve_tunnel(gate: &Rc<Gate>, client: TcpStream, early: &[u8
     tally.end(by);
 }
 
-/// TLS with the client; what goes wrong is recorded, and told as far as TLS has words for it.
+/// Finds out what the client speaks, and speaks TLS with it if it is that. What goes wrong is recorded, and
+/// told as far as TLS has words for it.
 async fn establish(
     gate: &Rc<Gate>,
     client: TcpStream,
     early: &[u8],
     destination: &Destination,
-) -> Result<TlsStream<Replay<TcpStream>>, EndedBy> {
-    let hello = match accept::screened(gate, &client, early, destination).await {
-        Ok(hello) => hello,
+) -> Result<Spoken, EndedBy> {
+    let hello = match opening(&client, early, destination, &gate.limits).await {
+        Ok(Opening::Hello(hello)) => hello,
+        Ok(Opening::Http(first)) => return Ok(Spoken::Http(Replay::new(first.into(), client))),
         Err(Screened::Closed) => return Err(EndedBy::Client),
         Err(Screened::Failed) => return Err(EndedBy::Error),
         Err(Screened::Refused(reason, detail)) => {
@@ -110,24 +124,34 @@ async fn establish(
             return Err(EndedBy::Gate);
         }
     };
-    let accepted = accept::handshake(gate, client, hello, destination).await;
-    accepted.map_err(|(reason, detail)| {
-        destination.fail(gate, reason, detail);
-        EndedBy::Client
-    })
+    match accept::handshake(gate, client, hello, destination).await {
+        Ok(stream) => Ok(Spoken::Tls(Box::new(stream))),
+        Err((reason, detail)) => {
+            destination.fail(gate, reason, detail);
+            Err(EndedBy::Client)
+        }
+    }
 }
 
 /// Serves what is within. Ends when the gate drains, and not before every request is on record.
-async fn serve(gate: &Rc<Gate>, stream: TlsStream<Replay<TcpStream>>, permit: &Permit) -> EndedBy {
-    let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(leaf::ALPN_H2);
+async fn serve(gate: &Rc<Gate>, spoken: Spoken, permit: &Permit) -> EndedBy {
     let trace = Rc::new(Trace::new());
+    let tunnel = |door| {
+        Rc::new(Tunnel {
+            gate: Rc::clone(gate),
+            destination: permit.destination().clone(),
+            lease: Rc::clone(permit.lease()),
+            trace: Rc::clone(&trace),
+            door,
+        })
+    };
+    let stream = match spoken {
+        Spoken::Http(stream) => return http1::serve(&tunnel(Transport::Forward), stream).await,
+        Spoken::Tls(stream) => *stream,
+    };
+    let tunnel = tunnel(Transport::Inspected);
+    let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(leaf::ALPN_H2);
     let stream = Traced::new(stream, Rc::clone(&trace));
-    let tunnel = Rc::new(Tunnel {
-        gate: Rc::clone(gate),
-        destination: permit.destination().clone(),
-        lease: Rc::clone(permit.lease()),
-        trace,
-    });
     let by = if speaks_h2 {
         http2::serve(&tunnel, stream).await
     } else {

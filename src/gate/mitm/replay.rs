@@ -6,6 +6,9 @@ use std::task::{Context, Poll};
 
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::gate::half_close::Peer;
 
 /// Gives `early` first, then what the stream gives.
 #[derive(Debug)]
@@ -17,6 +20,12 @@ pub(super) struct Replay<S> {
 impl<S> Replay<S> {
     pub(super) fn new(early: Bytes, stream: S) -> Self {
         Self { early, stream }
+    }
+}
+
+impl<S: Peer> Peer for Replay<S> {
+    fn socket(&self) -> &TcpStream {
+        self.stream.socket()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::gate::authority::parse_authority;
 use crate::gate::authorize::Destination;
 use crate::gate::dns_over_https;
 use crate::gate::hop::{self, ProtectedNamed};
-use crate::gate::http_request::{Malformed, check_mode, method};
+use crate::gate::http_request::{Malformed, PROTECTED, check_mode, method};
 use crate::gate::websocket;
 use crate::policy::{DenyReason, EgressRequest, Method, NetworkMode, Transport};
 
@@ -62,8 +62,7 @@ pub(super) fn read<B: Body>(
     dns_over_https::check(request.headers())?;
     // An extended CONNECT has no content: what follows it is the WebSocket's.
     check_mode(request, mode)?;
-    hop::check_request(request.headers())
-        .map_err(|ProtectedNamed| Malformed("Connection names a field it may not"))?;
+    hop::check_request(request.headers()).map_err(|ProtectedNamed| Malformed(PROTECTED))?;
     let path = match request.uri().path() {
         "*" if method.as_str() == "OPTIONS" => "*",
         path if path.starts_with('/') => path,

@@ -8,7 +8,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+use crate::gate::half_close::Peer;
 
 use super::accept::tls_failure;
 
@@ -58,6 +62,18 @@ pub(super) struct Traced<S> {
 impl<S> Traced<S> {
     pub(super) fn new(stream: S, trace: Rc<Trace>) -> Self {
         Self { stream, trace }
+    }
+}
+
+impl<S: Peer> Peer for TlsStream<S> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0.socket()
+    }
+}
+
+impl<S: Peer> Peer for Traced<S> {
+    fn socket(&self) -> &TcpStream {
+        self.stream.socket()
     }
 }
 

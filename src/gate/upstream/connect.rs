@@ -3,14 +3,15 @@
 
 use std::rc::Rc;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Permit, Refusal};
-use crate::gate::dial::dial;
+use crate::gate::dial::{Carries, dial};
+use crate::gate::leg::Leg;
 use crate::gate::origin_tls::{H2, Offer, TlsFailure};
+use crate::gate::via::Forwarder;
 use crate::policy::DenyReason;
 
 use super::choices::Turn;
@@ -36,9 +37,12 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
         }
         None => None,
     };
-    let dialed = open(exchange, permit, Offer::Any).await?;
+    let dialed = open(exchange, permit, Carries::Requests).await?;
     let lane = match dialed {
-        Dialed::Plain(stream, place) => http1::open(gate, stream, place).await.map(Lane::Http1),
+        Dialed::Plain(stream, forwarder, place) => {
+            let opened = http1::open(gate, stream, forwarder, place).await;
+            opened.map(Lane::Http1)
+        }
         Dialed::Secure(stream, place) => {
             if stream.get_ref().1.alpn_protocol() == Some(H2) {
                 let session = http2::open(gate, *stream, place).await;
@@ -49,7 +53,8 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
                 })
             } else {
                 gate.pool.choices.remember_http1(&key);
-                http1::open(gate, *stream, place).await.map(Lane::Http1)
+                let opened = http1::open(gate, *stream, None, place).await;
+                opened.map(Lane::Http1)
             }
         }
     };
@@ -60,17 +65,18 @@ pub(super) async fn lane(exchange: &Exchange, permit: Permit) -> Result<Lane, Re
 /// A connection nobody has spoken HTTP over yet.
 #[derive(Debug)]
 pub(super) enum Dialed {
-    /// As it was judged.
-    Plain(TcpStream, Place),
+    /// As it was judged; perhaps with a proxy at its end, which gets the requests.
+    Plain(Leg, Option<Rc<Forwarder>>, Place),
     /// The same, verified.
-    Secure(Box<TlsStream<TcpStream>>, Place),
+    Secure(Box<TlsStream<Leg>>, Place),
 }
 
-/// Dials, and shakes hands where the permit is for what came out of TLS.
+/// Dials, and shakes hands where the permit is for what came out of TLS. What is to carry any bytes speaks
+/// HTTP/1.1 with the origin itself.
 pub(super) async fn open(
     exchange: &Exchange,
     permit: Permit,
-    offer: Offer,
+    carries: Carries,
 ) -> Result<Dialed, Refusal> {
     let gate = Rc::clone(&exchange.gate);
     let secure = Key::from(permit.destination()).secure;
@@ -80,16 +86,21 @@ pub(super) async fn open(
         let detail = "every connection to origins that the session may have is in use";
         return Err(exchange.destination.fail(&gate, reason, detail.to_owned()));
     };
-    let outbound = dial(&gate, permit, &exchange.tally).await?;
     if !secure {
-        return Ok(Dialed::Plain(outbound.stream, place));
+        let outbound = dial(&gate, permit, &exchange.tally, carries).await?;
+        return Ok(Dialed::Plain(outbound.leg, outbound.forwarder, place));
     }
+    let outbound = dial(&gate, permit, &exchange.tally, Carries::Bytes).await?;
+    let offer = match carries {
+        Carries::Requests => Offer::Any,
+        Carries::Bytes => Offer::Http1,
+    };
     let Some(tls) = &gate.origin_tls else {
         // Not without a mistake of ours: what is inspected needs it at start.
         return Err(exchange.fail(EndedBy::Gate, DenyReason::DialFailed, "no TLS", None));
     };
     let host = &outbound.destination.host;
-    let shaken = timeout(gate.limits.dial, tls.connect(host, offer, outbound.stream));
+    let shaken = timeout(gate.limits.dial, tls.connect(host, offer, outbound.leg));
     match unless_revoked(exchange, shaken).await? {
         Ok(Ok(stream)) => Ok(Dialed::Secure(Box::new(stream), place)),
         Ok(Err(failure)) => {

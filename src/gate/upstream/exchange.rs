@@ -14,6 +14,7 @@ use crate::gate::http_request::{Malformed, check_mode};
 use crate::gate::lookout::Lookout;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
+use crate::gate::via::{self, Forwarder};
 use crate::gate::watched::{Downward, Upward};
 use crate::policy::DenyReason;
 
@@ -47,6 +48,8 @@ pub(super) enum Unanswered {
     Revoked,
     /// A protocol switch that nobody asked for.
     Switched,
+    /// The proxy that got the request wants a login.
+    WantsLogin(Rc<Forwarder>),
     /// A credential where it does not belong: already recorded.
     Stopped(Refusal),
     /// A protocol switch to something else than was asked for.
@@ -112,10 +115,20 @@ impl Exchange {
             return Err(Unanswered::Revoked);
         }
         let response = match &mut lane {
-            Lane::Http1(sender) => {
-                for_http1(&mut request, &self.destination);
+            Lane::Http1(connection) => {
+                let forwarder = connection.forwarder.clone();
+                for_http1(&mut request, &self.destination, forwarder.as_deref())
+                    .ok_or(Unanswered::BrokeOff)?;
                 request.body_mut().pass_trailers(false);
-                self.wait(sender.try_send_request(request)).await?
+                let sent = connection.sender.try_send_request(request);
+                let response = self.wait(sent).await?;
+                // Meant for us: the client has no login to give it.
+                if let (Some(forwarder), StatusCode::PROXY_AUTHENTICATION_REQUIRED) =
+                    (forwarder, response.status())
+                {
+                    return Err(Unanswered::WantsLogin(forwarder));
+                }
+                response
             }
             Lane::Http2(stream) => {
                 for_http2(&mut request, &self.destination, self.trailers)
@@ -177,6 +190,12 @@ impl Exchange {
             Unanswered::Stopped(refusal) => {
                 self.tally.end(EndedBy::Gate);
                 return refusal.clone();
+            }
+            Unanswered::WantsLogin(forwarder) => {
+                self.tally.end(EndedBy::Upstream);
+                let detail = via::wants_login(forwarder);
+                let reason = DenyReason::UpstreamProxyFailed;
+                return self.destination.fail(&self.gate, reason, detail);
             }
             _ if self.tally.is_used_up() => (
                 DenyReason::BudgetExhausted,

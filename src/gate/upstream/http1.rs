@@ -1,25 +1,29 @@
 //! HTTP/1.1 over a fresh connection.
 
-use hyper::client::conn::http1::{Builder, Connection};
+use std::rc::Rc;
+
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::via::Forwarder;
 
 use super::MAX_ORIGIN_HEAD;
 use super::pool::{Http1, Place};
 
 /// Shakes hands. The connection ends when the sender is dropped; its errors reach whoever waits for an
-/// answer.
+/// answer. `forwarder` is the proxy at its end, where it is not the origin's.
 pub(super) async fn open(
     gate: &Gate,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    forwarder: Option<Rc<Forwarder>>,
     place: Place,
 ) -> Option<Http1> {
     let (sender, connection) = handshake(stream).await?;
     run(gate, connection, place);
-    Some(sender)
+    Some(Http1 { sender, forwarder })
 }
 
 /// The same for a connection that may become something else (a 101): the place is then also the
@@ -31,12 +35,15 @@ pub(super) async fn open_for_upgrade(
 ) -> Option<Http1> {
     let (sender, connection) = handshake(stream).await?;
     run(gate, connection.with_upgrades(), place);
-    Some(sender)
+    Some(Http1 {
+        sender,
+        forwarder: None,
+    })
 }
 
 async fn handshake<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     stream: S,
-) -> Option<(Http1, Connection<TokioIo<S>, Uploaded>)> {
+) -> Option<(SendRequest<Uploaded>, Connection<TokioIo<S>, Uploaded>)> {
     let mut builder = Builder::new();
     builder.max_buf_size(MAX_ORIGIN_HEAD);
     builder.handshake(TokioIo::new(stream)).await.ok()

@@ -11,12 +11,12 @@ use std::task::Poll;
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 use crate::gate::body::Uploaded;
+use crate::gate::leg::Leg;
 use crate::gate::state::Gate;
 
 use super::MAX_ORIGIN_HEAD;
@@ -37,7 +37,7 @@ const MAX_RESET_STREAMS: usize = 64;
 /// Errors of the origin, each ending one stream, before the session ends.
 const MAX_STREAM_ERRORS: usize = 64;
 
-type Driven = Connection<TokioIo<TlsStream<TcpStream>>, Uploaded, Tasks>;
+type Driven = Connection<TokioIo<TlsStream<Leg>>, Uploaded, Tasks>;
 
 /// A connection while somebody drives it.
 type Slot = Rc<RefCell<Option<Pin<Box<Driven>>>>>;
@@ -76,11 +76,7 @@ impl fmt::Debug for Session {
 }
 
 /// Shakes hands; `None`: the origin chose HTTP/2 and does not speak it.
-pub(super) async fn open(
-    gate: &Gate,
-    stream: TlsStream<TcpStream>,
-    place: Place,
-) -> Option<Rc<Session>> {
+pub(super) async fn open(gate: &Gate, stream: TlsStream<Leg>, place: Place) -> Option<Rc<Session>> {
     let alive = watch::Sender::new(());
     let tasks = Tasks {
         alive: alive.subscribe(),

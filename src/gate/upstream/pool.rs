@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::gate::authorize::Destination;
 use crate::gate::body::Uploaded;
 use crate::gate::state::Gate;
+use crate::gate::via::Forwarder;
 use crate::policy::{Host, Port, Transport};
 
 use super::choices::Choices;
@@ -45,7 +46,12 @@ const GRACE: Duration = Duration::from_millis(100);
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// A connection of HTTP/1.1.
-pub(super) type Http1 = http1::SendRequest<Uploaded>;
+#[derive(Debug)]
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Uploaded>,
+    /// The proxy that is at its end in the origin's place and gets every request in absolute-form.
+    pub(super) forwarder: Option<Rc<Forwarder>>,
+}
 
 /// What a connection counts against while it is open.
 pub(super) type Place = Rc<OwnedSemaphorePermit>;
@@ -111,10 +117,10 @@ impl Reusable {
     }
 
     /// Not reusable after all.
-    pub(super) fn once(sender: Http1) -> Self {
+    pub(super) fn once(connection: Http1) -> Self {
         Self {
             key: None,
-            lane: Lane::Http1(sender),
+            lane: Lane::Http1(connection),
             epoch: 0,
         }
     }
@@ -127,15 +133,15 @@ impl Reusable {
     /// Keeps the connection for the next request to the same place.
     pub(in crate::gate) fn keep(self, gate: &Rc<Gate>) {
         // A session is in the pool while it is good: dropping the stream leaves it there.
-        let (Some(key), Lane::Http1(sender)) = (self.key, self.lane) else {
+        let (Some(key), Lane::Http1(connection)) = (self.key, self.lane) else {
             return;
         };
         let pool = &gate.pool;
-        if sender.is_closed() || *gate.stopping.borrow() || self.epoch != pool.epoch() {
+        if connection.sender.is_closed() || *gate.stopping.borrow() || self.epoch != pool.epoch() {
             return;
         }
         pool.make_room();
-        let entry = (Instant::now() + KEEP_IDLE, sender);
+        let entry = (Instant::now() + KEEP_IDLE, connection);
         pool.idle.borrow_mut().entry(key).or_default().push(entry);
         pool.start_reaping(gate);
     }
@@ -169,7 +175,7 @@ impl Pool {
         }
         loop {
             // The one that was used last.
-            let (_, mut sender) = {
+            let (_, mut connection) = {
                 let mut idle = self.idle.borrow_mut();
                 let taken = idle.get_mut(key)?.pop();
                 if idle.get(key).is_some_and(Vec::is_empty) {
@@ -177,8 +183,8 @@ impl Pool {
                 }
                 taken?
             };
-            if matches!(timeout(GRACE, sender.ready()).await, Ok(Ok(()))) {
-                return Some(Lane::Http1(sender));
+            if matches!(timeout(GRACE, connection.sender.ready()).await, Ok(Ok(()))) {
+                return Some(Lane::Http1(connection));
             }
         }
     }
@@ -300,7 +306,8 @@ impl Pool {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
         for entries in idle.values_mut() {
-            entries.retain(|(expires, sender)| *expires > now && !sender.is_closed());
+            entries
+                .retain(|(expires, connection)| *expires > now && !connection.sender.is_closed());
         }
         idle.retain(|_, entries| !entries.is_empty());
         let mut sessions = self.sessions.borrow_mut();

@@ -1,25 +1,41 @@
 //! The forms of one request: HTTP/1.1 (RFC 9112) and HTTP/2 (RFC 9113). Path and query are those that
 //! were judged, the authority is the permit's; neither comes from a field of the client.
 
-use hyper::header::{COOKIE, HOST, HeaderValue, TE};
-use hyper::http::uri::{Authority, Scheme};
+use hyper::header::{COOKIE, HOST, HeaderValue, PROXY_AUTHORIZATION, TE};
+use hyper::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use hyper::{HeaderMap, Request, Uri, Version};
 
 use crate::gate::authorize::Destination;
+use crate::gate::via::Forwarder;
 use crate::policy::{Host, Port, Transport};
 
-/// As an HTTP/1.1 connection takes it.
-pub(super) fn for_http1<B>(request: &mut Request<B>, destination: &Destination) {
+/// As an HTTP/1.1 connection takes it: in origin-form, or in absolute-form with the login of the proxy that
+/// is at its end (RFC 9112 sections 3.2.1 and 3.2.2). The proxy's login never stays in a request: whoever
+/// sends it next, over whichever connection, begins without. `None`: the host cannot be written as an
+/// authority.
+pub(super) fn for_http1<B>(
+    request: &mut Request<B>,
+    destination: &Destination,
+    forwarder: Option<&Forwarder>,
+) -> Option<()> {
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned();
-    *request.uri_mut() = target.map(Uri::from).unwrap_or_default();
+    *request.uri_mut() = match forwarder {
+        None => target.map(Uri::from).unwrap_or_default(),
+        Some(_) => absolute(target, destination)?,
+    };
     let headers = request.headers_mut();
+    headers.remove(PROXY_AUTHORIZATION);
+    if let Some(login) = forwarder.and_then(Forwarder::login) {
+        headers.insert(PROXY_AUTHORIZATION, login.clone());
+    }
     if let Ok(host) = HeaderValue::try_from(authority(destination)) {
         headers.remove(HOST);
         headers.insert(HOST, host);
     }
     headers.remove(TE);
     join_cookies(headers);
+    Some(())
 }
 
 /// As an HTTP/2 session takes it; with `trailers`, the client is given those of the answer (a gRPC server
@@ -35,12 +51,22 @@ pub(super) fn for_http2<B>(
     parts.authority = Some(Authority::try_from(authority(destination)).ok()?);
     *request.uri_mut() = Uri::from_parts(parts).ok()?;
     let headers = request.headers_mut();
+    headers.remove(PROXY_AUTHORIZATION);
     headers.remove(HOST);
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     Some(())
+}
+
+/// `http://authority/path?query`. Only plain requests go to a proxy like that.
+fn absolute(target: Option<PathAndQuery>, destination: &Destination) -> Option<Uri> {
+    let mut parts = Parts::default();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(Authority::try_from(authority(destination)).ok()?);
+    parts.path_and_query = Some(target.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Uri::from_parts(parts).ok()
 }
 
 /// RFC 9113 section 8.2.3: HTTP/2 may send one field in several; HTTP/1.1 may not.
@@ -99,6 +125,7 @@ mod tests {
             .header(HOST, "evil.test")
             .header(COOKIE, "a=1")
             .header(COOKIE, "b=2")
+            .header(PROXY_AUTHORIZATION, "Basic of another hop")
             .header("x-end", "1")
             .body(())
             .unwrap()
@@ -136,7 +163,7 @@ mod tests {
             for_http2(&mut request, &destination, true).unwrap();
             assert_eq!(shown(&request), h2);
             // What an HTTP/2 session did not take may go over HTTP/1.1.
-            for_http1(&mut request, &destination);
+            for_http1(&mut request, &destination, None).unwrap();
             let h1 = format!("/a?b=c HTTP/1.1 cookie: a=1; b=2, host: {expected}, x-end: 1");
             assert_eq!(shown(&request), h1);
         }

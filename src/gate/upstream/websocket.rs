@@ -21,8 +21,8 @@ use tokio::time::timeout;
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Permit, Refusal};
 use crate::gate::body::{GateBody, Uploaded};
+use crate::gate::dial::Carries;
 use crate::gate::hop;
-use crate::gate::origin_tls::Offer;
 use crate::gate::state::Gate;
 use crate::gate::tally::Tally;
 use crate::gate::websocket::lists;
@@ -74,25 +74,25 @@ pub(in crate::gate) async fn open_websocket(
         return Err(exchange.fail(EndedBy::Gate, DenyReason::Malformed, what, None));
     };
     let broke_off = || exchange.refuse(&Unanswered::BrokeOff);
-    let (sender, place) = match connect::open(&exchange, permit, Offer::Http1).await? {
-        Dialed::Plain(stream, place) => {
-            let sender = http1::open_for_upgrade(gate, stream, Rc::clone(&place)).await;
-            (sender, place)
+    let (opened, place) = match connect::open(&exchange, permit, Carries::Bytes).await? {
+        Dialed::Plain(stream, _, place) => {
+            let opened = http1::open_for_upgrade(gate, stream, Rc::clone(&place)).await;
+            (opened, place)
         }
         Dialed::Secure(stream, place) => {
-            let sender = http1::open_for_upgrade(gate, *stream, Rc::clone(&place)).await;
-            (sender, place)
+            let opened = http1::open_for_upgrade(gate, *stream, Rc::clone(&place)).await;
+            (opened, place)
         }
     };
-    let mut sender = sender.ok_or_else(broke_off)?;
+    let mut opened = opened.ok_or_else(broke_off)?;
     let tally = Rc::clone(&exchange.tally);
     let mut request = request.map(|_| Uploaded::empty(tally));
-    for_http1(&mut request, &exchange.destination);
+    for_http1(&mut request, &exchange.destination, None).ok_or_else(broke_off)?;
     switching(request.headers_mut());
-    let answered = exchange.wait(sender.try_send_request(request)).await;
+    let answered = exchange.wait(opened.sender.try_send_request(request)).await;
     let mut response = answered.map_err(|unanswered| exchange.refuse(&unanswered))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let connection = Reusable::once(sender);
+        let connection = Reusable::once(opened);
         return Ok(Opened::Answered(exchange.answer(response, connection)));
     }
     if !is_accepted(response.headers(), &expected) {

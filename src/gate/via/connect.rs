@@ -2,17 +2,15 @@
 
 use std::io;
 
-use data_encoding::BASE64;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
 use crate::gate::head_grammar::is_token_byte;
-use crate::gate::relay::send_all;
-use crate::policy::Password;
+use crate::gate::leg::Leg;
 use crate::policy::upstream::authority;
 use crate::wire::gate::ProxyAccess;
 
+use super::absolute::login;
 use super::{ProxyError, Target};
 
 /// The longest head of an answer.
@@ -23,11 +21,12 @@ const END: &[u8] = b"\r\n\r\n";
 
 /// Asks and reads the answer.
 pub(super) async fn ask(
-    stream: &mut TcpStream,
+    stream: &mut Leg,
     proxy: &ProxyAccess,
     target: &Target,
 ) -> Result<(), ProxyError> {
-    send_all(stream, request(proxy, target).as_bytes()).await?;
+    stream.write_all(request(proxy, target).as_bytes()).await?;
+    stream.flush().await?;
     let head = read_head(stream).await?;
     match read_status(&head).map_err(ProxyError::Malformed)? {
         200..=299 => Ok(()),
@@ -41,32 +40,34 @@ fn request(proxy: &ProxyAccess, target: &Target) -> Zeroizing<String> {
     for part in ["CONNECT ", &to, " HTTP/1.1\r\nHost: ", &to, "\r\n"] {
         request.push_str(part);
     }
-    if let Some(user) = &proxy.url.user {
-        let password = proxy.password.as_ref().map_or("", Password::expose);
-        let login = Zeroizing::new([user, ":", password].concat());
-        request.push_str("Proxy-Authorization: Basic ");
-        // Appends, so that no copy of a password is left behind.
-        BASE64.encode_append(login.as_bytes(), &mut request);
-        request.push_str("\r\n");
+    if let Some(login) = login(proxy) {
+        for part in ["Proxy-Authorization: ", &login, "\r\n"] {
+            request.push_str(part);
+        }
     }
     request.push_str("\r\n");
     request
 }
 
 /// Reads a head and not a byte more: what follows belongs to the tunnel. Bytes are looked at before
-/// they are taken.
-async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyError> {
+/// they are taken; out of TLS, which holds what it has decrypted, they are taken one by one.
+async fn read_head(stream: &mut Leg) -> Result<Vec<u8>, ProxyError> {
     let mut head = Vec::new();
     let mut ahead = [0; 1024];
     while !head.ends_with(END) {
         if head.len() >= MAX_HEAD {
             return Err(ProxyError::Malformed("its head is longer than 8 KiB"));
         }
-        let seen = stream.peek(&mut ahead).await?;
-        if seen == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
-        let take = until_end(&head, ahead.get(..seen).unwrap_or_default());
+        let take = match stream {
+            Leg::Tcp(stream) => {
+                let seen = stream.peek(&mut ahead).await?;
+                if seen == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+                until_end(&head, ahead.get(..seen).unwrap_or_default())
+            }
+            Leg::Tls(_) => 1,
+        };
         let from = head.len();
         head.resize(from + take, 0);
         stream

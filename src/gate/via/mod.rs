@@ -1,10 +1,13 @@
 //! Upstream proxies: which of them a permitted destination goes by, what the proxy is told, and what it
-//! may answer. Opens no socket: [`super::dial`] does, and hands its stream in.
+//! may answer. Opens no socket: [`super::dial`] does, and hands its stream in. A proxy of `https://` is told
+//! nothing, a login least of all, before its certificate was verified for its name.
 //!
 //! What a proxy dials is out of sight. So the address guards hold before it is asked: an address is
 //! judged by the policy as ever; a name is handed over only if it is none that leads to a refused
-//! address wherever it is resolved. Nothing that a proxy says reaches the jail.
+//! address wherever it is resolved. Nothing that a proxy says of a
+//! tunnel reaches the jail; to a plain request its answer is the origin's, as far as anybody can tell.
 
+mod absolute;
 mod connect;
 mod socks5_client;
 
@@ -20,8 +23,12 @@ use crate::policy::{
 use crate::wire::gate::{ProxyAccess, UpstreamProxy};
 
 use super::authorize::{Destination, Refusal};
+use super::leg::Leg;
+use super::origin_tls::{Offer, OriginTls, TlsFailure};
 use super::resolve;
 use super::state::Gate;
+
+pub(super) use absolute::Forwarder;
 
 /// The proxies of one gate; without any, everything is dialed directly.
 #[derive(Debug, Default)]
@@ -64,6 +71,12 @@ impl Via {
     pub(super) fn takes_everything(&self, rules: &Ruleset) -> bool {
         let everywhere = self.plain.is_some() && self.tunnels.is_some();
         everywhere && self.no_proxy.is_empty() && rules.addresses().allow.is_empty()
+    }
+
+    /// Whether one of them is spoken to by TLS.
+    pub(super) fn needs_tls(&self) -> bool {
+        self.all()
+            .any(|proxy| proxy.url.scheme == ProxyScheme::Https)
     }
 
     /// The proxies' own ports.
@@ -160,12 +173,22 @@ pub(super) enum ProxyError {
     /// It wants a login, and there is none or it is wrong.
     #[error("{0}")]
     Login(&'static str),
+    /// There is no TLS with it.
+    #[error("{}: {}", what_failed(*.0), .0.word())]
+    Tls(TlsFailure),
     /// What it sends is not an answer.
     #[error("the answer is not one: {0}")]
     Malformed(&'static str),
     /// It closed, or the connection broke.
     #[error("no answer: {0}")]
     Lost(#[from] io::Error),
+}
+
+fn what_failed(failure: TlsFailure) -> &'static str {
+    match failure {
+        TlsFailure::Certificate(_) => "its certificate is refused",
+        TlsFailure::Handshake(_) => "the TLS handshake failed",
+    }
 }
 
 fn meaning(status: u16) -> &'static str {
@@ -178,15 +201,48 @@ fn meaning(status: u16) -> &'static str {
     }
 }
 
+/// Speaks TLS with the proxy where its URL says so: HTTP/1.1 alone, a certificate for exactly its name.
+/// There is no way from here to a proxy of `https://` without it.
+pub(super) async fn secure(
+    stream: TcpStream,
+    proxy: &ProxyAccess,
+    tls: Option<&OriginTls>,
+) -> Result<Leg, ProxyError> {
+    match proxy.url.scheme {
+        ProxyScheme::Http | ProxyScheme::Socks5 | ProxyScheme::Socks5h => Ok(Leg::Tcp(stream)),
+        ProxyScheme::Https => {
+            let broken = ProxyError::Tls(TlsFailure::Handshake("no_roots"));
+            let tls = tls.ok_or(broken)?;
+            let shaken = tls.connect(&proxy.url.host, Offer::Http1, stream).await;
+            Ok(Leg::Tls(Box::new(shaken.map_err(ProxyError::Tls)?)))
+        }
+    }
+}
+
+/// What the proxy gets by itself in place of being asked for a tunnel, where that is possible.
+pub(super) fn forwarder(
+    proxy: &ProxyAccess,
+    target: &Target,
+    destination: &Destination,
+) -> Option<Forwarder> {
+    Forwarder::new(proxy, target, destination)
+}
+
+/// What a status says of which the client hears nothing: a proxy wants a login.
+pub(super) fn wants_login(forwarder: &Forwarder) -> String {
+    let error = ProxyError::Status { status: 407 };
+    format!("the upstream proxy {}: {error}", forwarder.authority())
+}
+
 /// Has the proxy connect to the target. Afterwards the stream is the tunnel: not a byte behind the
 /// proxy's answer was read.
 pub(super) async fn ask(
-    stream: &mut TcpStream,
+    stream: &mut Leg,
     proxy: &ProxyAccess,
     target: &Target,
 ) -> Result<(), ProxyError> {
     match proxy.url.scheme {
-        ProxyScheme::Http => connect::ask(stream, proxy, target).await,
+        ProxyScheme::Http | ProxyScheme::Https => connect::ask(stream, proxy, target).await,
         ProxyScheme::Socks5 | ProxyScheme::Socks5h => {
             socks5_client::ask(stream, proxy, target).await
         }

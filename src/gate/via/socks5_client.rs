@@ -3,11 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use crate::gate::relay::send_all;
+use crate::gate::leg::Leg;
 use crate::policy::{Host, Password};
 use crate::wire::gate::ProxyAccess;
 
@@ -19,7 +18,7 @@ const LOGIN: u8 = 2;
 
 /// Greets, logs in where the proxy wants it, asks, and reads the answer.
 pub(super) async fn ask(
-    stream: &mut TcpStream,
+    stream: &mut Leg,
     proxy: &ProxyAccess,
     target: &Target,
 ) -> Result<(), ProxyError> {
@@ -28,7 +27,7 @@ pub(super) async fn ask(
     } else {
         &[5, 1, NO_LOGIN]
     };
-    send_all(stream, greeting).await?;
+    stream.write_all(greeting).await?;
     match (read(stream).await?, &proxy.url.user) {
         ([5, NO_LOGIN], _) => {}
         ([5, LOGIN], Some(user)) => log_in(stream, user, proxy.password.as_ref()).await?,
@@ -42,13 +41,13 @@ pub(super) async fn ask(
         }
         _ => return Err(ProxyError::Malformed("it is not SOCKS5")),
     }
-    send_all(stream, &request(target)).await?;
+    stream.write_all(&request(target)).await?;
     read_reply(stream).await
 }
 
 /// RFC 1929. The lengths fit: a login is checked when it is read.
 async fn log_in(
-    stream: &mut TcpStream,
+    stream: &mut Leg,
     user: &str,
     password: Option<&Password>,
 ) -> Result<(), ProxyError> {
@@ -58,7 +57,7 @@ async fn log_in(
         message.push(u8::try_from(part.len()).map_err(io::Error::other)?);
         message.extend(part.as_bytes());
     }
-    send_all(stream, &message).await?;
+    stream.write_all(&message).await?;
     match read(stream).await? {
         [_, 0] => Ok(()),
         _ => Err(ProxyError::Login("it does not take this user and password")),
@@ -89,7 +88,7 @@ fn request(target: &Target) -> Vec<u8> {
 }
 
 /// Section 6. The bound address, which nobody needs, is read because the tunnel begins behind it.
-async fn read_reply(stream: &mut TcpStream) -> Result<(), ProxyError> {
+async fn read_reply(stream: &mut Leg) -> Result<(), ProxyError> {
     let [version, reply, _, kind] = read(stream).await?;
     if version != 5 {
         return Err(ProxyError::Malformed("it is not SOCKS5"));
@@ -111,7 +110,7 @@ async fn read_reply(stream: &mut TcpStream) -> Result<(), ProxyError> {
     Ok(())
 }
 
-async fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
+async fn read<const N: usize>(stream: &mut Leg) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).await?;
     Ok(bytes)

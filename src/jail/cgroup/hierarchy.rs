@@ -100,9 +100,10 @@ fn hierarchy(mount: Mount<'_>, membership: &str) -> Option<Hierarchy> {
             Version::V2 => Vec::new(),
         },
         // An empty path would add a slash.
-        own: match below.as_os_str().is_empty() {
-            true => mount.point.clone(),
-            false => mount.point.join(below),
+        own: if below.as_os_str().is_empty() {
+            mount.point.clone()
+        } else {
+            mount.point.join(below)
         },
         mount: mount.point,
     })

@@ -140,8 +140,8 @@ pub struct NetworkPolicy {
     pub tls: BTreeMap<HostPattern, TlsHandling>,
     /// Whether WebSockets may be opened, where the gate sees them; never with [`NetworkMode::Limited`].
     pub websocket: WebsocketPolicy,
-    /// Files of certificates (PEM) that origins may also lead to, where TLS is looked into: absolute, or
-    /// `~/` below the caller's home. Read at launch, never here.
+    /// Files of certificates (PEM) that origins may also lead to, where TLS is looked into, and upstream
+    /// proxies that are spoken to by it: absolute, or `~/` below the caller's home. Read at launch, never here.
     pub extra_ca: Vec<PathBuf>,
     /// With [`NetworkMode::Limited`]: let TLS tunnels to allowed hosts pass although nobody sees the
     /// methods inside them. Named for what it is.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::codex::auth::{self, AuthFile, Substitutes};
+use crate::codex::environment::{KEY_VARIABLE, KEY_VARIABLES};
 use crate::policy::{CodexSecret, Credential, CredentialSource};
 use crate::secret::Secret;
 
@@ -30,6 +31,8 @@ pub(super) struct SignIn {
     place: PathBuf,
     file: Option<AuthFile>,
     api_key: Option<Secret<String>>,
+    /// Codex goes by the ChatGPT account: there is one, and no `CODEX_API_KEY`, which wins over it.
+    by_account: bool,
     now: jiff::Timestamp,
 }
 
@@ -53,15 +56,22 @@ impl SignIn {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(wrong(error.to_string())),
         };
-        let key = ["CODEX_API_KEY", "OPENAI_API_KEY"]
+        let key = KEY_VARIABLES
             .iter()
             .find_map(|name| caller.variable(name)?.to_str());
         Ok(Self {
             api_key: key.map(|key| Secret::new(key.to_owned())),
+            by_account: caller.variable(KEY_VARIABLE).is_none()
+                && file.as_ref().is_some_and(AuthFile::is_chatgpt),
             place: path,
             file,
             now: jiff::Timestamp::now(),
         })
+    }
+
+    /// Whether Codex uses the ChatGPT account rather than a key.
+    pub(super) fn by_account(&self) -> bool {
+        self.by_account
     }
 
     /// Where the host has it.
@@ -132,25 +142,54 @@ impl SignIn {
             );
             return vec![format!("Codex has no sign-in here: {key}; {account}")];
         }
-        if api_key {
+        if !access_token || (api_key && !self.by_account) {
             return Vec::new();
         }
-        let expires = self.file.as_ref().and_then(AuthFile::expires);
-        let left = expires.map(|expires| expires.saturating_sub(self.now.as_second()));
-        let refresh = "start codex once outside, which refreshes it, then run this again";
-        match left {
-            Some(left) if left <= 0 => {
-                vec![format!(
-                    "the ChatGPT sign-in of auth.json has expired: {refresh}"
-                )]
+        let note = self.age().map(|age| match age {
+            Age::Over => {
+                format!("{OVER}: start codex once outside, which refreshes it, then run this again")
             }
-            Some(left) if left < SOON => {
-                let minutes = left / 60;
-                vec![format!(
-                    "the ChatGPT sign-in of auth.json ends in {minutes} minutes: {refresh}"
-                )]
-            }
-            _ => Vec::new(),
+            Age::EndsIn(minutes) => ends_in(minutes),
+        });
+        note.into_iter().collect()
+    }
+
+    /// What the caller should know where the jail gets the sign-in as it is. A refresh token is good for
+    /// one use: the jail's copy takes that from the caller's, and what it gets for it is not kept.
+    pub(super) fn note_unsealed(&self) -> Option<String> {
+        let age = match self.age().filter(|_| self.by_account)? {
+            Age::Over => format!("{OVER}: start codex once outside first"),
+            Age::EndsIn(minutes) => ends_in(minutes),
+        };
+        Some(format!(
+            "{age}; refreshed in the jail it is lost with the session, and yours may have to be signed in again"
+        ))
+    }
+
+    /// That the access token has ended, or ends soon.
+    fn age(&self) -> Option<Age> {
+        let expires = self.file.as_ref().and_then(AuthFile::expires)?;
+        match expires.saturating_sub(self.now.as_second()) {
+            ..=0 => Some(Age::Over),
+            left if left < SOON => Some(Age::EndsIn(left / 60)),
+            _ => None,
         }
     }
+}
+
+/// An access token that is not good for much longer.
+enum Age {
+    Over,
+    /// Minutes. Codex itself refreshes it in the last five, in 0.118 at its end (openai/codex,
+    /// `login/src/auth/manager.rs`).
+    EndsIn(i64),
+}
+
+const OVER: &str = "the ChatGPT sign-in of auth.json has expired";
+
+fn ends_in(minutes: i64) -> String {
+    format!(
+        "the ChatGPT sign-in of auth.json ends in {minutes} minutes: a longer session needs a new one, from \
+         codex login outside"
+    )
 }

@@ -15,6 +15,7 @@ use data_encoding::HEXLOWER;
 use memchr::memmem;
 use zeroize::Zeroize;
 
+use crate::codex::environment::{KEY_VARIABLE, KEY_VARIABLES};
 use crate::policy::{CodexSecret, Credential, CredentialSource, Profile};
 use crate::secret::Secret;
 use crate::sys::harden;
@@ -52,14 +53,21 @@ pub(super) fn settle(
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Credentials, LaunchError> {
     let mut found = Credentials::default();
+    let from_codex = |rule: &Credential| matches!(rule.source, CredentialSource::Codex(_));
+    let sealed = profile.network.credentials.iter().any(from_codex);
+    if profile.codex.enabled && !sealed {
+        let sign_in = SignIn::read(caller).ok();
+        if let Some(note) = sign_in.and_then(|of| of.note_unsealed()) {
+            tell(Progress::Note(&note));
+        }
+    }
     if profile.network.credentials.is_empty() {
         return Ok(found);
     }
     let system = |what| move |source| LaunchError::System { what, source };
     // From here on secrets are in our memory: nobody of the same user attaches or makes a core of it.
     harden::unreadable().map_err(system("make this process unreadable"))?;
-    let from_codex = |rule: &Credential| matches!(rule.source, CredentialSource::Codex(_));
-    if profile.network.credentials.iter().any(from_codex) {
+    if sealed {
         let sign_in = SignIn::read(caller)?;
         // The jail's own copy stands in the home; anywhere else the host's would show.
         if sign_in.place() != caller.home.join(AUTH_FILE) {
@@ -107,7 +115,10 @@ impl Credentials {
             }
             _ => format!("sk-portcullis-{mark}"),
         };
-        if let Some(variable) = &rule.env {
+        // With this variable Codex would pass over the account that it is signed in with.
+        let by_account = self.sign_in.as_ref().is_some_and(SignIn::by_account);
+        let fits = |variable: &&String| !by_account || *variable != KEY_VARIABLE;
+        if let Some(variable) = rule.env.as_ref().filter(fits) {
             self.variables.push((variable.clone(), placeholder.clone()));
         }
         self.values.push(CredentialValue {
@@ -173,8 +184,19 @@ impl Credentials {
     }
 
     /// The jail's variables: placeholders win over whatever else they were to hold, and no other
-    /// variable holds a value.
+    /// variable holds a value. Where Codex's sign-in is sealed, so is every key of Codex's, also one
+    /// that is not the credential's because another was found before it.
     pub(super) fn seal_environment(&self, variables: &mut Vec<(String, String)>) {
+        if self.sign_in.is_some() {
+            let found = |(which, _): &&(CodexSecret, String)| *which == CodexSecret::ApiKey;
+            let placeholder = self.codex.iter().find(found).map(|(_, text)| text);
+            let is_key = |name: &str| KEY_VARIABLES.contains(&name);
+            variables.retain(|(name, _)| placeholder.is_some() || !is_key(name));
+            for (_, text) in variables.iter_mut().filter(|(name, _)| is_key(name)) {
+                text.zeroize();
+                text.extend(placeholder.map(String::as_str));
+            }
+        }
         for (_, text) in variables.iter_mut() {
             *text = self.sealed(text);
         }

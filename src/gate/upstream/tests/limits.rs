@@ -182,7 +182,7 @@ fn a_policy_that_inspects_needs_an_authority_to_trust() {
     };
     let error = build_it(&boot).unwrap_err().to_string();
     assert!(
-        error.starts_with("TLS is to be looked into, but none of the 0 "),
+        error.starts_with("TLS is to be looked into, or ") && error.contains("none of the 0 "),
         "{error}"
     );
     boot.policy.mitm = false;
