@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::Missing;
-use super::file::{open, put};
+use super::file::{open, put, text};
 use super::hierarchy::Version;
 use super::place::Place;
 use crate::policy::{Resource, ResourceLimits};
@@ -62,8 +62,14 @@ impl Group {
         missing: &mut Vec<Missing>,
     ) -> Result<Self, (OwnedFd, Errno)> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat(&place.parent, name, flags, Mode::empty())
-            .and_then(|folder| Ok((open(&folder, "cgroup.procs", OFlags::WRONLY)?, folder)));
+        let opened = openat(&place.parent, name, flags, Mode::empty()).and_then(|folder| {
+            // Below a group of threads no process can be in any.
+            if place.version == Version::V2 && text(&folder, "cgroup.type")?.trim_end() != "domain"
+            {
+                return Err(Errno::OPNOTSUPP);
+            }
+            Ok((open(&folder, "cgroup.procs", OFlags::WRONLY)?, folder))
+        });
         let (procs, folder) = match opened {
             Ok(opened) => opened,
             Err(errno) => return Err((place.parent, errno)),

@@ -180,12 +180,22 @@ fn delegated(path: &Path, name: &str) -> Result<Option<OwnedFd>, Errno> {
         return Ok(None);
     }
     let folder = writable(Version::V2, path)?;
-    if let Some(folder) = &folder
-        && !lists(folder, "cgroup.subtree_control", name)?
-    {
-        put(folder, "cgroup.subtree_control", &format!("+{name}"))?;
+    if let Some(folder) = &folder {
+        // Some controllers could be given away all the same, but then nothing can be moved into a child.
+        if !is_top(folder) && !text(folder, "cgroup.procs")?.is_empty() {
+            return Err(Errno::BUSY);
+        }
+        if !lists(folder, "cgroup.subtree_control", name)? {
+            put(folder, "cgroup.subtree_control", &format!("+{name}"))?;
+        }
     }
     Ok(folder)
+}
+
+/// Whether a folder of version 2 is the host's top, which alone may have both processes and children with
+/// controllers: it has no type.
+fn is_top(folder: &OwnedFd) -> bool {
+    text(folder, "cgroup.type") == Err(Errno::NOENT)
 }
 
 fn lists(folder: &OwnedFd, file: &str, name: &str) -> Result<bool, Errno> {
