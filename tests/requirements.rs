@@ -4,7 +4,7 @@
 use portcullis::policy::profile::{LayerText, Overlays, Reading, builtin};
 use portcullis::policy::{
     BudgetKind, Durability, EgressRequest, FilesystemMode, NetworkMode, Overrides, Profile,
-    ProfileError, Requirements, Ruleset, Unlisted, Verdict, WebsocketPolicy, decide,
+    ProfileError, Requirements, Resource, Ruleset, Unlisted, Verdict, WebsocketPolicy, decide,
 };
 use proptest::prelude::*;
 
@@ -90,13 +90,14 @@ fn values_beyond_the_requirements_are_cut_and_told() {
          extra_ca = ['/etc/a.pem', '/etc/b.pem']\n\
          [network.addresses]\nallow = ['10.20.1.0/24', '192.168.0.0/16']\n\
          [network.unix_sockets]\n'/run/a.sock' = 'allow'\n'/run/b.sock' = 'allow'\n\
-         [network.budgets]\nbytes_up = '1G'\nrequests = 10\n",
+         [network.budgets]\nbytes_up = '1G'\nrequests = 10\n[limits]\ntasks = 200\nfile_size = '1G'\n",
         "[filesystem]\nmode = 'workspace-write'\nmasked = ['~/secrets']\n\
          [network]\nmode = 'limited'\ndefault = 'deny'\nwebsocket = 'deny'\nallow_upstream_proxy = false\n\
          unconfined_tunnels = false\nextra_ca = ['/etc/a.pem']\naddresses = ['10.0.0.0/8']\n\
          unix_sockets = ['/run/a.sock']\n\
          [network.budgets]\nbytes_up = '10M'\nrequests = 100\n\
-         [isolation]\nlandlock_abi = 4\n[audit]\ndurability = 'each'\n",
+         [limits]\ntasks = 100\nmemory = '1G'\n\
+         [isolation]\nlandlock_abi = 4\nlimits = 'required'\n[audit]\ndurability = 'each'\n",
     );
     assert_eq!(
         told(&reading),
@@ -111,7 +112,10 @@ fn values_beyond_the_requirements_are_cut_and_told() {
             "network.extra_ca is without /etc/b.pem",
             "network.unix_sockets is without /run/b.sock",
             "network.budgets.bytes_up is 10M",
+            "limits.memory is 1G",
+            "limits.tasks is 100",
             "isolation.landlock_abi is 4",
+            "isolation.limits is \"required\"",
             "audit.durability is \"each\"",
         ]
     );
@@ -122,6 +126,11 @@ fn values_beyond_the_requirements_are_cut_and_told() {
     assert_eq!(profile.network.default, Unlisted::Deny);
     assert_eq!(profile.network.websocket, WebsocketPolicy::Deny);
     assert_eq!(profile.audit.durability, Durability::Each);
+    assert_eq!(
+        profile.limits.get(Resource::FileSize),
+        Some(1 << 30),
+        "nothing is required of it"
+    );
 }
 
 #[test]
@@ -216,12 +225,17 @@ fn inspection_that_is_required_leaves_no_way_round_it() {
 fn a_project_takes_away_and_flags_give_nothing_of_it_back() {
     let over = Over {
         project: "[filesystem]\nmasked = ['keys']\n[network]\nmode = 'limited'\n\
-                  [network.domains]\n'evil.test' = 'deny'\n[network.budgets]\nrequests = 5\n",
+                  [network.domains]\n'evil.test' = 'deny'\n[network.budgets]\nrequests = 5\n\
+                  [limits]\ntasks = 7\nmemory = 'none'\n",
         allow: vec!["evil.test"],
         ..Over::default()
     };
-    let profile = "[network.domains]\n'*.test' = 'allow'\n[network.budgets]\nrequests = 500\n";
+    let profile = "[network.domains]\n'*.test' = 'allow'\n[network.budgets]\nrequests = 500\n\
+                   [limits]\nmemory = '1G'\n";
     let reading = read(profile, &over).unwrap();
+    let limits = &reading.profile.limits;
+    let limits = (limits.get(Resource::Tasks), limits.get(Resource::Memory));
+    assert_eq!(limits, (Some(7), Some(1 << 30)));
     assert_eq!(
         verdict(&reading.profile, "GET http://evil.test/"),
         (Verdict::Deny, Some("host_denied".to_owned()))

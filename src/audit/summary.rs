@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::event::{AuditEvent, Isolation, Status};
+use super::limit::Counted;
 use super::record::AuditRecord;
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{BudgetKind, DenyReason, Host, HostPattern, Port, RuleId, Verdict};
+use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Verdict};
 
 /// The most destinations that are told apart.
 const MAX_DESTINATIONS: usize = 4096;
@@ -124,7 +125,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limit {
     /// What was counted.
-    pub what: BudgetKind,
+    pub what: Counted,
     /// The hosts whose budget it is; `None`: the session's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostPattern>,
@@ -255,7 +256,7 @@ impl SessionSummary {
         }
     }
 
-    fn limit(&mut self, what: BudgetKind, host: Option<HostPattern>) {
+    fn limit(&mut self, what: Counted, host: Option<HostPattern>) {
         let full = self.limits.len() >= MAX_LIMITS;
         let mut known = self.limits.iter_mut();
         match known.find(|limit| limit.what == what && limit.host == host) {

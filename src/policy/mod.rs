@@ -43,8 +43,9 @@ pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
     CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile,
-    ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
+    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest,
+    Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
+    WebsocketPolicy,
 };
 pub use question::Question;
 pub use remedy::remedy;

@@ -62,6 +62,12 @@ pub enum LaunchError {
     /// The proxy that is to lead out cannot be used.
     #[error("{0}")]
     Upstream(#[from] UpstreamError),
+    /// A limit cannot be set, and the profile requires it.
+    #[error("{problem}, or let it start without with isolation.limits = \"best-effort\"")]
+    Limits {
+        /// Which, why, and a cure.
+        problem: String,
+    },
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

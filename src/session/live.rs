@@ -163,6 +163,7 @@ impl Live {
         let later = [
             ("filesystem", old.filesystem != new.filesystem),
             ("environment", old.environment != new.environment),
+            ("limits", old.limits != new.limits),
             ("isolation", old.isolation != new.isolation),
             ("codex", old.codex != new.codex),
             ("audit", old.audit != new.audit),

@@ -28,6 +28,7 @@ pub mod plan;
 pub mod profiles;
 mod project_file;
 pub mod registries;
+pub mod resources;
 pub mod running;
 pub mod signals;
 pub mod socket;

@@ -15,12 +15,13 @@ use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::{SessionId, SessionName};
+use crate::jail::cgroup;
 use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
 use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
-use crate::wire::init::{FailureKind, InitFailure, InitPlan};
+use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits};
 use crate::wire::session::Description;
 
 use super::Progress;
@@ -213,6 +214,8 @@ impl Plan {
             files: [self.files().as_slice(), made].concat(),
             replaced: trust.map_or_else(Vec::new, |trust| trust.replaced.clone()),
             sockets: &self.profile.network.unix_sockets,
+            limits: &self.profile.limits,
+            session: self.session.to_string(),
             init,
         }
     }
@@ -232,7 +235,7 @@ impl Plan {
     }
 
     /// What no jail sees, in whatever mode: the log, the profiles, the session's own socket, the upstream
-    /// proxy's password.
+    /// proxy's password, control groups (of `/sys` no jail has anything).
     fn hidden(&self) -> Vec<PathBuf> {
         let policy = &self.profile.network.upstream_proxy;
         let password = policy
@@ -243,6 +246,11 @@ impl Plan {
             .into_iter()
             .chain(socket::hidden(&self.caller))
             .chain(password)
+            .chain(
+                cgroup::mounts()
+                    .into_iter()
+                    .filter(|mount| !mount.starts_with("/sys")),
+            )
             .collect()
     }
 
@@ -250,9 +258,9 @@ impl Plan {
     pub(super) fn init_plan(
         &self,
         bwrap: &Bwrap,
-        readable: Vec<PathBuf>,
-        writable: Vec<PathBuf>,
+        (readable, writable): (Vec<PathBuf>, Vec<PathBuf>),
         sockets: &[PathBuf],
+        rlimits: Rlimits,
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
@@ -265,6 +273,7 @@ impl Plan {
             readable,
             writable,
             sockets: sockets.to_vec(),
+            rlimits,
             landlock_floor: self.profile.isolation.landlock_abi,
             bwrap: bwrap.version.clone(),
             argv: self.command.argv.clone(),

@@ -19,6 +19,7 @@ mod overrides;
 mod project;
 mod read;
 pub(in crate::policy) mod requirement;
+mod resources;
 mod rules;
 mod show;
 mod unix_sockets;
@@ -35,6 +36,7 @@ pub use layer::{LayerText, Overlays, Reading, is_name};
 pub use origin::{Origin, Origins};
 pub use overrides::Overrides;
 pub use project::PROJECT_FILE;
+pub use resources::{LimitsFloor, Resource, ResourceLimits};
 pub(super) use value::variable as check_variable;
 
 use std::collections::BTreeMap;
@@ -63,6 +65,8 @@ pub struct Profile {
     pub network: NetworkPolicy,
     /// What the command finds in its environment.
     pub environment: EnvironmentPolicy,
+    /// How much of the machine the session may take.
+    pub limits: ResourceLimits,
     /// Below this the session does not start.
     pub isolation: IsolationFloor,
     /// How Codex is set up in the jail.
@@ -343,6 +347,8 @@ pub struct EnvironmentPolicy {
 pub struct IsolationFloor {
     /// Lowest Landlock ABI, at least 1 (Linux 5.13).
     pub landlock_abi: u8,
+    /// Whether every one of [`Profile::limits`] has to be in force.
+    pub limits: LimitsFloor,
 }
 
 /// How Codex is set up in the jail.

@@ -31,6 +31,8 @@ pub struct Overrides {
     pub mitm: Option<bool>,
     /// `--budget KEY=AMOUNT[:ACTION]`.
     pub budgets: Vec<String>,
+    /// `--limit KEY=AMOUNT`.
+    pub limits: Vec<String>,
     /// `--timeout TIME`.
     pub timeout: Option<String>,
 }
@@ -95,6 +97,11 @@ impl Profile {
             budgets
                 .set_timeout(text)
                 .map_err(|problem| wrong("--timeout", text, problem))?;
+        }
+        for text in &overrides.limits {
+            self.limits
+                .set_flag(text)
+                .map_err(|problem| wrong("--limit", text, problem))?;
         }
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
         self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::budgets::{self, Budgets};
 use super::error::ProfileError;
 use super::read::{Source, append};
+use super::resources::{self, ResourceLimits};
 use super::{FilesystemMode, NetworkMode, Profile, Unlisted, WebsocketPolicy, rules, value};
 use crate::policy::{Effect, Rule};
 
@@ -20,6 +21,7 @@ pub const PROJECT_FILE: &str = ".portcullis.toml";
 struct ProjectFile {
     filesystem: FilesystemNarrowing,
     network: NetworkNarrowing,
+    limits: toml::Table,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,7 +62,11 @@ impl Profile {
         // What the jail could remove would not bind the next session.
         append(&mut self.filesystem.protected, PROJECT_FILE.into());
         self.narrow_filesystem(source, file.filesystem)?;
-        self.narrow_network(source, file.network)
+        self.narrow_network(source, file.network)?;
+        let mut found = ResourceLimits::default();
+        resources::overlay(&mut found, source, file.limits)?;
+        self.limits.hold_to(&found);
+        Ok(())
     }
 
     fn narrow_filesystem(

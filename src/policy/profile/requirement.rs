@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::budgets::{self, Budgets};
 use super::error::ProfileError;
 use super::read::Source;
+use super::resources::{self, ResourceLimits};
 use super::{file, rules, value};
 use crate::policy::rule::{HostPattern, Rule};
 use crate::policy::unix_socket::parse_path;
@@ -119,6 +120,16 @@ pub(in crate::policy) fn rules(
 pub(in crate::policy) fn budgets(place: &str, table: toml::Table) -> Result<Budgets, ProfileError> {
     let mut read = Budgets::default();
     budgets::overlay(&mut read, source(place), table)?;
+    Ok(read)
+}
+
+/// `[limits]`.
+pub(in crate::policy) fn limits(
+    place: &str,
+    table: toml::Table,
+) -> Result<ResourceLimits, ProfileError> {
+    let mut read = ResourceLimits::default();
+    resources::overlay(&mut read, source(place), table)?;
     Ok(read)
 }
 

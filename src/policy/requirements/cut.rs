@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{NetworkRequirements, Requirements};
 use crate::policy::profile::{
-    NetworkMode, NetworkPolicy, Profile, TlsHandling, Unlisted, WebsocketPolicy,
+    LimitsFloor, NetworkMode, NetworkPolicy, Profile, TlsHandling, Unlisted, WebsocketPolicy,
 };
 use crate::policy::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::policy::unix_socket::UnixSocket;
@@ -95,13 +95,20 @@ impl Profile {
             list.extend(missing.into_iter().cloned());
         }
         network(&mut self.network, &required.network, &mut cuts);
-        if let Some(floor) = &required.isolation {
-            cuts.bound(
-                "isolation.landlock_abi",
-                &mut self.isolation.landlock_abi,
-                Some(floor.landlock_abi),
-                |abi, least| abi < least,
-            );
+        for (resource, most) in self.limits.hold_to(&required.limits) {
+            let what = format!("is {}", resource.amount(most));
+            cuts.note(&format!("limits.{resource}"), what);
+        }
+        cuts.bound(
+            "isolation.landlock_abi",
+            &mut self.isolation.landlock_abi,
+            required.landlock_abi,
+            |abi, least| abi < least,
+        );
+        let floor = &mut self.isolation.limits;
+        if required.limits_floor == Some(LimitsFloor::Required) && *floor != LimitsFloor::Required {
+            *floor = LimitsFloor::Required;
+            cuts.note("isolation.limits", "is \"required\"");
         }
         if let Some(audit) = &required.audit
             && audit.durability > self.audit.durability

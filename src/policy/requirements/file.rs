@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{NetworkRequirements, ProfilesOf, Requirements};
 use crate::policy::profile::requirement as read;
 use crate::policy::profile::{
-    AuditPolicy, Durability, FilesystemMode, IsolationFloor, NetworkMode, ProfileError, Unlisted,
+    AuditPolicy, Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted,
     WebsocketPolicy, is_name,
 };
 
@@ -18,6 +18,8 @@ struct RequirementsFile {
     filesystem: FilesystemRequirements,
     network: NetworkFile,
     isolation: IsolationFile,
+    /// Values stay TOML: each is a number or a text, and an error names the key.
+    limits: toml::Table,
     audit: AuditFile,
     /// Read one by one, so that an error names the entry.
     profiles: Vec<toml::Value>,
@@ -56,6 +58,7 @@ struct NetworkFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct IsolationFile {
     landlock_abi: Option<u8>,
+    limits: Option<LimitsFloor>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,10 +90,9 @@ impl Requirements {
             masked: paths("filesystem.masked", masked)?,
             protected: paths("filesystem.protected", protected)?,
             network: network(place, file.network)?,
-            isolation: file
-                .isolation
-                .landlock_abi
-                .map(|landlock_abi| IsolationFloor { landlock_abi }),
+            landlock_abi: file.isolation.landlock_abi,
+            limits_floor: file.isolation.limits,
+            limits: read::limits(place, file.limits)?,
             audit: file
                 .audit
                 .durability

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::profile::{
-    AuditPolicy, Budgets, FilesystemMode, IsolationFloor, NetworkMode, Unlisted, WebsocketPolicy,
+    AuditPolicy, Budgets, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
+    WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
 
@@ -35,8 +36,12 @@ pub struct Requirements {
     /// Read-only under writable roots, whatever the profile says.
     protected: Vec<PathBuf>,
     network: NetworkRequirements,
-    /// The least confinement.
-    isolation: Option<IsolationFloor>,
+    /// The lowest Landlock ABI.
+    landlock_abi: Option<u8>,
+    /// Whether a session may start without some of its limits.
+    limits_floor: Option<LimitsFloor>,
+    /// The most of the machine that a session may take.
+    limits: ResourceLimits,
     /// The least care with which records are kept.
     audit: Option<AuditPolicy>,
     /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
