@@ -196,6 +196,8 @@ fn same_mounts(workspace: &Path) -> Duration {
         files: Vec::new(),
         replaced: Vec::new(),
         sockets: &BTreeMap::new(),
+        limits: &portcullis::policy::ResourceLimits::default(),
+        session: "test".to_owned(),
         init: &init,
     });
     let path = std::env::var_os("PATH").unwrap();
@@ -208,6 +210,7 @@ fn same_mounts(workspace: &Path) -> Duration {
         readable: Vec::new(),
         sockets: Vec::new(),
         writable: Vec::new(),
+        rlimits: portcullis::wire::init::Rlimits::default(),
         landlock_floor: 0,
         bwrap: String::new(),
         argv: Vec::new(),

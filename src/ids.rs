@@ -20,6 +20,64 @@ impl SessionId {
     }
 }
 
+/// What a caller calls a session: a letter, then letters, digits, `-`, `_` and `.`, at most 63. Never
+/// something that could be the beginning of an identifier, which is hex digits alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SessionName(String);
+
+/// The text is no session name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no session name; accepted are a letter and then letters, digits, '-', '_' and '.', at most 63, \
+     and not hex digits alone, which would look like an id"
+)]
+pub struct BadSessionName(String);
+
+impl SessionName {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SessionName {
+    type Err = BadSessionName;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let valid = text.len() <= 63
+            && text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.bytes().all(plain)
+            && !text.bytes().all(|b| b.is_ascii_hexdigit());
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(BadSessionName(text.chars().take(64).collect()))
+        }
+    }
+}
+
+impl TryFrom<String> for SessionName {
+    type Error = BadSessionName;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<SessionName> for String {
+    fn from(name: SessionName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_simple().fmt(f)

@@ -167,6 +167,8 @@ fn specification(mode: FilesystemMode) -> JailSpec {
         files: vec![("/etc/codex/managed_config.toml".into(), Vec::new())],
         replaced: Vec::new(),
         sockets: &std::collections::BTreeMap::new(),
+        limits: &portcullis::policy::ResourceLimits::default(),
+        session: "test".to_owned(),
         init: &init,
     });
     prepared.unwrap().spec().clone()

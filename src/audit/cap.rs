@@ -32,6 +32,8 @@ impl AuditEvent {
         match &mut self {
             Self::SessionStarted {
                 argv,
+                // As long as a name may be.
+                name: _,
                 profile,
                 mode,
                 workspace,
@@ -110,6 +112,7 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
+            Self::SessionStopping { by, .. } => cut(by, WORD),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
                 ..
@@ -228,6 +231,7 @@ mod tests {
             danger: Some(noise.clone()),
         };
         let event = AuditEvent::SessionStarted {
+            name: None,
             argv: vec![noise.clone(); 1000],
             profile: noise.clone(),
             mode: noise.clone(),

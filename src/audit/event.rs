@@ -4,10 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ConnId, PolicyGeneration, QuestionId};
+use super::limit::{Counted, LimitAction};
+use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
-    BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId,
-    Scope, Transport, Verdict,
+    DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId, Scope, Transport, Verdict,
 };
 
 /// One fact about a session. A record (see [`super::record`]) adds who, when and the chain.
@@ -19,6 +19,9 @@ pub enum AuditEvent {
     SessionStarted {
         /// The command as given, each argument capped at 4 KiB.
         argv: Vec<String>,
+        /// What the caller calls the session.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<SessionName>,
         /// Name of the profile.
         profile: String,
         /// `read-only`, `workspace-write` or `danger-full-access`.
@@ -138,20 +141,21 @@ pub enum AuditEvent {
         /// Who ended it.
         ended_by: EndedBy,
     },
-    /// A budget is used up; recorded once for each time that it comes to that, before what follows.
+    /// A budget is used up; recorded once for each time that it comes to that, before what follows. Or a
+    /// share of the machine is: recorded once a session, when the kernel has said so.
     #[serde(rename = "limit.hit")]
     LimitHit {
         /// What was counted.
-        what: BudgetKind,
+        what: Counted,
         /// The hosts whose budget it is; absent for the session's.
         #[serde(skip_serializing_if = "Option::is_none")]
         host: Option<HostPattern>,
-        /// How much was used: bytes, a number or milliseconds, by the kind.
+        /// How much was used: bytes, a number, milliseconds or percent, by the kind.
         used: u64,
         /// How much might be used.
         max: u64,
         /// What follows.
-        action: BudgetAction,
+        action: LimitAction,
     },
     /// Whoever answers for the session is about to be asked. Comes after the `egress.decided` with the
     /// verdict `ask`.
@@ -212,6 +216,14 @@ pub enum AuditEvent {
         /// Milliseconds from `session.started` to this record.
         ms: u64,
     },
+    /// Somebody had the session ended.
+    #[serde(rename = "session.stopping")]
+    SessionStopping {
+        /// Who.
+        by: String,
+        /// Whether the command was killed without being asked first.
+        kill: bool,
+    },
     /// The session is over; always a session's last record.
     #[serde(rename = "session.ended")]
     SessionEnded {
@@ -241,6 +253,7 @@ impl AuditEvent {
             Self::PolicyApplied { .. } => "policy.applied",
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateLost { .. } => "gate.lost",
+            Self::SessionStopping { .. } => "session.stopping",
             Self::SessionEnded { .. } => "session.ended",
         }
     }
@@ -251,9 +264,10 @@ impl AuditEvent {
             Self::SessionStarted { .. }
             | Self::PolicyRejected { .. }
             | Self::GateLost { .. }
+            | Self::SessionStopping { .. }
             | Self::SessionEnded { .. } => Source::Session,
             // Time is kept where a lost gate does not stop it.
-            Self::LimitHit { what, .. } if what.is_time() => Source::Session,
+            Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,
             Self::LimitHit { .. }
             | Self::EgressDecided { .. }
             | Self::DnsQuery { .. }
@@ -274,7 +288,8 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time.
+    /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
+    /// share of the machine.
     Session,
     /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else.

@@ -14,6 +14,7 @@ mod cap;
 pub mod chain;
 pub mod event;
 pub mod folder;
+pub mod limit;
 pub mod lock;
 pub mod log;
 pub mod reader;
@@ -24,4 +25,5 @@ pub mod writer;
 
 pub use chain::ChainHash;
 pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, Shortfall, Source, Status};
+pub use limit::{Counted, LimitAction};
 pub use record::AuditRecord;

@@ -10,9 +10,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::event::{AuditEvent, Isolation, Status};
+use super::limit::Counted;
 use super::record::AuditRecord;
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{BudgetKind, DenyReason, Host, HostPattern, Port, RuleId, Verdict};
+use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Verdict};
 
 /// The most destinations that are told apart.
 const MAX_DESTINATIONS: usize = 4096;
@@ -33,6 +34,9 @@ pub struct SessionSummary {
     pub host_id: String,
     /// How it ended, and after how many milliseconds; `None` while it runs.
     pub end: Option<End>,
+    /// Who had it ended, if somebody had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped_by: Option<String>,
     /// Whether the gate was lost: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -121,7 +125,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Limit {
     /// What was counted.
-    pub what: BudgetKind,
+    pub what: Counted,
     /// The hosts whose budget it is; `None`: the session's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<HostPattern>,
@@ -197,6 +201,7 @@ impl SessionSummary {
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateLost { .. } => self.gate_lost = true,
+            AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
         }
     }
@@ -251,7 +256,7 @@ impl SessionSummary {
         }
     }
 
-    fn limit(&mut self, what: BudgetKind, host: Option<HostPattern>) {
+    fn limit(&mut self, what: Counted, host: Option<HostPattern>) {
         let full = self.limits.len() >= MAX_LIMITS;
         let mut known = self.limits.iter_mut();
         match known.find(|limit| limit.what == what && limit.host == host) {

@@ -10,6 +10,7 @@ use crate::ids::{QuestionId, SessionId};
 use crate::policy::{Answered, Scope};
 use crate::session::approvals::described;
 use crate::session::caller::Caller;
+use crate::session::running;
 use crate::wire::gate::Question;
 use crate::wire::session::{SessionReply, SessionRequest};
 
@@ -92,9 +93,11 @@ pub fn run(arguments: ApprovalsArguments) -> Outcome {
 }
 
 fn list(caller: &Caller, arguments: &List) -> Outcome {
-    let meant = match &arguments.session {
-        Some(name) => vec![sessions::find(caller, Some(name))?],
-        None => sessions::running(caller),
+    let meant = if let Some(name) = &arguments.session {
+        vec![sessions::find(caller, Some(name))?]
+    } else {
+        let all = running::all(caller).into_iter();
+        all.map(|one| (one.id, one.channel)).collect()
     };
     let mut waiting = 0;
     for (session, channel) in &meant {

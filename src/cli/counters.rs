@@ -61,7 +61,8 @@ pub fn run(arguments: &CountersArguments) -> Outcome {
     Ok(Exit::Success)
 }
 
-fn ask(channel: &Channel) -> Result<Box<Counters>, Failure> {
+/// Asks a session for them.
+pub(super) fn ask(channel: &Channel) -> Result<Box<Counters>, Failure> {
     match sessions::ask(channel, &SessionRequest::Counters)? {
         SessionReply::Counters(counters) => Ok(counters),
         _ => Err(sessions::unexpected()),
@@ -80,8 +81,14 @@ fn tell(session: SessionId, counters: &Counters, json: bool) -> bool {
 
 /// The counters for a person.
 fn text_of(session: SessionId, counters: &Counters) -> Vec<String> {
+    let mut lines = vec![format!("session      {session}")];
+    lines.extend(page(counters));
+    lines
+}
+
+/// The same without the session.
+pub(super) fn page(counters: &Counters) -> Vec<String> {
     let mut lines = vec![
-        format!("session      {session}"),
         format!(
             "requests     {} let through, {} refused",
             counters.requests, counters.denied

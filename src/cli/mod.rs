@@ -12,8 +12,11 @@ pub mod failure;
 pub mod mitm;
 pub mod policy;
 pub mod print;
+pub mod ps;
 pub mod run;
 mod sessions;
+pub mod show;
+pub mod stop;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,12 @@ Examples:
 enum Verb {
     /// Run a command in a jail of its own
     Run(run::RunArguments),
+    /// List your sessions that run
+    Ps(ps::PsArguments),
+    /// Tell what a running session is, and what it has done so far
+    Show(show::ShowArguments),
+    /// End a running session
+    Stop(stop::StopArguments),
     /// Ask what a policy would say, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -62,6 +71,9 @@ pub fn main() -> ExitCode {
     };
     let outcome = match arguments.verb {
         Verb::Run(arguments) => run::run(arguments),
+        Verb::Ps(arguments) => Ok(ps::run(&arguments)),
+        Verb::Show(arguments) => show::run(&arguments),
+        Verb::Stop(arguments) => stop::run(&arguments),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
         Verb::Counters(arguments) => counters::run(&arguments),

@@ -3,7 +3,7 @@
 //! looks into it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -11,12 +11,13 @@ use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
 use super::{print, sessions};
 use crate::exit::Exit;
+use crate::policy::profile::{LayerText, Origin, Reading};
 use crate::policy::{
     DenyReason, EgressRequest, Explanation, Method, Overrides, PolicyTest, Profile, ProfileError,
     Question, Ruleset, Transport, Verdict, explain,
 };
 use crate::session::caller::Caller;
-use crate::session::profiles::{self, Environment};
+use crate::session::profiles::{self, Environment, Shelf};
 use crate::session::registries::{self, Found};
 use crate::wire::session::{SessionReply, SessionRequest};
 
@@ -32,7 +33,9 @@ pub enum PolicyCommand {
     Explain(Explain),
     /// Print a profile with everything that it extends, and where each rule was written
     #[command(after_help = "Examples:\n  portcullis policy show codex\n  \
-        portcullis policy show registries --json")]
+        portcullis policy show codex --origin\n  portcullis policy show registries --json\n\n\
+        What a project's .portcullis.toml above the current folder and the admin's \
+        /etc/portcullis/requirements.toml change is in it.")]
     Show(Show),
     /// Validate a profile file and run its `[[tests]]`
     #[command(after_help = "Example:\n  portcullis policy check ./strict.toml\n\n\
@@ -95,6 +98,9 @@ pub struct Explain {
 pub struct Show {
     /// The profile: a name, or the path of a file
     profile: String,
+    /// Tell where each value was written, one value a line
+    #[arg(long)]
+    origin: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -134,14 +140,22 @@ fn explain_request(arguments: Explain, environment: &Environment) -> Outcome {
         mitm: arguments.mitm.chosen(),
         ..Overrides::default()
     };
-    let profile = profiles::load_with(&arguments.profile, environment, &overrides)
+    let Reading { profile, cuts, .. } = here()?
+        .shelf(environment)
+        .read(&arguments.profile, &overrides)
         .map_err(|error| wrong_profile(&error))?;
     let (profile, found) = resolve(profile, environment)?;
     let explanation = explain(&Ruleset::compile(&profile.network), &question);
+    let also: Vec<String> = problems(&found)
+        .chain(
+            cuts.iter()
+                .map(|cut| format!("by the requirements of this host, {cut}")),
+        )
+        .collect();
     if arguments.json {
-        tell(json_of(&explanation, &found));
+        tell(json_of(&explanation, also));
     } else {
-        tell(text_of(&profile.name, &explanation, &found));
+        tell(text_of(&profile.name, &explanation, also));
     }
     Ok(match explanation.decision.verdict {
         Verdict::Allow => Exit::Success,
@@ -149,7 +163,7 @@ fn explain_request(arguments: Explain, environment: &Environment) -> Outcome {
     })
 }
 
-fn text_of(profile: &str, explanation: &Explanation, found: &[Found]) -> String {
+fn text_of(profile: &str, explanation: &Explanation, also: Vec<String>) -> String {
     let Explanation {
         request,
         inspected: _,
@@ -166,7 +180,7 @@ fn text_of(profile: &str, explanation: &Explanation, found: &[Found]) -> String 
     }
     rows.extend(remedy.iter().map(|remedy| ("remedy", remedy.clone())));
     rows.extend(notes.iter().map(|note| ("note", (*note).to_owned())));
-    rows.extend(problems(found).map(|problem| ("note", problem)));
+    rows.extend(also.into_iter().map(|note| ("note", note)));
     rows.push(("policy", decision.generation.to_string()));
     rows.iter()
         .fold(word(decision.verdict).to_owned(), |text, (name, value)| {
@@ -174,7 +188,7 @@ fn text_of(profile: &str, explanation: &Explanation, found: &[Found]) -> String 
         })
 }
 
-fn json_of(explanation: &Explanation, found: &[Found]) -> String {
+fn json_of(explanation: &Explanation, also: Vec<String>) -> String {
     let Explanation {
         request,
         inspected,
@@ -185,7 +199,7 @@ fn json_of(explanation: &Explanation, found: &[Found]) -> String {
     let notes: Vec<String> = notes
         .iter()
         .map(|&note| note.to_owned())
-        .chain(problems(found))
+        .chain(also)
         .collect();
     json!({
         "transport": request.transport,
@@ -235,8 +249,20 @@ fn problems(found: &[Found]) -> impl Iterator<Item = String> {
 // === show ===
 
 fn show(arguments: &Show, environment: &Environment) -> Outcome {
-    let profile =
-        profiles::load(&arguments.profile, environment).map_err(|error| wrong_profile(&error))?;
+    let place = here()?;
+    let shelf = place.shelf(environment);
+    let overrides = Overrides::default();
+    let read = if arguments.origin {
+        shelf.read_with_origins(&arguments.profile, &overrides)
+    } else {
+        shelf.read(&arguments.profile, &overrides)
+    };
+    let reading = read.map_err(|error| wrong_profile(&error))?;
+    if let Some(origins) = &reading.origins {
+        show_origins(origins.values(), arguments.json);
+        return Ok(Exit::Success);
+    }
+    let profile = reading.profile;
     let internal = |error: &dyn std::fmt::Display| {
         Failure::new(
             Exit::Internal,
@@ -261,6 +287,39 @@ fn show(arguments: &Show, environment: &Environment) -> Outcome {
         tell(lines(&text).join("\n"));
     }
     Ok(Exit::Success)
+}
+
+/// Every value with the place where it was written.
+fn show_origins(origins: &[Origin], json: bool) {
+    if json {
+        tell(json!(origins));
+        return;
+    }
+    let width = origins
+        .iter()
+        .map(|origin| origin.to_string().chars().count())
+        .max()
+        .unwrap_or_default()
+        .min(60);
+    for origin in origins {
+        let line = format!("{:<width$}  # {}", origin.to_string(), origin.place);
+        tell(print::escape(&line));
+    }
+}
+
+/// Where a session would be started: its project counts.
+struct Here(Option<LayerText>);
+
+impl Here {
+    fn shelf<'a>(&'a self, environment: &'a Environment) -> Shelf<'a> {
+        Shelf::new(environment, self.0.as_ref())
+    }
+}
+
+fn here() -> Result<Here, Failure> {
+    let folder = current_folder()?;
+    let project = profiles::project_of(&folder).map_err(|error| wrong_profile(&error))?;
+    Ok(Here(project))
 }
 
 /// The lines of a text, each safe for a terminal.
@@ -336,17 +395,17 @@ fn line_of(test: &PolicyTest, found: &Explanation) -> String {
 
 /// Asks the registries' clients for their hosts; the current folder stands for the workspace.
 fn resolve(profile: Profile, environment: &Environment) -> Result<(Profile, Vec<Found>), Failure> {
-    let workspace = std::env::current_dir().map_err(|error| {
+    let workspace = current_folder()?;
+    Ok(registries::resolve(profile, environment, &workspace))
+}
+
+fn current_folder() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| {
         Failure::new(
             Exit::Unavailable,
             format!("current folder: {error}; change to one that exists"),
         )
-    })?;
-    Ok(registries::resolve(
-        profile,
-        environment,
-        Path::new(&workspace),
-    ))
+    })
 }
 
 fn word(verdict: Verdict) -> &'static str {

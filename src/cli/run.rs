@@ -10,10 +10,13 @@ use super::mitm::Mitm;
 use super::print;
 use crate::codex::auth::SIGN_IN_HOST;
 use crate::exit::Exit;
+use crate::ids::SessionName;
 use crate::policy::upstream::authority;
 use crate::policy::{
-    BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, remedy, spelled_out,
+    BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, Resource, remedy,
+    spelled_out,
 };
+use crate::session::resources::ResourceHit;
 use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -69,6 +72,13 @@ pub struct RunArguments {
     /// Limit what the session may do, as bytes_up=10M, requests=500:warn or rate=20/1s
     #[arg(long, value_name = "KEY=AMOUNT[:ACTION]")]
     budget: Vec<String>,
+    /// What to call the session, for ps, show, stop and the others
+    #[arg(long, value_name = "NAME")]
+    name: Option<SessionName>,
+    /// Limit what of the machine the session may take, as memory=4G, tasks=512, cpu=200%, open_files=4096
+    /// or file_size=10G
+    #[arg(long, value_name = "KEY=AMOUNT")]
+    limit: Vec<String>,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -134,6 +144,9 @@ pub fn run(arguments: RunArguments) -> Outcome {
     if let Some(limit) = &report.killed {
         print::error(format!("session killed: {limit}"));
     }
+    if let Some(hit) = report.ended_by {
+        print::error(ending(hit));
+    }
     Ok(report.exit)
 }
 
@@ -150,6 +163,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
         )
     })?;
     Ok(LaunchRequest {
+        name: arguments.name,
         profile: arguments.profile,
         overrides: Overrides {
             allow: arguments.allow,
@@ -161,6 +175,7 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
             mode: arguments.mode.map(FilesystemMode::from),
             mitm: arguments.mitm.chosen(),
             budgets: arguments.budget,
+            limits: arguments.limit,
             timeout: arguments.timeout,
         },
         folder: arguments.directory,
@@ -171,7 +186,9 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
-        Progress::Note(_) | Progress::Notice(Notice::Limit(_) | Notice::Said(_)) if quiet => {}
+        Progress::Note(_)
+        | Progress::Notice(Notice::Limit(_) | Notice::Resource(_) | Notice::Said(_))
+            if quiet => {}
         Progress::Note(note) => print::error(print::escape(note)),
         Progress::Notice(Notice::Said(line) | Notice::Problem(line)) => {
             print::error(print::escape(&line));
@@ -189,6 +206,9 @@ fn tell(progress: Progress<'_>, quiet: bool) {
         }
         Progress::Notice(Notice::Limit(limit)) => {
             print::error(format!("{limit}: {}", consequence(limit.action)));
+        }
+        Progress::Notice(Notice::Resource(hit)) => {
+            print::error(format!("{hit}: {}", effect(hit.what)));
         }
     }
 }
@@ -219,6 +239,27 @@ fn consequence(action: BudgetAction) -> &'static str {
         BudgetAction::Ask => "without a yes it stays at that",
         BudgetAction::Deny => "more is refused",
         BudgetAction::Kill => "the session ends",
+    }
+}
+
+/// What follows when a share of the machine is used up.
+fn effect(what: Resource) -> &'static str {
+    match what {
+        Resource::Memory => "a process was killed",
+        Resource::Tasks => "more processes are refused",
+        Resource::Cpu => "the session was slowed down",
+        Resource::OpenFiles => "more open files are refused",
+        Resource::FileSize => "no more of the file was written",
+    }
+}
+
+/// What ended the command, where that was a limit.
+fn ending(hit: ResourceHit) -> String {
+    let amount = hit.what.amount(hit.max);
+    if hit.what == Resource::Memory {
+        format!("the command was killed: it used more than its {amount} of memory (limits.memory)")
+    } else {
+        format!("the command was ended: it wrote a file of more than {amount} (limits.file_size)")
     }
 }
 

@@ -7,37 +7,31 @@ use super::print::escape;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::session::caller::Caller;
-use crate::session::socket;
+use crate::session::running;
 use crate::wire::session::{SessionReply, SessionRequest};
 use crate::wire::{Channel, WireError};
 
-/// The sessions of this user that run, oldest first.
-pub(super) fn running(caller: &Caller) -> Vec<(SessionId, Channel)> {
-    let known = socket::sessions(caller).into_iter();
-    // A socket that nobody listens on is of a session that died.
-    known
-        .filter_map(|session| Some((session, socket::connect(caller, session).ok()?)))
-        .collect()
-}
-
-/// The one running session that this names: by the beginning of its identifier, or by being the only one.
-pub(super) fn find(caller: &Caller, name: Option<&str>) -> Result<(SessionId, Channel), Failure> {
-    let mut running = running(caller);
-    let wanted = name.unwrap_or_default().to_ascii_lowercase();
-    running.retain(|(session, _)| session.to_string().starts_with(&wanted));
-    let of = name.map_or_else(String::new, |name| {
-        format!(" whose id begins with {}", escape(name))
+/// The one running session that this means: by the beginning of its identifier, by its name, or by being
+/// the only one.
+pub(super) fn find(caller: &Caller, text: Option<&str>) -> Result<(SessionId, Channel), Failure> {
+    let mut meant = text.map_or_else(|| running::all(caller), |text| running::meant(caller, text));
+    let of = text.map_or_else(String::new, |text| {
+        format!(
+            " whose id begins with {0} or whose name is {0}",
+            escape(text)
+        )
     });
-    match running.len() {
+    match meant.len() {
         0 => Err(Failure::new(
             Exit::Unavailable,
             format!("no session of yours runs{of}; portcullis audit verify lists those that ran"),
         )),
-        1 => running
+        1 => meant
             .pop()
+            .map(|one| (one.id, one.channel))
             .ok_or_else(|| Failure::new(Exit::Internal, "no session")),
         count => {
-            let names: Vec<_> = running.iter().map(|(id, _)| id.to_string()).collect();
+            let names: Vec<_> = meant.iter().map(|one| one.id.to_string()).collect();
             Err(Failure::new(
                 Exit::Usage,
                 format!("{count} sessions run{of}; name one: {}", names.join(", ")),

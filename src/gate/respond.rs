@@ -68,6 +68,7 @@ pub(super) fn socks5_reply(reason: DenyReason) -> u8 {
         DenyReason::NetworkDisabled
         | DenyReason::HostNotAllowed
         | DenyReason::HostDenied
+        | DenyReason::ForbiddenByRequirements
         | DenyReason::PortNotAllowed
         | DenyReason::MethodNotAllowed
         | DenyReason::PathNotAllowed
@@ -110,6 +111,7 @@ pub(super) fn status(reason: DenyReason) -> StatusCode {
         DenyReason::NetworkDisabled
         | DenyReason::HostNotAllowed
         | DenyReason::HostDenied
+        | DenyReason::ForbiddenByRequirements
         | DenyReason::PortNotAllowed
         | DenyReason::MethodNotAllowed
         | DenyReason::PathNotAllowed
@@ -131,7 +133,7 @@ fn proxy_error(reason: DenyReason) -> &'static str {
         | DenyReason::PortNotAllowed
         | DenyReason::AddressRefused(_)
         | DenyReason::NetworkDisabled => "blocked-by-allowlist",
-        DenyReason::HostDenied => "blocked-by-denylist",
+        DenyReason::HostDenied | DenyReason::ForbiddenByRequirements => "blocked-by-denylist",
         DenyReason::MethodNotAllowed
         | DenyReason::PathNotAllowed
         | DenyReason::WebsocketNotAllowed
@@ -192,6 +194,9 @@ fn hint(reason: DenyReason) -> &'static str {
         }
         DenyReason::HostNotAllowed => {
             "Not on this session's list of allowed hosts. Ask the operator; do not retry."
+        }
+        DenyReason::ForbiddenByRequirements => {
+            "The admin of this machine does not permit it to any session. Do not retry."
         }
         DenyReason::HostDenied => {
             "This host is denied to this session. Ask the operator; do not retry."

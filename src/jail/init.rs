@@ -88,8 +88,12 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
     drop(listeners);
     // 10. Wait for the word that the start is recorded and the gate serves.
     wait_for_go(control)?;
-    // 11. Signals as a shell would leave them: bubblewrap was told to ignore the keyboard's.
+    // 11. Signals as a shell would leave them: bubblewrap was told to ignore the keyboard's. And the limits
+    //     of the plan, after the last step that opens something.
     signal::reset().map_err(not_started("reset signals"))?;
+    let rlimits = &plan.rlimits;
+    harden::limit(rlimits.open_files, rlimits.file_size, rlimits.processes)
+        .map_err(not_started("set limits"))?;
     // 12. Look the command up, with the command's own PATH.
     let command = Command::look_up(&plan)?;
     // 13. Seccomp last, because it forbids what the steps above do.

@@ -8,11 +8,12 @@
 //! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
 //! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
-//! two sides of what stands on the host for as long as a session runs. [`intercept`] with `netlink`, `routes` and
+//! two sides of what stands on the host for as long as a session runs; [`cgroup`] makes the groups that limit it. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy.
 #![forbid(unsafe_code)]
 
 pub mod bwrap;
+pub mod cgroup;
 pub mod error;
 pub mod identity;
 pub mod init;

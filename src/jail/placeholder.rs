@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -81,9 +81,7 @@ impl Sweeper {
     /// the claims; of no more than [`AHEAD`] may the answer be due.
     pub(crate) fn claim(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), JailError> {
         let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
-        let claim = Claim {
-            name: name.as_encoded_bytes().to_owned(),
-        };
+        let claim = Claim::Placeholder(name.as_encoded_bytes().to_owned());
         Ok(channel.send_with(&claim, &[folder.as_fd()])?)
     }
 
@@ -100,6 +98,30 @@ impl Sweeper {
             (Claimed::Failed(errno), _) => Place::Forbidden(errno),
             (Claimed::Stands | Claimed::Taken, _) => Place::Forbidden(nix::libc::EBUSY),
         })
+    }
+
+    /// Says that a control group is about to be made in a folder: it is removed with the placeholders.
+    /// No answer to [`Sweeper::claim`] may be due.
+    pub(crate) fn claim_group(&self, folder: BorrowedFd<'_>, name: &str) -> Result<(), JailError> {
+        self.tell(&Claim::Group(name.to_owned()), folder)
+    }
+
+    /// Gives what kills the processes that a control group still has when the jail is dead.
+    pub(crate) fn give_killer(&self, killer: BorrowedFd<'_>) -> Result<(), JailError> {
+        self.tell(&Claim::Killer, killer)
+    }
+
+    fn tell(&self, claim: &Claim, fd: BorrowedFd<'_>) -> Result<(), JailError> {
+        match self.ask(claim, fd)?.message {
+            Claimed::Stands => Ok(()),
+            Claimed::Taken | Claimed::Failed(_) => Err(WireError::Closed.into()),
+        }
+    }
+
+    fn ask(&self, claim: &Claim, fd: BorrowedFd<'_>) -> Result<Received<Claimed>, JailError> {
+        let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
+        channel.send_with(claim, &[fd])?;
+        Ok(channel.recv_with()?)
     }
 
     /// Where bubblewrap is to write which process is the jail's first: the sweeper waits for its end.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 
 use super::bwrap::{self, Bwrap};
+use super::cgroup::{Groups, Meter, Missing, Places};
 use super::error::JailError;
 use super::identity::UserNames;
 use super::layout::lay_out;
@@ -16,7 +17,7 @@ use super::placeholder::Sweeper;
 use super::spec::JailSpec;
 use super::{mask, protect, replace, unix_socket};
 use crate::audit::event::ShownSocket;
-use crate::policy::{FilesystemPolicy, UnixSocket};
+use crate::policy::{FilesystemPolicy, ResourceLimits, UnixSocket};
 use crate::sys::fd::sealed;
 use crate::sys::process::{Spawn, kill_with_children};
 use crate::wire::init::InitPlan;
@@ -44,6 +45,11 @@ pub struct JailRequest<'a> {
     pub replaced: Vec<(PathBuf, Vec<u8>)>,
     /// Unix sockets of the host, and what becomes of each.
     pub sockets: &'a BTreeMap<PathBuf, UnixSocket>,
+    /// What the jail's processes may take of the machine; what a control group cannot hold is somebody
+    /// else's to set.
+    pub limits: &'a ResourceLimits,
+    /// A word that no other session has, for the names of control groups.
+    pub session: String,
     /// The program `portcullis-init`, opened (O_PATH is enough). It is also the sweeper.
     pub init: &'a File,
 }
@@ -57,15 +63,19 @@ pub struct Prepared {
     socket_paths: Vec<PathBuf>,
     sources: Vec<OwnedFd>,
     init: OwnedFd,
+    /// Before the groups, which it removes.
     sweeper: Option<Sweeper>,
+    groups: Option<Groups>,
+    missing: Vec<Missing>,
 }
 
-/// A jail that runs. Dropping it kills it and removes its placeholders.
+/// A jail that runs. Dropping it kills it and removes its placeholders and control groups.
 #[derive(Debug)]
 pub struct Running {
     /// Before the sweeper, which waits for the jail's end: fields drop in this order.
     bwrap: BwrapProcess,
     sweeper: Option<Sweeper>,
+    groups: Option<Groups>,
 }
 
 /// bubblewrap's outer process, killed when dropped; the jail dies with it (`--die-with-parent`).
@@ -75,7 +85,8 @@ struct BwrapProcess(Child);
 /// Opens everything, makes the placeholders and lists the mounts.
 pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     // Before the layout, because the sweeper takes as long to be there as the layout takes.
-    let mut sweeper = if protect::needs_placeholder(request) {
+    let places = Places::find(request.limits);
+    let mut sweeper = if protect::needs_placeholder(request) || places.folders().count() > 0 {
         Some(Sweeper::start(request.init)?)
     } else {
         None
@@ -87,6 +98,7 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     mask::apply(&mut layout, request)?;
     unix_socket::hide_others(&mut layout, request)?;
     layout.add_parents();
+    let (groups, missing) = groups(request, places, sweeper.as_ref())?;
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
         spec: JailSpec {
@@ -101,7 +113,30 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
         sources: layout.sources.into_fds(),
         init: init.map_err(starting("portcullis-init"))?,
         sweeper,
+        groups,
+        missing,
     })
+}
+
+/// Makes the control groups. Each is known to the sweeper before it stands.
+fn groups(
+    request: &JailRequest<'_>,
+    places: Places,
+    sweeper: Option<&Sweeper>,
+) -> Result<(Option<Groups>, Vec<Missing>), JailError> {
+    let name = Groups::name_of(&request.session);
+    if let Some(sweeper) = sweeper {
+        for folder in places.folders() {
+            sweeper.claim_group(folder, &name)?;
+        }
+    }
+    let (groups, missing) = places.make(&name, request.limits);
+    if let (Some(groups), Some(sweeper)) = (&groups, sweeper) {
+        for killer in groups.killers() {
+            sweeper.give_killer(killer)?;
+        }
+    }
+    Ok((groups, missing))
 }
 
 impl Prepared {
@@ -118,6 +153,11 @@ impl Prepared {
     /// Where they show, for the [`InitPlan`].
     pub fn socket_paths(&self) -> &[PathBuf] {
         &self.socket_paths
+    }
+
+    /// The limits that no control group holds.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
     }
 
     /// The readable and the writable paths for the [`InitPlan`].
@@ -151,10 +191,15 @@ impl Prepared {
         for (place, source) in self.sources.into_iter().enumerate() {
             spawn = spawn.fd(source, bwrap::number(super::spec::SourceId(place)));
         }
+        if let Some(groups) = &self.groups {
+            let joins = groups.joins().map_err(io::Error::from);
+            spawn = spawn.join(joins.map_err(starting("bubblewrap"))?);
+        }
         let child = spawn.start().map_err(starting("bubblewrap"))?;
         Ok(Running {
             bwrap: BwrapProcess(child),
             sweeper: self.sweeper,
+            groups: self.groups,
         })
     }
 }
@@ -166,17 +211,24 @@ impl Running {
         &mut self.bwrap.0
     }
 
-    /// Has the placeholders removed as soon as the jail is dead, without waiting for it.
+    /// What tells of limits that the jail reaches, where control groups hold any.
+    pub fn meter(&self) -> io::Result<Option<Meter>> {
+        let meter = self.groups.as_ref().map(Groups::meter);
+        Ok(meter.transpose()?)
+    }
+
+    /// Has the placeholders and control groups removed as soon as the jail is dead, without waiting for it.
     pub fn begin_sweep(&mut self) {
         if let Some(sweeper) = &mut self.sweeper {
             sweeper.begin();
         }
     }
 
-    /// Waits for the command, then until the placeholders are removed.
+    /// Waits for the command, then until the placeholders and control groups are removed.
     pub fn finish(mut self) -> io::Result<ExitStatus> {
         let status = self.bwrap.0.wait()?;
         drop(self.sweeper.take());
+        drop(self.groups.take());
         Ok(status)
     }
 }

@@ -1,7 +1,8 @@
-//! The sweeper of placeholders: `portcullis-init sweep`, outside of the jail.
+//! The sweeper of placeholders and control groups: `portcullis-init sweep`, outside of the jail.
 //!
-//! Owns: the placeholders of one session, from making to removing. Trusts: its session, the same
-//! user. Never: removes anything but an empty folder that is still the one it made or shared.
+//! Owns: the placeholders of one session, from making to removing, and the removal of its control groups.
+//! Trusts: its session, the same user. Never: removes anything but an empty folder that is still the one it
+//! made or shared, or a control group that its session has named.
 //!
 //! It answers claims until the channel closes (the session ended, however), waits until the jail's
 //! first process is dead, because removing a folder takes the mount on it away from a jail that still
@@ -24,14 +25,20 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
 
+use super::cgroup;
 use super::landlock::confine_sweeper;
 use super::placeholder::{MODE, is_empty, is_placeholder};
 use super::source::is_plain_relative;
 use crate::exit::Exit;
+use crate::sys::capability::Capability;
 use crate::sys::{capability, fd, harden, signal};
 use crate::wire::frame::Received;
 use crate::wire::sweep::{Claim, Claimed, Swept};
 use crate::wire::{Channel, WireError};
+
+/// The top of a hierarchy of control groups can be written by nobody, so that even its owner needs this to
+/// remove a group in it. An ordinary user has neither.
+const REMOVES_GROUPS: Capability = Capability::CAP_DAC_OVERRIDE;
 
 /// A placeholder that we hold.
 struct Held {
@@ -55,13 +62,14 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut jail = JailWatch::new(File::from(fd::inherit(4)?));
     signal::ignore_all()?;
     harden::harden()?;
-    capability::drop_all()?;
+    capability::drop_all_but(REMOVES_GROUPS)?;
     confine_sweeper()?;
     // The mode of a placeholder is what it is known by.
     umask(Mode::empty());
     let mut held = Vec::new();
+    let mut groups = Groups::default();
     while wait_for_claim(&channel, &mut jail) {
-        if answer(&channel, &mut held).is_err() {
+        if answer(&channel, &mut held, &mut groups).is_err() {
             // The session is gone, or not one of ours: what is held is swept in any case.
             break;
         }
@@ -70,6 +78,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     for held in &held {
         held.sweep();
     }
+    groups.remove();
     // Before the descriptors close, which takes the file system a while. A session that is gone
     // does not listen.
     channel.send(&Swept {}).ok();
@@ -100,16 +109,53 @@ fn wait_for_claim(channel: &Channel, jail: &mut JailWatch) -> bool {
     }
 }
 
+/// The control groups of the session.
+#[derive(Default)]
+struct Groups {
+    /// Where each stands, and its name.
+    named: Vec<(OwnedFd, String)>,
+    /// The `cgroup.kill` of those that have one.
+    killers: Vec<OwnedFd>,
+}
+
+impl Groups {
+    /// Ends what the jail's end has not ended, and removes the groups. A failure leaves an empty one.
+    fn remove(&self) {
+        if !self.named.is_empty() {
+            // Not permitted: then our own rights have to do.
+            capability::raise(REMOVES_GROUPS).ok();
+        }
+        for killer in &self.killers {
+            cgroup::kill(killer).ok();
+        }
+        for (folder, name) in &self.named {
+            cgroup::remove(folder, name).ok();
+        }
+    }
+}
+
 /// Answers one claim.
-fn answer(channel: &Channel, held: &mut Vec<Held>) -> Result<(), WireError> {
+fn answer(channel: &Channel, held: &mut Vec<Held>, groups: &mut Groups) -> Result<(), WireError> {
     let Received {
         message: claim,
         fds,
         ..
     } = channel.recv_with::<Claim>()?;
-    let claimed = match fds.into_iter().next() {
-        Some(folder) => claim_in(folder, claim.name),
-        None => Err(Errno::BADF),
+    let claimed = match (claim, fds.into_iter().next()) {
+        (Claim::Placeholder(name), Some(folder)) => claim_in(folder, name),
+        (Claim::Group(name), Some(folder)) => {
+            let path = Path::new(&name);
+            if !is_plain_relative(path) || path.components().count() != 1 {
+                return channel.send(&Claimed::Failed(Errno::INVAL.raw_os_error()));
+            }
+            groups.named.push((folder, name));
+            return channel.send(&Claimed::Stands);
+        }
+        (Claim::Killer, Some(killer)) => {
+            groups.killers.push(killer);
+            return channel.send(&Claimed::Stands);
+        }
+        (_, None) => Err(Errno::BADF),
     };
     match claimed {
         Ok(Some(new)) => {

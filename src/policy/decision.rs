@@ -40,6 +40,8 @@ pub enum Handling {
 pub enum DenyReason {
     /// `network.enabled = false`.
     NetworkDisabled,
+    /// The profile would let it through; `requirements.toml` does not.
+    ForbiddenByRequirements,
     /// No rule allows the host.
     HostNotAllowed,
     /// A rule denies the host; a deny wins over every allow.
@@ -95,6 +97,7 @@ impl DenyReason {
     pub fn code(self) -> &'static str {
         match self {
             Self::NetworkDisabled => "network_disabled",
+            Self::ForbiddenByRequirements => "forbidden_by_requirements",
             Self::HostNotAllowed => "host_not_allowed",
             Self::HostDenied => "host_denied",
             Self::PortNotAllowed => "port_not_allowed",
@@ -126,6 +129,9 @@ impl DenyReason {
     pub fn meaning(self) -> &'static str {
         match self {
             Self::NetworkDisabled => "the profile switches the network off",
+            Self::ForbiddenByRequirements => {
+                "the profile would let it through, the requirements of this host's admin do not"
+            }
             Self::HostNotAllowed => "no rule allows the host",
             Self::HostDenied => "a rule denies the host, and a deny wins over every allow",
             Self::PortNotAllowed => "the host is allowed, this port is not",

@@ -40,7 +40,30 @@ impl<'a> Judgement<'a> {
     }
 }
 
+/// The narrower of what the profile says and what the admin's rules say.
 fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
+    let own = judge_alone(rules, request);
+    let ceiling = match &rules.ceiling {
+        Some(ceiling) if own.verdict != Verdict::Deny => judge_alone(ceiling, request),
+        _ => return own,
+    };
+    // Bytes that nobody looks at need a rule of the admin's that says so.
+    let opaque = own.handling == Handling::Tcp && ceiling.handling != Handling::Tcp;
+    match ceiling.verdict {
+        Verdict::Deny => Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule),
+        Verdict::Allow | Verdict::Ask if opaque => {
+            Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule)
+        }
+        Verdict::Ask if own.verdict == Verdict::Allow => Judgement {
+            verdict: Verdict::Ask,
+            rule: ceiling.rule,
+            ..own
+        },
+        Verdict::Allow | Verdict::Ask => own,
+    }
+}
+
+fn judge_alone<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
     if !rules.enabled {
         return Judgement::deny(DenyReason::NetworkDisabled, None);
     }

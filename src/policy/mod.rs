@@ -7,6 +7,7 @@
 //! [`ruleset`] (compiled rules) → [`judgement`] ([`decide`]) → [`decision`] (the answer) → [`address`] (what may be
 //! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) →
 //! [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) →
+//! [`requirements`] (what no profile exceeds) →
 //! [`mod@explain`] and [`mod@remedy`] (for people).
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -24,6 +25,7 @@ pub mod profile;
 pub mod question;
 pub mod remedy;
 pub mod request;
+pub mod requirements;
 pub mod reserved_name;
 pub mod rule;
 pub mod ruleset;
@@ -41,12 +43,14 @@ pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
     CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest, Profile,
-    ProfileError, Registry, TlsHandling, Unlisted, WebsocketPolicy,
+    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest,
+    Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
+    WebsocketPolicy,
 };
 pub use question::Question;
 pub use remedy::remedy;
 pub use request::{EgressRequest, Method, Port, RequestError, Transport, spelled_out};
+pub use requirements::{Cut, Requirements};
 pub use reserved_name::class_of_name;
 pub use rule::{Effect, HostPattern, PatternError, Protocol, Rule, RuleId};
 pub use ruleset::Ruleset;

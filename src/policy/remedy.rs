@@ -52,7 +52,8 @@ pub fn remedy(request: &EgressRequest, reason: DenyReason) -> Option<String> {
             request.host
         )),
         DenyReason::BudgetExhausted => Some("a higher budget in [network.budgets]".to_owned()),
-        DenyReason::EncryptedHello
+        DenyReason::ForbiddenByRequirements
+        | DenyReason::EncryptedHello
         | DenyReason::CredentialMisplaced
         | DenyReason::CredentialUnavailable
         | DenyReason::UpstreamProxyFailed

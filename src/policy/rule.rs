@@ -182,6 +182,22 @@ impl HostPattern {
 }
 
 impl HostPattern {
+    /// Whether it speaks of every host that the other pattern speaks of.
+    pub fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Exact(host)) => self.covers(host),
+            (Self::Any, _) => true,
+            (_, Self::Any) | (Self::Exact(_), Self::Below(_) | Self::AtOrBelow(_)) => false,
+            // `*.x` holds what `*.x` and, where y is below x, what `**.y` speak of.
+            (Self::Below(own) | Self::AtOrBelow(own), Self::Below(name)) => {
+                own == name || self.covers(&Host::Name(name.clone()))
+            }
+            (Self::Below(_) | Self::AtOrBelow(_), Self::AtOrBelow(name)) => {
+                self.covers(&Host::Name(name.clone()))
+            }
+        }
+    }
+
     /// Whether it speaks of this host; [`HostPattern::Any`] of every name.
     pub fn covers(&self, host: &Host) -> bool {
         let below = |parent: &DomainName, name: &DomainName| {

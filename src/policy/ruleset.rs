@@ -36,6 +36,8 @@ pub struct Ruleset {
     tls_literals: HashMap<IpAddr, TlsHandling>,
     addresses: AddressPolicy,
     generation: PolicyGeneration,
+    /// The admin's rules: what is let through needs a yes of theirs as well.
+    pub(super) ceiling: Option<Box<Self>>,
 }
 
 /// The rules written for one name.
@@ -78,6 +80,14 @@ impl Ruleset {
             tls_literals: HashMap::new(),
             addresses: policy.addresses.clone(),
             generation: generation(policy),
+            ceiling: policy.ceiling.as_ref().map(|rules| {
+                Box::new(Self::compile(&NetworkPolicy {
+                    rules: rules.clone(),
+                    default: Unlisted::Deny,
+                    ceiling: None,
+                    ..policy.clone()
+                }))
+            }),
         };
         let mut rules: Vec<&Rule> = policy.rules.iter().collect();
         rules.sort_unstable();
@@ -144,6 +154,10 @@ impl Ruleset {
             .collect();
         ports.sort_unstable();
         ports.dedup();
+        if let Some(ceiling) = &self.ceiling {
+            let permitted = ceiling.ports();
+            ports.retain(|port| permitted.contains(port));
+        }
         ports
     }
 
@@ -158,7 +172,8 @@ impl Ruleset {
                 everything && (rule.ports.is_empty() || here)
             })
         };
-        if !self.enabled || denied(None) {
+        let ceiling = self.ceiling.as_ref();
+        if !self.enabled || denied(None) || ceiling.is_some_and(|rules| !rules.may_allow(host)) {
             return false;
         }
         // No finite list of ports leaves none to be asked about.

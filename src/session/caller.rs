@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, getgid, getuid};
+use nix::unistd::{Gid, Group, Uid, User, getgid, getgroups, getuid};
 
 /// The process that asked for a session, as it was when it asked.
 #[derive(Debug, Clone)]
@@ -21,6 +21,17 @@ pub struct Caller {
     pub home: PathBuf,
     /// The environment.
     pub environment: BTreeMap<OsString, OsString>,
+}
+
+/// The names of this process's groups; a group without a name goes by its number.
+pub(super) fn groups() -> Vec<String> {
+    let mut gids = getgroups().unwrap_or_default();
+    gids.push(getgid());
+    let name = |gid: &Gid| {
+        let group = Group::from_gid(*gid).ok().flatten();
+        group.map_or_else(|| gid.to_string(), |group| group.name)
+    };
+    gids.iter().map(name).collect()
 }
 
 impl Caller {

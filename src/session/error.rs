@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use crate::audit::folder::FolderError;
 use crate::exit::Exit;
+use crate::ids::{SessionId, SessionName};
 use crate::jail::JailError;
 use crate::policy::ProfileError;
 use crate::wire::init::{FailureKind, InitFailure};
@@ -20,6 +21,16 @@ pub enum LaunchError {
     /// The profile cannot be used, or a flag does not fit it.
     #[error("{0}")]
     Profile(#[from] ProfileError),
+    /// Another session has the name.
+    #[error(
+        "--name {name}: session {session} of yours has it and runs; choose another, or stop that one"
+    )]
+    NameTaken {
+        /// The name.
+        name: SessionName,
+        /// Whose it is.
+        session: SessionId,
+    },
     /// The workspace cannot be used.
     #[error("workspace {}: {source}; name an existing folder with -C DIR", path.display())]
     Workspace {
@@ -51,6 +62,12 @@ pub enum LaunchError {
     /// The proxy that is to lead out cannot be used.
     #[error("{0}")]
     Upstream(#[from] UpstreamError),
+    /// A limit cannot be set, and the profile requires it.
+    #[error("{problem}, or let it start without with isolation.limits = \"best-effort\"")]
+    Limits {
+        /// Which, why, and a cure.
+        problem: String,
+    },
     /// The jail could not be built.
     #[error("{0}")]
     Jail(#[from] JailError),

@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::audit::event::ShownSocket;
-use crate::audit::{AuditEvent, Isolation, Status};
+use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Interceptor, Running};
@@ -26,6 +26,7 @@ use super::jail_trust::JailTrust;
 use super::known_bwrap;
 use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
+use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
 use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
@@ -41,6 +42,8 @@ pub struct Report {
     pub summary: Option<GateSummary>,
     /// The budget that ended the session, if one did.
     pub killed: Option<LimitNotice>,
+    /// The limit of the machine that ended the command, if one did.
+    pub ended_by: Option<ResourceHit>,
 }
 
 /// Runs one session:
@@ -65,9 +68,10 @@ pub fn run(
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
     let mut plan = Plan::make(request, tell)?;
+    jail::cgroup::make_room(&plan.profile.limits);
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
-    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut signals));
+    let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
     let outcome =
@@ -177,6 +181,7 @@ impl Companions {
             exit: Exit::Command(ended.status),
             summary,
             killed: ended.killed,
+            ended_by: ended.limit,
         })
     }
 
@@ -209,6 +214,8 @@ struct Jail {
     interceptor: Option<Interceptor>,
     /// The host's sockets that show, for the record.
     sockets: Vec<ShownSocket>,
+    /// Limits that are not in force, for the record.
+    shortfalls: Vec<Shortfall>,
 }
 
 /// Step 3, our side.
@@ -232,8 +239,16 @@ fn build(
     let interceptor = transparent.then(|| Interceptor::start(&program));
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
-    let (readable, writable) = prepared.landlock_paths();
-    let init_plan = plan.init_plan(&bwrap, readable, writable, prepared.socket_paths());
+    let settled = resources::settle(&plan.profile, prepared.missing())?;
+    if let Some(note) = &settled.note {
+        tell(Progress::Note(note));
+    }
+    let init_plan = plan.init_plan(
+        &bwrap,
+        prepared.landlock_paths(),
+        prepared.socket_paths(),
+        settled.rlimits,
+    );
     let sockets = prepared.sockets().to_vec();
     for ShownSocket { path, danger } in &sockets {
         if let Some(danger) = danger {
@@ -253,6 +268,7 @@ fn build(
         init,
         interceptor: interceptor.transpose()?,
         sockets,
+        shortfalls: settled.shortfalls,
     })
 }
 
@@ -260,6 +276,8 @@ fn build(
 struct Confined {
     isolation: Isolation,
     listeners: Vec<OwnedFd>,
+    /// Its number, as the host counts.
+    pid: Pid,
     /// The process, which becomes the command. Opened while init waits for our word, so that its
     /// number cannot be anybody else's by then.
     process: OwnedFd,
@@ -271,9 +289,10 @@ impl Jail {
         mut self,
         plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
     ) -> Result<Live, LaunchError> {
-        let command = self.release(plan, companions, signals)?;
+        let command = self.release(plan, companions, desk, signals)?;
         Ok(Live {
             running: self.running,
             command,
@@ -284,14 +303,17 @@ impl Jail {
         &mut self,
         plan: &Plan,
         companions: &mut Companions,
+        desk: &mut Desk,
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
         let mut confined = self.confined(plan, signals)?;
         if let Some(interceptor) = self.interceptor.take() {
             intercept(&interceptor, &mut confined.listeners, signals)?;
         }
+        confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
+        desk.introduce(plan.described(confined.isolation.clone(), confined.pid));
         companions
             .audit
             .append(plan.started(confined.isolation, std::mem::take(&mut self.sockets)))?;
@@ -321,6 +343,7 @@ impl Jail {
             (InitReport::Confined(isolation), Some(init)) => Ok(Confined {
                 isolation,
                 listeners: received.fds,
+                pid: init,
                 process: pidfd_open(init, PidfdFlags::empty()).map_err(|errno| {
                     LaunchError::System {
                         what: "open init's process",
@@ -382,6 +405,8 @@ struct Ended {
     status: u8,
     /// The budget that ended it, if one did.
     killed: Option<LimitNotice>,
+    /// The limit of the machine that ended it, if one did.
+    limit: Option<ResourceHit>,
 }
 
 impl Live {
@@ -395,6 +420,12 @@ impl Live {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
         let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
+        let system = |source| LaunchError::System {
+            what: "watch the jail",
+            source,
+        };
+        let meter = self.running.meter().map_err(system)?;
+        let mut resources = Resources::new(&plan.profile.limits, meter);
         let watch = Watch {
             signals,
             jail: self.running.child(),
@@ -403,10 +434,7 @@ impl Live {
             audit: Some(&mut companions.audit),
             desk,
             limits: &mut limits,
-        };
-        let system = |source| LaunchError::System {
-            what: "watch the jail",
-            source,
+            resources: &mut resources,
         };
         let status = watch::until_the_end(watch, &mut |notice| tell(Progress::Notice(notice)))
             .map_err(system)?;
@@ -415,6 +443,7 @@ impl Live {
             running: self.running,
             status,
             killed: limits.into_killed(),
+            limit: resources.ended(status),
         })
     }
 }

@@ -125,11 +125,11 @@ pub fn ends(notice: &LimitNotice) -> bool {
 /// The record of a limit that the session keeps itself; the gate has recorded its own.
 pub fn record(notice: &LimitNotice) -> Option<AuditEvent> {
     notice.what.is_time().then(|| AuditEvent::LimitHit {
-        what: notice.what,
+        what: notice.what.into(),
         host: notice.host.clone(),
         used: notice.used,
         max: notice.max,
-        action: notice.action,
+        action: notice.action.into(),
     })
 }
 

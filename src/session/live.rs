@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use super::approvals::remember;
 use super::caller::Caller;
 use super::plan::LaunchRequest;
+use super::profiles::{self, Shelf};
 use super::registries::{self, Found};
 use super::trust::is_outside;
-use super::{approvals::remember, profiles};
+use crate::policy::profile::LayerText;
 use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
 
 /// How long after the last change of a file it is read: editors write in several steps.
@@ -29,6 +31,8 @@ pub struct Live {
     caller: Caller,
     /// As asked for.
     profile: String,
+    /// The file of the project, as it was when the session started: the session could write it since.
+    project: Option<LayerText>,
     overrides: Overrides,
     workspace: PathBuf,
     /// What this session can write: nothing below it counts.
@@ -55,6 +59,8 @@ pub struct Launched<'a> {
     pub caller: &'a Caller,
     /// Where.
     pub workspace: &'a Path,
+    /// The file of the project.
+    pub project: Option<&'a LayerText>,
     /// What it can write.
     pub writable: &'a [PathBuf],
     /// Its credentials, those that have a value.
@@ -79,6 +85,7 @@ impl Live {
         let mut live = Self {
             caller: launched.caller.clone(),
             profile: request.profile.clone(),
+            project: launched.project.cloned(),
             overrides: request.overrides.clone(),
             workspace: launched.workspace.to_owned(),
             writable: launched.writable.to_owned(),
@@ -132,15 +139,15 @@ impl Live {
     /// Reads the profile again, with the flags of the command line. The error is one line.
     pub fn read(&mut self) -> Result<Profile, String> {
         let environment = &self.caller.environment;
-        let (loaded, files) =
-            profiles::load_with_files(&self.profile, environment, &self.overrides);
+        let profiles = Shelf::new(environment, self.project.as_ref());
+        let (loaded, files) = profiles.read_with_files(&self.profile, &self.overrides);
         if let Some(file) = files.iter().find(|file| !self.is_trusted(file)) {
             return Err(format!(
                 "{}: the session could have written it; it counts for new sessions only",
                 file.display()
             ));
         }
-        let profile = loaded.map_err(|error| error.to_string())?;
+        let profile = loaded.map_err(|error| error.to_string())?.profile;
         let mut profile =
             registries::resolve_known(profile, environment, &self.workspace, &mut self.found);
         let rules = &mut profile.network.credentials;
@@ -156,6 +163,7 @@ impl Live {
         let later = [
             ("filesystem", old.filesystem != new.filesystem),
             ("environment", old.environment != new.environment),
+            ("limits", old.limits != new.limits),
             ("isolation", old.isolation != new.isolation),
             ("codex", old.codex != new.codex),
             ("audit", old.audit != new.audit),
@@ -238,8 +246,8 @@ impl Live {
 
     /// Watches the folders in which the profile's files stand, or would.
     fn watch(&mut self) {
-        let (_, mut files) =
-            profiles::load_with_files(&self.profile, &self.caller.environment, &self.overrides);
+        let profiles = Shelf::new(&self.caller.environment, self.project.as_ref());
+        let (_, mut files) = profiles.read_with_files(&self.profile, &self.overrides);
         files.extend(remember::file_of(&self.profile, &self.caller.environment));
         let linked: Vec<_> = files
             .iter()

@@ -9,6 +9,7 @@
 //! Reading order: [`launch`] is the numbered list; the other files are what its steps lean on.
 #![forbid(unsafe_code)]
 
+mod admin_file;
 pub mod approvals;
 pub mod caller;
 pub mod command;
@@ -25,7 +26,10 @@ pub mod limits;
 pub mod live;
 pub mod plan;
 pub mod profiles;
+mod project_file;
 pub mod registries;
+pub mod resources;
+pub mod running;
 pub mod signals;
 pub mod socket;
 pub mod trust;

@@ -6,18 +6,23 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use nix::libc::{EACCES, EPERM, EROFS};
+use rustix::process::Pid;
 
 use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionName};
+use crate::jail::cgroup;
 use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
-use crate::wire::init::{FailureKind, InitFailure, InitPlan};
+use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits};
+use crate::wire::session::Description;
 
 use super::Progress;
 use super::approvals::Ask;
@@ -28,13 +33,16 @@ use super::credentials::{self, Credentials};
 use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
+use super::profiles::Shelf;
 use super::registries::Found;
 use super::trust_store::{self, TrustStore};
-use super::{socket, trust, upstream};
+use super::{project_file, running, socket, trust, upstream};
 
 /// What a caller asks for, as read from the command line.
 #[derive(Debug)]
 pub struct LaunchRequest {
+    /// What the caller calls the session.
+    pub name: Option<SessionName>,
     /// Name or file of the profile.
     pub profile: String,
     /// What the flags change in it.
@@ -51,10 +59,13 @@ pub struct LaunchRequest {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) session: SessionId,
+    pub(super) name: Option<SessionName>,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
     /// The profile as it was read, with flags and registries, before the command had a say.
     pub(super) read: Profile,
+    /// The file of the project, as it was when the session started.
+    pub(super) project: Option<LayerText>,
     /// What registries' clients said.
     pub(super) found: Vec<Found>,
     pub(super) rules: Ruleset,
@@ -82,9 +93,18 @@ impl Plan {
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
-        let profile =
-            super::profiles::load_with(&request.profile, &caller.environment, &request.overrides)?;
+        if let Some(name) = &request.name {
+            running::is_free(&caller, name)?;
+        }
         let workspace = workspace(request.folder.as_deref())?;
+        let project = project_file::find(&workspace, caller.uid)?;
+        let shelf = Shelf::new(&caller.environment, project.as_ref());
+        let Reading { profile, cuts, .. } = shelf.read(&request.profile, &request.overrides)?;
+        for cut in cuts {
+            tell(Progress::Note(&format!(
+                "by the requirements of this host, {cut}"
+            )));
+        }
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
         let read = profile.clone();
@@ -127,9 +147,11 @@ impl Plan {
         let session = SessionId::generate();
         Ok(Self {
             session,
+            name: request.name.clone(),
             caller,
             profile,
             read,
+            project,
             found,
             rules,
             workspace,
@@ -192,6 +214,8 @@ impl Plan {
             files: [self.files().as_slice(), made].concat(),
             replaced: trust.map_or_else(Vec::new, |trust| trust.replaced.clone()),
             sockets: &self.profile.network.unix_sockets,
+            limits: &self.profile.limits,
+            session: self.session.to_string(),
             init,
         }
     }
@@ -211,7 +235,7 @@ impl Plan {
     }
 
     /// What no jail sees, in whatever mode: the log, the profiles, the session's own socket, the upstream
-    /// proxy's password.
+    /// proxy's password, control groups (of `/sys` no jail has anything).
     fn hidden(&self) -> Vec<PathBuf> {
         let policy = &self.profile.network.upstream_proxy;
         let password = policy
@@ -222,6 +246,11 @@ impl Plan {
             .into_iter()
             .chain(socket::hidden(&self.caller))
             .chain(password)
+            .chain(
+                cgroup::mounts()
+                    .into_iter()
+                    .filter(|mount| !mount.starts_with("/sys")),
+            )
             .collect()
     }
 
@@ -229,9 +258,9 @@ impl Plan {
     pub(super) fn init_plan(
         &self,
         bwrap: &Bwrap,
-        readable: Vec<PathBuf>,
-        writable: Vec<PathBuf>,
+        (readable, writable): (Vec<PathBuf>, Vec<PathBuf>),
         sockets: &[PathBuf],
+        rlimits: Rlimits,
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
@@ -244,6 +273,7 @@ impl Plan {
             readable,
             writable,
             sockets: sockets.to_vec(),
+            rlimits,
             landlock_floor: self.profile.isolation.landlock_abi,
             bwrap: bwrap.version.clone(),
             argv: self.command.argv.clone(),
@@ -315,12 +345,30 @@ impl Plan {
     ) -> AuditEvent {
         AuditEvent::SessionStarted {
             argv: self.asked.clone(),
+            name: self.name.clone(),
             profile: self.profile.name.clone(),
             mode: self.profile.filesystem.mode.to_string(),
             workspace: self.workspace.to_string_lossy().into_owned(),
             generation: self.rules.generation().clone(),
             isolation,
             unix_sockets,
+        }
+    }
+
+    /// What the session tells of itself.
+    pub(super) fn described(&self, isolation: Isolation, pid: Pid) -> Description {
+        Description {
+            session: self.session,
+            name: self.name.clone(),
+            user: self.caller.user.clone(),
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            started: Timestamp::now(),
+            profile: self.profile.name.clone(),
+            generation: self.rules.generation().clone(),
+            mode: self.profile.filesystem.mode.to_string(),
+            workspace: self.workspace.to_string_lossy().into_owned(),
+            argv: self.asked.clone(),
+            isolation,
         }
     }
 

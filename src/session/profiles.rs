@@ -1,12 +1,15 @@
-//! Profiles by name: the caller's own files first, then the compiled-in ones; or one file by path.
+//! Profiles by name: the caller's own files first, then the admin's, then the compiled-in ones; or one
+//! file by path. What the admin insists on holds for all of them.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::policy::profile::{builtin, builtin_names, is_name};
-use crate::policy::{Overrides, PolicyTest, Profile, ProfileError};
+use super::{admin_file, caller, project_file};
+use crate::policy::profile::{LayerText, Overlays, Reading, builtin, builtin_names, is_name};
+use crate::policy::requirements::REQUIREMENTS_FILE;
+use crate::policy::{Overrides, PolicyTest, Profile, ProfileError, Requirements};
 
 /// The caller's environment, read once when the process starts.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -14,52 +17,203 @@ pub type Environment = BTreeMap<OsString, OsString>;
 /// The longest profile; a larger file is none.
 const MAX_PROFILE: u64 = 1 << 20;
 
-/// Reads a profile and what it extends. A name with a slash or ending in `.toml` is the path of a file;
-/// any other is looked up in `$XDG_CONFIG_HOME/portcullis/profiles`, then among the compiled-in ones.
-pub fn load(name: &str, environment: &Environment) -> Result<Profile, ProfileError> {
-    load_with(name, environment, &Overrides::default())
+/// What the admin of this host has written: profiles, and what none of them may exceed.
+pub const SYSTEM: &str = "/etc/portcullis";
+
+/// Where profiles are looked up, and what is laid over them.
+#[derive(Debug, Clone, Copy)]
+pub struct Shelf<'a> {
+    /// The caller's environment.
+    pub environment: &'a Environment,
+    /// The admin's folder.
+    pub system: &'a Path,
+    /// The file of the project, if there is one.
+    pub project: Option<&'a LayerText>,
 }
 
-/// The same with flags laid over it.
-pub fn load_with(
-    name: &str,
-    environment: &Environment,
-    overrides: &Overrides,
-) -> Result<Profile, ProfileError> {
-    let file = is_path(name).then(|| Path::new(name));
-    let read = |name: &str| match file {
-        Some(file) => read(file).map(Some),
-        None => by_name(name, environment),
-    };
-    load_by(name, read, environment, overrides)
-}
-
-/// As [`load_with`], with the files that were read: those of the caller, not the compiled-in profiles.
-pub fn load_with_files(
-    name: &str,
-    environment: &Environment,
-    overrides: &Overrides,
-) -> (Result<Profile, ProfileError>, Vec<PathBuf>) {
-    let mut files = Vec::new();
-    let own = folder(environment);
-    let mut load = |layer: &str| {
-        if files.is_empty() && layer == name && is_path(name) {
-            let file = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-            files.push(file);
-            return read(Path::new(name)).map(Some);
+impl<'a> Shelf<'a> {
+    /// The shelf of a caller on this host.
+    pub fn new(environment: &'a Environment, project: Option<&'a LayerText>) -> Self {
+        Self {
+            environment,
+            system: Path::new(SYSTEM),
+            project,
         }
-        let text = by_name(layer, environment)?;
-        let file = own.as_ref().filter(|_| is_name(layer));
-        let file = file.map(|folder| folder.join(format!("{layer}.toml")));
-        files.extend(file.filter(|file| file.exists()));
-        Ok(text)
-    };
-    let loaded = Profile::read_with(name, &mut load, overrides);
-    let loaded = loaded.map_err(|error| name_all(error, own.as_deref()));
-    (loaded, files)
+    }
+
+    /// Reads a profile with all its layers. A name with a slash or ending in `.toml` is the path of a
+    /// file; any other is looked up in `$XDG_CONFIG_HOME/portcullis/profiles`, then in
+    /// `/etc/portcullis/profiles`, then among the compiled-in ones.
+    pub fn read(&self, name: &str, overrides: &Overrides) -> Result<Reading, ProfileError> {
+        self.read_noting(name, overrides, false).0
+    }
+
+    /// As [`Shelf::read`], noting where each value was written.
+    pub fn read_with_origins(
+        &self,
+        name: &str,
+        overrides: &Overrides,
+    ) -> Result<Reading, ProfileError> {
+        self.read_noting(name, overrides, true).0
+    }
+
+    /// As [`Shelf::read`], with the files that were read or would be: those of the caller and of the
+    /// admin, not the compiled-in profiles.
+    pub fn read_with_files(
+        &self,
+        name: &str,
+        overrides: &Overrides,
+    ) -> (Result<Reading, ProfileError>, Vec<PathBuf>) {
+        self.read_noting(name, overrides, false)
+    }
+
+    fn read_noting(
+        &self,
+        name: &str,
+        overrides: &Overrides,
+        origins: bool,
+    ) -> (Result<Reading, ProfileError>, Vec<PathBuf>) {
+        let mut files = vec![self.system.join(REQUIREMENTS_FILE)];
+        let read = self.requirements().and_then(|requirements| {
+            let own = Self::may_bring_own(name, requirements.as_ref())?;
+            let over = Overlays {
+                project: self.project,
+                overrides,
+                requirements: requirements.as_ref(),
+                origins,
+            };
+            let mut load = |name: &str, nth| self.nth(name, nth, own, &mut files);
+            Profile::read_layers(name, &mut load, over)
+        });
+        (read.map_err(|error| self.name_all(error)), files)
+    }
+
+    /// What the admin insists on. A file that cannot be taken for the admin's is no reason to go on
+    /// without.
+    fn requirements(&self) -> Result<Option<Requirements>, ProfileError> {
+        let file = self.system.join(REQUIREMENTS_FILE);
+        let place = file.display().to_string();
+        let text = admin_file::read(&file).map_err(|problem| ProfileError::Load {
+            profile: place.clone(),
+            problem,
+        })?;
+        text.map(|text| Requirements::parse(&place, &text))
+            .transpose()
+    }
+
+    /// Whether files of the caller's own count. Where the admin lists profiles for a group of the
+    /// caller's, those of the host count alone, and of them those that are listed.
+    fn may_bring_own(
+        name: &str,
+        requirements: Option<&Requirements>,
+    ) -> Result<bool, ProfileError> {
+        let Some(required) = requirements.filter(|required| required.lists_profiles()) else {
+            return Ok(true);
+        };
+        let Some(names) = required.profiles_for(&caller::groups()) else {
+            return Ok(true);
+        };
+        if names.iter().any(|listed| listed == name) {
+            return Ok(false);
+        }
+        Err(ProfileError::Load {
+            profile: name.to_owned(),
+            problem: format!(
+                "{} lists other profiles for a group of yours: {}",
+                required.place(),
+                names.join(", ")
+            ),
+        })
+    }
+
+    /// The nth text of a name, the caller's before the admin's before the compiled-in one.
+    fn nth(
+        &self,
+        name: &str,
+        nth: usize,
+        own: bool,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<Option<LayerText>, String> {
+        if is_path(name) {
+            if nth > 0 || !own {
+                return Ok(None);
+            }
+            let file = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
+            let text = read(Path::new(name))?;
+            files.push(file);
+            return Ok(Some(layer(text, name)));
+        }
+        if !is_name(name) {
+            return Err(format!(
+                "{name:?} is no profile name; accepted are letters, digits, '-', '_' and '.', not in front, or the path of a file"
+            ));
+        }
+        let mut found = Vec::new();
+        if let Some(folder) = folder(self.environment).filter(|_| own) {
+            let file = folder.join(format!("{name}.toml"));
+            if exists(&file)? {
+                found.push(layer(read(&file)?, &file.display().to_string()));
+                files.push(file);
+            }
+        }
+        let file = self.system.join("profiles").join(format!("{name}.toml"));
+        if let Some(text) = admin_file::read(&file)? {
+            found.push(layer(text, &file.display().to_string()));
+            files.push(file);
+        }
+        found.extend(builtin(name).map(|text| layer(text.to_owned(), &format!("built-in {name}"))));
+        Ok(found.into_iter().nth(nth))
+    }
+
+    /// The names of every profile there is: the caller's own, the admin's and the compiled-in ones.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.own_names();
+        names.extend(builtin_names().map(ToOwned::to_owned));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn own_names(&self) -> Vec<String> {
+        let own = folder(self.environment);
+        let system = self.system.join("profiles");
+        own.iter()
+            .chain([&system])
+            .flat_map(|folder| names_in(folder))
+            .collect()
+    }
+
+    /// A missing profile is told with the names of the caller's and of the host's.
+    fn name_all(&self, error: ProfileError) -> ProfileError {
+        match error {
+            ProfileError::Missing {
+                name,
+                extended_by,
+                mut available,
+                ..
+            } => {
+                available.extend(self.own_names());
+                ProfileError::missing(&name, extended_by.as_deref(), available)
+            }
+            other => other,
+        }
+    }
 }
 
-/// Reads the profile in a file, and the tests that stand there.
+/// The file of the project that a folder belongs to, for this process's user.
+pub fn project_of(folder: &Path) -> Result<Option<LayerText>, ProfileError> {
+    project_file::find(folder, nix::unistd::getuid())
+}
+
+fn layer(text: String, place: &str) -> LayerText {
+    LayerText {
+        text,
+        place: place.to_owned(),
+    }
+}
+
+/// Reads the profile in a file, and the tests that stand there. What is laid over it elsewhere, by a
+/// project or by the admin, is not what is asked for.
 pub fn load_file(
     file: &Path,
     environment: &Environment,
@@ -69,46 +223,16 @@ pub fn load_file(
         profile: name.clone(),
         problem,
     })?;
-    let read = |_: &str| Ok(Some(text.clone()));
-    let profile = load_by(&name, read, environment, &Overrides::default())?;
-    Ok((profile, PolicyTest::read_all(&name, &text)?))
-}
-
-/// Reads the profile asked for in one way and what it extends by name.
-fn load_by(
-    asked_for: &str,
-    read: impl Fn(&str) -> Result<Option<String>, String>,
-    environment: &Environment,
-    overrides: &Overrides,
-) -> Result<Profile, ProfileError> {
-    let mut first = true;
-    let mut load = |name: &str| {
-        if std::mem::take(&mut first) {
-            read(name)
-        } else {
-            by_name(name, environment)
-        }
+    let shelf = Shelf::new(environment, None);
+    let mut files = Vec::new();
+    let mut load = |asked_for: &str, nth| match nth {
+        0 if asked_for == name => Ok(Some(layer(text.clone(), &name))),
+        _ => shelf.nth(asked_for, nth, true, &mut files),
     };
-    Profile::read_with(asked_for, &mut load, overrides)
-        .map_err(|error| name_all(error, folder(environment).as_deref()))
-}
-
-/// The caller's own profile of this name, else the compiled-in one.
-fn by_name(name: &str, environment: &Environment) -> Result<Option<String>, String> {
-    let own = folder(environment).filter(|_| is_name(name));
-    match own.map(|folder| folder.join(format!("{name}.toml"))) {
-        Some(file) if exists(&file)? => read(&file).map(Some),
-        _ => Ok(builtin(name).map(ToOwned::to_owned)),
-    }
-}
-
-/// The names of every profile there is, the caller's own and the compiled-in ones.
-pub fn names(environment: &Environment) -> Vec<String> {
-    let mut names = own_names(folder(environment).as_deref());
-    names.extend(builtin_names().map(ToOwned::to_owned));
-    names.sort_unstable();
-    names.dedup();
-    names
+    let overrides = Overrides::default();
+    let reading = Profile::read_layers(&name, &mut load, Overlays::flags(&overrides))
+        .map_err(|error| shelf.name_all(error))?;
+    Ok((reading.profile, PolicyTest::read_all(&name, &text)?))
 }
 
 /// Whether `-p` means a file rather than a name.
@@ -130,27 +254,10 @@ pub(super) fn folder(environment: &Environment) -> Option<PathBuf> {
     Some(config.join("portcullis/profiles"))
 }
 
-/// A missing profile is told with the caller's own names too.
-fn name_all(error: ProfileError, folder: Option<&Path>) -> ProfileError {
-    match error {
-        ProfileError::Missing {
-            name,
-            extended_by,
-            mut available,
-            ..
-        } => {
-            available.extend(own_names(folder));
-            ProfileError::missing(&name, extended_by.as_deref(), available)
-        }
-        other => other,
-    }
-}
-
-fn own_names(folder: Option<&Path>) -> Vec<String> {
-    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok());
+/// The names of the profiles in a folder.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
     entries
-        .into_iter()
-        .flatten()
         .filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             name.strip_suffix(".toml")
@@ -188,6 +295,17 @@ mod tests {
         [(OsString::from("HOME"), home.as_os_str().to_owned())]
             .into_iter()
             .collect()
+    }
+
+    fn load(name: &str, environment: &Environment) -> Result<Profile, ProfileError> {
+        let nobodys = Path::new("/nonexistent");
+        let shelf = Shelf {
+            environment,
+            system: nobodys,
+            project: None,
+        };
+        let reading = shelf.read(name, &Overrides::default())?;
+        Ok(reading.profile)
     }
 
     fn write(home: &Path, name: &str, text: &str) {
@@ -245,7 +363,7 @@ mod tests {
             "no profile \"strickt\"; there are base, codex, codex-sealed, offline, registries, strict; did you mean \"strict\"?"
         );
         assert_eq!(
-            names(&caller(home.path())),
+            Shelf::new(&caller(home.path()), None).names(),
             [
                 "base",
                 "codex",

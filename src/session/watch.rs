@@ -9,9 +9,10 @@ use nix::sys::signal::Signal;
 use rustix::process::pidfd_send_signal;
 
 use super::companions::{AuditWriter, CompanionError, Gate, any_readable};
-use super::desk::{Desk, Tell};
+use super::desk::{Desk, Stop, Tell};
 use super::limits::{self, Limits};
 use super::live::has_terminal;
+use super::resources::{ResourceHit, Resources};
 use super::signals::{Arrived, Signals};
 use crate::wire::gate::{GateReply, LimitNotice};
 
@@ -42,6 +43,8 @@ pub struct Watch<'a> {
     pub desk: &'a mut Desk,
     /// What may end the session before its command does.
     pub limits: &'a mut Limits,
+    /// What the jail may take of the machine.
+    pub resources: &'a mut Resources,
 }
 
 /// What a person should hear while the session goes on.
@@ -60,11 +63,20 @@ pub enum Notice {
     Problem(String),
     /// A budget is used up, and the session goes on.
     Limit(LimitNotice),
+    /// A limit of the machine is reached, and the session goes on, or is over.
+    Resource(ResourceHit),
 }
 
 /// Waits for the jail's end; answers with the status that bubblewrap passes on (the command's own,
 /// 128 + n for a signal).
 pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
+    let status = await_the_end(&mut watch, tell)?;
+    // What the kernel has counted while nobody looked.
+    watch.count(Some(status), tell);
+    Ok(status)
+}
+
+fn await_the_end(watch: &mut Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
     let mut kill_at: Option<Instant> = None;
     loop {
         if let Some(status) = watch.jail.try_wait()? {
@@ -82,6 +94,15 @@ pub fn until_the_end(mut watch: Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
             }
         }
         watch.wait(kill_at, tell)?;
+        match watch.desk.take_stop() {
+            None => {}
+            Some(Stop::Kill) => kill_at = Some(Instant::now()),
+            Some(Stop::Ask) => {
+                kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                // ESRCH: it has ended by itself, and the loop sees that next.
+                pidfd_send_signal(watch.command, rustix::process::Signal::TERM).ok();
+            }
+        }
         while let Some(arrived) = watch.signals.take()? {
             if arrived.signal == Signal::SIGCHLD {
                 continue;
@@ -119,10 +140,16 @@ impl Watch<'_> {
         let gate = self.gate.map_or(signals, AsFd::as_fd);
         let audit = self.audit.as_deref().map_or(signals, AsFd::as_fd);
         let mut fds = vec![signals, gate, audit];
+        let metered = fds.len();
+        // In the place of a meter that is not there, again the signal queue.
+        fds.push(self.resources.fd().unwrap_or(signals));
         fds.extend(self.desk.fds());
         let ready = any_readable(&fds, timeout)?;
         let is_ready = |place: usize| ready.get(place).copied().unwrap_or_default();
         let (gate_spoke, audit_spoke) = (is_ready(1), is_ready(2));
+        if is_ready(metered) {
+            self.count(None, tell);
+        }
         // The audit writer does not speak unasked: something to read is the end of its channel.
         if audit_spoke && self.audit.take().is_some() {
             tell(Notice::AuditLost);
@@ -148,6 +175,16 @@ impl Watch<'_> {
             self.lose_gate(tell);
         }
         Ok(())
+    }
+
+    /// Records and tells which limits of the machine are reached; with the command's status once it has ended.
+    fn count(&mut self, status: Option<u8>, tell: Tell<'_>) {
+        for hit in self.resources.reached(status) {
+            if let Some(audit) = self.audit.as_mut() {
+                audit.append(hit.record()).ok();
+            }
+            tell(Notice::Resource(hit));
+        }
     }
 
     /// SIGHUP: the profile is read again at once.

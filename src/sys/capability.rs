@@ -1,20 +1,40 @@
-//! Capabilities (capabilities(7)): all given up, for good.
+//! Capabilities (capabilities(7)): given up, for good.
 
-use caps::CapSet;
 use caps::errors::CapsError;
+use caps::{CapSet, CapsHashSet};
+
+pub use caps::Capability;
 
 /// Empties the ambient, bounding, inheritable, permitted and effective sets of this thread, in an
 /// order in which each step is still permitted. Bounding first, because dropping from it needs
 /// `CAP_SETPCAP`; a process without any capability cannot shrink it, but `no_new_privs` keeps
 /// execve(2) from ever using it.
 pub fn drop_all() -> Result<(), CapsError> {
-    if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP)? {
+    drop_to(&CapsHashSet::new())
+}
+
+/// The same but for one, which stays permitted if it was: it does nothing before [`raise`].
+pub fn drop_all_but(kept: Capability) -> Result<(), CapsError> {
+    let mut permitted = CapsHashSet::new();
+    if caps::has_cap(None, CapSet::Permitted, kept)? {
+        permitted.insert(kept);
+    }
+    drop_to(&permitted)
+}
+
+/// Has a capability that is permitted take effect.
+pub fn raise(capability: Capability) -> Result<(), CapsError> {
+    caps::raise(None, CapSet::Effective, capability)
+}
+
+fn drop_to(permitted: &CapsHashSet) -> Result<(), CapsError> {
+    if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP)? {
         caps::clear(None, CapSet::Bounding)?;
     }
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Inheritable)?;
     caps::clear(None, CapSet::Effective)?;
-    caps::clear(None, CapSet::Permitted)
+    caps::set(None, CapSet::Permitted, permitted)
 }
 
 /// Names of the capabilities left in any set of this thread, the bounding set included.

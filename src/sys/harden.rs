@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::set_no_new_privs;
 
 /// No new privileges by execve(2) (`PR_SET_NO_NEW_PRIVS`), no core dump and no reading of our memory
@@ -18,6 +18,28 @@ pub fn harden() -> io::Result<()> {
 /// execve(2), so that children are what they would be without it.
 pub fn unreadable() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
+}
+
+/// Open files of one process (`RLIMIT_NOFILE`), bytes of one file (`RLIMIT_FSIZE`), and processes of this
+/// user in this user namespace (`RLIMIT_NPROC`, which counts by namespace since Linux 5.14): no more than
+/// these, and never more than before.
+pub fn limit(
+    open_files: Option<u64>,
+    file_size: Option<u64>,
+    processes: Option<u64>,
+) -> io::Result<()> {
+    for (resource, most) in [
+        (Resource::RLIMIT_NOFILE, open_files),
+        (Resource::RLIMIT_FSIZE, file_size),
+        (Resource::RLIMIT_NPROC, processes),
+    ] {
+        if let Some(most) = most {
+            let (soft, hard) = getrlimit(resource)?;
+            // "Infinity" is the largest number.
+            setrlimit(resource, soft.min(most), hard.min(most))?;
+        }
+    }
+    Ok(())
 }
 
 /// `RLIMIT_CORE` 0: a crash writes no memory to disk, nor to a `core_pattern` pipe.

@@ -130,6 +130,29 @@ impl Spawn {
         self
     }
 
+    /// Has the child write `0` to each of these before it is executed: it goes into the control group whose
+    /// `cgroup.procs` that is, so that nothing of it is ever outside. Where it must (true) and cannot, it
+    /// does not start.
+    #[must_use]
+    pub fn join(mut self, groups: Vec<(OwnedFd, bool)>) -> Self {
+        use std::os::unix::process::CommandExt;
+        #[expect(unsafe_code, reason = "runs between fork and exec")]
+        // SAFETY: the closure makes one bare system call a group (write(2)) on descriptors that it owns, and
+        // allocates nothing. It is run before the descriptors of `Spawn::fd` are put to their numbers.
+        unsafe {
+            self.command.pre_exec(move || {
+                for (procs, must) in &groups {
+                    let joined = rustix::io::write(procs, b"0");
+                    if let (Err(errno), true) = (joined, *must) {
+                        return Err(errno.into());
+                    }
+                }
+                Ok(())
+            });
+        }
+        self
+    }
+
     /// Lets the child ignore what a terminal's keyboard sends (SIGINT, SIGQUIT): it stays in the
     /// foreground process group, and the keys are for somebody else in it.
     #[must_use]

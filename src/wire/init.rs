@@ -28,6 +28,8 @@ pub struct InitPlan {
     pub writable: Vec<PathBuf>,
     /// Sockets of the host that Landlock lets be connected to.
     pub sockets: Vec<PathBuf>,
+    /// The most that the command's processes get.
+    pub rlimits: Rlimits,
     /// The lowest Landlock ABI that the profile accepts.
     pub landlock_floor: u8,
     /// Which bubblewrap built the jail, for the report.
@@ -36,6 +38,18 @@ pub struct InitPlan {
     pub argv: Vec<String>,
     /// The whole environment of the command.
     pub env: Vec<(String, String)>,
+}
+
+/// What setrlimit(2) limits; what is not there stays as the caller has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rlimits {
+    /// Open files of one process.
+    pub open_files: Option<u64>,
+    /// Bytes of one file that is written.
+    pub file_size: Option<u64>,
+    /// Processes and threads in the jail, where no control group counts them.
+    pub processes: Option<u64>,
 }
 
 /// The session's word that the start is recorded and the gate serves.

@@ -4,10 +4,12 @@
 //! [`SessionRequest`] is answered by one [`SessionReply`], in order; [`SessionRequest::Watch`] by one at
 //! once and one at every change after it, until the peer closes.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{Counters, Question};
-use crate::ids::QuestionId;
+use crate::audit::Isolation;
+use crate::ids::{PolicyGeneration, QuestionId, SessionId, SessionName};
 use crate::policy::{Answered, Scope};
 
 /// The longest request, in bytes: a word and a few numbers.
@@ -37,6 +39,42 @@ pub enum SessionRequest {
     Counters,
     /// Read the profile again. Answered by [`SessionReply::Done`].
     ReloadPolicy,
+    /// What is it? Answered by [`SessionReply::Session`].
+    Describe,
+    /// End it: the command is asked to, and killed with its jail when it takes too long. Answered by
+    /// [`SessionReply::Done`] at once; the channel closes when the session is over.
+    Stop {
+        /// Do not ask first.
+        kill: bool,
+    },
+}
+
+/// A running session, as whoever started it may know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    /// The session.
+    pub session: SessionId,
+    /// What its caller calls it.
+    pub name: Option<SessionName>,
+    /// Whose it is.
+    pub user: String,
+    /// The command's process, as the host counts.
+    pub pid: u32,
+    /// When the command was started.
+    pub started: Timestamp,
+    /// Name of the profile.
+    pub profile: String,
+    /// The policy in force.
+    pub generation: PolicyGeneration,
+    /// How much of the file system the command may change.
+    pub mode: String,
+    /// The working directory.
+    pub workspace: String,
+    /// The command and its arguments, credentials sealed.
+    pub argv: Vec<String>,
+    /// What confinement was achieved.
+    pub isolation: Isolation,
 }
 
 /// What a session answers; instead of any, [`SessionReply::Failed`].
@@ -49,6 +87,8 @@ pub enum SessionReply {
     Done(String),
     /// What was reached and refused so far.
     Counters(Box<Counters>),
+    /// What the session is.
+    Session(Box<Description>),
     /// It could not be done; cause and cure, one line.
     Failed(String),
 }

@@ -19,6 +19,7 @@ pub(crate) fn generation() -> PolicyGeneration {
 
 pub(crate) fn started() -> AuditEvent {
     AuditEvent::SessionStarted {
+        name: None,
         argv: ["codex", "exec", "fix the tests", HOSTILE]
             .map(String::from)
             .to_vec(),

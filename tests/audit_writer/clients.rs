@@ -4,12 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-use portcullis::audit::AuditEvent;
 use portcullis::audit::folder::file_name;
 use portcullis::audit::record::MAX_RECORD;
 use portcullis::audit::verify::State;
+use portcullis::audit::{AuditEvent, Counted};
 use portcullis::ids::ConnId;
-use portcullis::policy::{BudgetAction, BudgetKind, Durability, Transport};
+use portcullis::policy::{BudgetAction, BudgetKind, Durability, Resource, Transport};
 use portcullis::wire::audit::{Append, AuditReply, append};
 use portcullis::wire::{Channel, WireError};
 
@@ -102,26 +102,31 @@ fn a_gate_can_neither_end_nor_start_a_session() {
 
 #[test]
 fn limits_of_time_are_for_the_session_to_report_and_all_others_for_the_gate() {
-    let limit = |what| AuditEvent::LimitHit {
+    let limit = |what: Counted| AuditEvent::LimitHit {
         what,
         host: None,
         used: 2,
         max: 1,
-        action: BudgetAction::Kill,
+        action: BudgetAction::Kill.into(),
     };
     let folder = tempfile::tempdir().unwrap();
     let writer = Writer::start(folder.path(), Durability::Batch);
-    append(&writer.session, 1, limit(BudgetKind::TotalTime)).unwrap();
-    append(&writer.gate, 1, limit(BudgetKind::BytesUp)).unwrap();
-    let error = failed(append(&writer.session, 2, limit(BudgetKind::BytesUp)));
+    append(&writer.session, 1, limit(BudgetKind::TotalTime.into())).unwrap();
+    append(&writer.gate, 1, limit(BudgetKind::BytesUp.into())).unwrap();
+    let error = failed(append(
+        &writer.session,
+        2,
+        limit(BudgetKind::BytesUp.into()),
+    ));
     assert_eq!(
         error,
         "audit log: limit.hit is not for the session to report"
     );
-    let error = failed(append(&writer.gate, 2, limit(BudgetKind::IdleTime)));
+    let error = failed(append(&writer.gate, 2, limit(BudgetKind::IdleTime.into())));
     assert_eq!(error, "audit log: limit.hit is not for the gate to report");
-    append(&writer.session, 3, ended()).unwrap();
-    whole(writer.id, 3, State::Complete, &writer.finish().1);
+    append(&writer.session, 3, limit(Resource::Memory.into())).unwrap();
+    append(&writer.session, 4, ended()).unwrap();
+    whole(writer.id, 4, State::Complete, &writer.finish().1);
 }
 
 #[test]

@@ -96,6 +96,7 @@ pub(crate) fn events(folder: &Path, id: SessionId) -> Vec<AuditEvent> {
 
 pub(crate) fn started(argv: &[&str]) -> AuditEvent {
     AuditEvent::SessionStarted {
+        name: None,
         argv: argv.iter().map(ToString::to_string).collect(),
         profile: "codex".into(),
         mode: "workspace-write".into(),

@@ -59,11 +59,11 @@ fn hits(gate: &TestGate) -> Vec<AuditEvent> {
 
 fn hit(what: BudgetKind, used: u64, max: u64, action: BudgetAction) -> AuditEvent {
     AuditEvent::LimitHit {
-        what,
+        what: what.into(),
         host: None,
         used,
         max,
-        action,
+        action: action.into(),
     }
 }
 
@@ -257,11 +257,11 @@ fn hosts_have_budgets_of_their_own_beside_the_sessions() {
     assert_eq!(ends(&gate, 1)[0].0, 1000);
     assert_eq!(ask(&gate, "b.test", &origin, "/"), used_up());
     let expected = AuditEvent::LimitHit {
-        what: BudgetKind::BytesUp,
+        what: BudgetKind::BytesUp.into(),
         host: Some(HostPattern::parse("**.b.test").unwrap()),
         used: 1000,
         max: 1000,
-        action: BudgetAction::Deny,
+        action: BudgetAction::Deny.into(),
     };
     assert_eq!(hits(&gate), [expected]);
     let mut elsewhere = tunnel(&gate, "a.test", &origin);
@@ -354,11 +354,11 @@ fn a_wildcard_is_no_tunnel_through_names() {
     let asked: BTreeSet<String> = dns.asked().into_iter().collect();
     assert_eq!(asked.len(), 20, "names that a name server was asked for");
     let expected = AuditEvent::LimitHit {
-        what: BudgetKind::Labels,
+        what: BudgetKind::Labels.into(),
         host: Some(HostPattern::parse("*.allowed.test").unwrap()),
         used: 20,
         max: 20,
-        action: BudgetAction::Deny,
+        action: BudgetAction::Deny.into(),
     };
     assert_eq!(hits(&gate), [expected]);
     // Twins: a name that was let through, and one that the policy names itself.

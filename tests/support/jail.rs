@@ -42,6 +42,8 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         files: order.files.clone(),
         replaced: order.replaced.clone(),
         sockets: &order.sockets,
+        limits: &portcullis::policy::ResourceLimits::default(),
+        session: "test".to_owned(),
         init: &init,
     })?;
     let found = bwrap::find("/usr/bin:/bin".as_ref(), |_| true, &[])?;
@@ -54,6 +56,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         readable,
         writable,
         sockets: prepared.socket_paths().to_vec(),
+        rlimits: portcullis::wire::init::Rlimits::default(),
         landlock_floor: order.floor,
         bwrap: bwrap.version.clone(),
         argv: order.argv.clone(),

@@ -95,6 +95,10 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         }
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
+        AuditEvent::SessionStopping { by, kill } => {
+            let how = if *kill { "killed" } else { "stopped" };
+            format!("{how} by {}", escape(by))
+        }
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }
@@ -127,6 +131,7 @@ fn used(event: &AuditEvent) -> String {
 fn started(event: &AuditEvent) -> String {
     let AuditEvent::SessionStarted {
         argv,
+        name,
         profile,
         mode,
         unix_sockets,
@@ -136,6 +141,7 @@ fn started(event: &AuditEvent) -> String {
         return String::new();
     };
     let mut how = format!("profile {}, {}", escape(profile), escape(mode));
+    how.extend(name.iter().map(|name| format!(", named {name}")));
     for socket in unix_sockets {
         how.extend([", socket ", &escape(&socket.path)]);
     }
@@ -231,7 +237,7 @@ pub(in crate::cli) fn destination(host: &Host, port: Port) -> String {
 }
 
 /// A command line, quoted where a shell would need it.
-pub(super) fn command(argv: &[String]) -> String {
+pub(in crate::cli) fn command(argv: &[String]) -> String {
     let quote = |argument: &String| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
@@ -292,7 +298,7 @@ pub(in crate::cli) fn bytes(count: u64) -> String {
 }
 
 /// Milliseconds, to the precision a person reads.
-pub(super) fn duration(ms: u64) -> String {
+pub(in crate::cli) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     match seconds {
         0 => format!("{ms} ms"),

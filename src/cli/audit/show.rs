@@ -7,11 +7,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{FolderArg, finish, log_failure, naming, open_folder, phrase, verify};
-use crate::audit::AuditRecord;
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Lines, ReadError};
 use crate::audit::summary::{Destination, SessionSummary, Start};
 use crate::audit::verify::{Report, State, verify_file};
+use crate::audit::{AuditRecord, Counted};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -190,6 +190,9 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         lines.push(format!("user       {user} on host {host}"));
     }
     lines.push(format!("ended      {}", ending(summary, report)));
+    if let Some(by) = &summary.stopped_by {
+        lines.push(format!("stopped    by {}", escape(by)));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }
@@ -203,7 +206,10 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         } else {
             format!(" ({} times)", limit.count)
         };
-        lines.push(format!("budget     {}{host} used up{times}", limit.what));
+        lines.push(match limit.what {
+            Counted::Budget(what) => format!("budget     {what}{host} used up{times}"),
+            Counted::Resource(what) => format!("limit      {what} reached{times}"),
+        });
     }
     if !summary.destinations.is_empty() {
         lines.push(String::new());

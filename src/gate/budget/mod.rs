@@ -72,11 +72,11 @@ fn hit(gate: &Gate, meter: &Meter, host: Option<HostPattern>) {
         return;
     };
     gate.reporter.note(AuditEvent::LimitHit {
-        what: notice.what,
+        what: notice.what.into(),
         host: notice.host.clone(),
         used: notice.used,
         max: notice.max,
-        action: notice.action,
+        action: notice.action.into(),
     });
     if meter.is_untold() {
         gate.ledger.remember(&notice);

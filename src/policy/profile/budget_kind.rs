@@ -191,7 +191,7 @@ pub(super) fn decimal(text: &str) -> Option<u64> {
 }
 
 /// Bytes, in powers of 1024.
-fn size(text: &str) -> Option<u64> {
+pub(super) fn size(text: &str) -> Option<u64> {
     let units = [
         ("K", 1 << 10),
         ("M", 1 << 20),

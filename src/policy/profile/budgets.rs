@@ -88,6 +88,12 @@ impl fmt::Display for BudgetAction {
 // === impl Budget ===
 
 impl Budget {
+    /// Whether keeping to this one is keeping to the other as well. Rates over different windows are
+    /// not compared: neither bounds the other at every moment.
+    fn is_within(&self, bound: &Self) -> bool {
+        self.max <= bound.max && self.per == bound.per && self.action >= bound.action
+    }
+
     fn read(kind: BudgetKind, file: &BudgetFile) -> Result<Self, (&'static str, String)> {
         let max = kind.read(&file.max).map_err(|problem| ("max", problem))?;
         let per = match (kind, &file.per) {
@@ -126,6 +132,18 @@ impl Budgets {
     /// Whether nothing is limited.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Holds these budgets to others: of each kind the narrower stays. Gives the kinds that changed.
+    pub(in crate::policy) fn hold_to(&mut self, bound: &Self) -> Vec<BudgetKind> {
+        let mut changed = Vec::new();
+        for (kind, bound) in &bound.0 {
+            if self.0.get(kind).is_none_or(|own| !own.is_within(bound)) {
+                self.0.insert(*kind, *bound);
+                changed.push(*kind);
+            }
+        }
+        changed
     }
 
     /// Sets a budget from its text on the command line: `KEY=AMOUNT`, with `/WINDOW` after a rate, and

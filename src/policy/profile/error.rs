@@ -2,13 +2,15 @@
 
 use std::fmt;
 
+use super::project::PROJECT_FILE;
 use crate::policy::host::shown;
+use crate::policy::requirements::REQUIREMENTS_FILE;
 
 /// Why a profile was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
     /// The text is not TOML.
-    #[error("profile {profile}: line {line}, column {column}: {problem}")]
+    #[error("{}: line {line}, column {column}: {problem}", named(.profile))]
     Syntax {
         /// The profile.
         profile: String,
@@ -20,7 +22,7 @@ pub enum ProfileError {
         problem: String,
     },
     /// A key or a value is wrong.
-    #[error("profile {profile}: {key}: {problem}{}", hint(.nearest.as_ref()))]
+    #[error("{}: {key}: {problem}{}", named(.profile), hint(.nearest.as_ref()))]
     Key {
         /// The profile in whose file it stands.
         profile: String,
@@ -49,7 +51,7 @@ pub enum ProfileError {
         nearest: Option<String>,
     },
     /// Its text could not be fetched.
-    #[error("profile {profile}: {problem}")]
+    #[error("{}: {problem}", named(.profile))]
     Load {
         /// The profile.
         profile: String,
@@ -148,6 +150,16 @@ pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate.to_owned())
+}
+
+/// A profile as it is told; the files beside the profiles speak for themselves.
+fn named(profile: &str) -> String {
+    let other = [PROJECT_FILE, REQUIREMENTS_FILE];
+    if other.iter().any(|file| profile.ends_with(file)) {
+        profile.to_owned()
+    } else {
+        format!("profile {profile}")
+    }
 }
 
 fn hint(nearest: Option<&String>) -> String {

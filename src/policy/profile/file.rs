@@ -7,7 +7,9 @@ use serde::Deserialize;
 
 use super::error::ProfileError;
 use super::upstream::UpstreamFile;
-use super::{Durability, FilesystemMode, NetworkMode, Registry, Unlisted, WebsocketPolicy};
+use super::{
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, Registry, Unlisted, WebsocketPolicy,
+};
 
 /// One profile file.
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +20,8 @@ pub(super) struct ProfileFile {
     pub(super) filesystem: FilesystemFile,
     pub(super) network: NetworkFile,
     pub(super) environment: EnvironmentFile,
+    /// Values stay TOML: an error names the key.
+    pub(super) limits: toml::Table,
     pub(super) isolation: IsolationFile,
     pub(super) codex: CodexFile,
     pub(super) audit: AuditFile,
@@ -118,6 +122,7 @@ pub(super) struct EnvironmentFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct IsolationFile {
     pub(super) landlock_abi: Option<u8>,
+    pub(super) limits: Option<LimitsFloor>,
 }
 
 #[derive(Debug, Default, Deserialize)]

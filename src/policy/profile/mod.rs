@@ -2,7 +2,7 @@
 //! checked, and every process gets just the part that it enforces.
 //!
 //! Reading order: this file (the valid form) → [`mod@file`] (the file form) → [`read`] (from one to the other,
-//! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`overrides`] (flags) → [`visible`] (what only the
+//! with [`rules`] and [`value`]) → [`layer`] (`extends`) → [`project`] (the file of a project) → [`overrides`] (flags) → [`visible`] (what only the
 //! whole can be checked for) → [`cases`] (`[[tests]]`).
 
 mod approvals;
@@ -14,8 +14,12 @@ mod credentials;
 mod error;
 mod file;
 mod layer;
+mod origin;
 mod overrides;
+mod project;
 mod read;
+pub(in crate::policy) mod requirement;
+mod resources;
 mod rules;
 mod show;
 mod unix_sockets;
@@ -28,8 +32,11 @@ pub use budgets::{Budget, BudgetAction, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
 pub use cases::PolicyTest;
 pub use error::ProfileError;
-pub use layer::{Load, is_name};
+pub use layer::{LayerText, Overlays, Reading, is_name};
+pub use origin::{Origin, Origins};
 pub use overrides::Overrides;
+pub use project::PROJECT_FILE;
+pub use resources::{LimitsFloor, Resource, ResourceLimits};
 pub(super) use value::variable as check_variable;
 
 use std::collections::BTreeMap;
@@ -58,6 +65,8 @@ pub struct Profile {
     pub network: NetworkPolicy,
     /// What the command finds in its environment.
     pub environment: EnvironmentPolicy,
+    /// How much of the machine the session may take.
+    pub limits: ResourceLimits,
     /// Below this the session does not start.
     pub isolation: IsolationFloor,
     /// How Codex is set up in the jail.
@@ -161,6 +170,10 @@ pub struct NetworkPolicy {
     pub unix_sockets: BTreeMap<PathBuf, UnixSocket>,
     /// Every rule, of whatever origin.
     pub rules: Vec<Rule>,
+    /// The admin's rules, beside the profile's: a request needs a yes from both. `None`: from the
+    /// profile's alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Vec<Rule>>,
     /// Exceptions to the refused addresses.
     pub addresses: AddressPolicy,
     /// Whom to ask for addresses.
@@ -222,6 +235,7 @@ impl Default for NetworkPolicy {
             upstream_proxy: UpstreamPolicy::default(),
             unix_sockets: BTreeMap::new(),
             rules: Vec::new(),
+            ceiling: None,
             addresses: AddressPolicy::default(),
             dns: DnsPolicy::default(),
             registries: Vec::new(),
@@ -333,6 +347,8 @@ pub struct EnvironmentPolicy {
 pub struct IsolationFloor {
     /// Lowest Landlock ABI, at least 1 (Linux 5.13).
     pub landlock_abi: u8,
+    /// Whether every one of [`Profile::limits`] has to be in force.
+    pub limits: LimitsFloor,
 }
 
 /// How Codex is set up in the jail.
@@ -344,8 +360,8 @@ pub struct CodexPolicy {
     pub config: toml::Table,
 }
 
-/// When an audit record counts as kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// When an audit record counts as kept. Ordered: the later takes more care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Durability {
     /// When the kernel has it: survives any crash of ours, not a power cut.

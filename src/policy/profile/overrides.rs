@@ -31,6 +31,8 @@ pub struct Overrides {
     pub mitm: Option<bool>,
     /// `--budget KEY=AMOUNT[:ACTION]`.
     pub budgets: Vec<String>,
+    /// `--limit KEY=AMOUNT`.
+    pub limits: Vec<String>,
     /// `--timeout TIME`.
     pub timeout: Option<String>,
 }
@@ -39,6 +41,13 @@ impl Profile {
     /// Lays the flags over the profile and checks the whole. A deny of the profile stays a deny
     /// whatever `--allow` says.
     pub fn apply(mut self, overrides: &Overrides) -> Result<Self, ProfileError> {
+        self.lay(overrides)?;
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Lays the flags over the profile, not yet checked as a whole.
+    pub(super) fn lay(&mut self, overrides: &Overrides) -> Result<(), ProfileError> {
         for (flag, texts, effect) in [
             ("--allow", &overrides.allow, Effect::Allow),
             ("--deny", &overrides.deny, Effect::Deny),
@@ -89,12 +98,21 @@ impl Profile {
                 .set_timeout(text)
                 .map_err(|problem| wrong("--timeout", text, problem))?;
         }
+        for text in &overrides.limits {
+            self.limits
+                .set_flag(text)
+                .map_err(|problem| wrong("--limit", text, problem))?;
+        }
         self.filesystem.mode = overrides.mode.unwrap_or(self.filesystem.mode);
         self.network.mitm = overrides.mitm.unwrap_or(self.network.mitm);
-        visible::check(&self)?;
-        credentials::check(&self)?;
-        self.check_datagrams()?;
-        Ok(self)
+        Ok(())
+    }
+
+    /// What only the whole can be checked for.
+    pub(super) fn check(&self) -> Result<(), ProfileError> {
+        visible::check(self)?;
+        credentials::check(self)?;
+        self.check_datagrams()
     }
 
     /// Datagrams are asked for over a SOCKS5 connection: without that door the key would do nothing.

@@ -13,8 +13,9 @@ use super::file::{
 };
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, NetworkLimits, NetworkPolicy, PolicyTest, Profile, approvals,
-    budgets, credentials, rules, unix_sockets, upstream, value,
+    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, PolicyTest,
+    Profile, ResourceLimits, approvals, budgets, credentials, resources, rules, unix_sockets,
+    upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -47,7 +48,11 @@ pub(super) fn strictest(name: &str) -> Profile {
         },
         network: NetworkPolicy::default(),
         environment: EnvironmentPolicy::default(),
-        isolation: IsolationFloor { landlock_abi: 1 },
+        limits: ResourceLimits::default(),
+        isolation: IsolationFloor {
+            landlock_abi: 1,
+            limits: LimitsFloor::default(),
+        },
         codex: CodexPolicy::default(),
         audit: AuditPolicy {
             durability: Durability::Batch,
@@ -72,6 +77,8 @@ pub(super) fn overlay(
         profile.isolation.landlock_abi =
             value::within(source, "isolation.landlock_abi", abi, 1..=u8::MAX)?;
     }
+    replace(&mut profile.isolation.limits, file.isolation.limits);
+    resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {

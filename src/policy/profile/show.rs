@@ -11,6 +11,7 @@ impl Profile {
         table.remove("name");
         if let Some(network) = table.get_mut("network").and_then(toml::Value::as_table_mut) {
             network.remove("rules");
+            network.remove("ceiling");
         }
         if let Some(approvals) = table
             .get_mut("approvals")

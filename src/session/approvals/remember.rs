@@ -206,7 +206,11 @@ mod tests {
         let file = file_of("codex", &caller).unwrap();
         let asked = question("b.test", 443);
         remember(&file, "codex", (&asked, Answered::Allow), &caller).unwrap();
-        let profile = profiles::load("codex", &caller).unwrap();
+        let shelf = profiles::Shelf::new(&caller, None);
+        let reading = shelf
+            .read("codex", &crate::policy::Overrides::default())
+            .unwrap();
+        let profile = reading.profile;
         assert!(
             profile.codex.enabled,
             "what comes with portcullis still counts"

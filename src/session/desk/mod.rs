@@ -15,14 +15,24 @@ use super::live::{Launched, Live};
 use super::plan::{LaunchRequest, Plan};
 use super::socket::{PeerId, Socket};
 use super::watch::Notice;
+use crate::audit::AuditEvent;
 use crate::policy::{Answered, Budgets, Profile, Scope};
 use crate::wire::gate::{Answer, GateCommand, GateReply, Question};
-use crate::wire::session::{SessionReply, SessionRequest};
+use crate::wire::session::{Description, SessionReply, SessionRequest};
 
 use reload::Asker;
 
 /// Says something to the person who started the session.
 pub type Tell<'a> = &'a mut dyn FnMut(Notice);
+
+/// How a session is to end. Ordered: the later wins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// The command is asked to end first.
+    Ask,
+    /// At once.
+    Kill,
+}
 
 /// The desk of one session.
 #[derive(Debug)]
@@ -34,6 +44,10 @@ pub struct Desk {
     seconds: u32,
     /// Peers that wait for counters, in the order in which the gate was asked.
     counting: VecDeque<PeerId>,
+    /// What the session is, once its command runs.
+    description: Option<Description>,
+    /// Somebody has asked for the end.
+    stop: Option<Stop>,
     /// Policies that the gate has not put in force yet, in order.
     applying: VecDeque<(Asker, Box<Profile>)>,
 }
@@ -80,6 +94,7 @@ impl Desk {
         let launched = Launched {
             caller: &plan.caller,
             workspace: &plan.workspace,
+            project: plan.project.as_ref(),
             writable: &plan.writable,
             mode: plan.profile.filesystem.mode,
             credentials: &plan.profile.network.credentials,
@@ -94,6 +109,8 @@ impl Desk {
                 0
             },
             counting: VecDeque::new(),
+            description: None,
+            stop: None,
             applying: VecDeque::new(),
         })
     }
@@ -176,7 +193,7 @@ impl Desk {
     pub fn attend(
         &mut self,
         gate: Option<&Gate>,
-        audit: Option<&mut AuditWriter>,
+        mut audit: Option<&mut AuditWriter>,
         tell: Tell<'_>,
     ) -> Result<(), CompanionError> {
         let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
@@ -185,6 +202,7 @@ impl Desk {
             .as_mut()
             .map(Socket::requests)
             .unwrap_or_default();
+        let requests = self.without_the_gate(requests, audit.as_deref_mut(), tell);
         let Some(gate) = gate else {
             for (peer, _) in requests {
                 let failed = "the gate of this session died; it has no network any more";
@@ -217,6 +235,55 @@ impl Desk {
             Some(asker) => self.reload_for(asker, gate, audit, tell),
             None => Ok(()),
         }
+    }
+
+    /// What the session tells of itself from now on.
+    pub fn introduce(&mut self, description: Description) {
+        self.description = Some(description);
+    }
+
+    /// How the session is to end, if somebody has asked for that since the last time.
+    pub fn take_stop(&mut self) -> Option<Stop> {
+        self.stop.take()
+    }
+
+    /// Does what needs no gate; gives the other requests back.
+    fn without_the_gate(
+        &mut self,
+        requests: Vec<(PeerId, SessionRequest)>,
+        mut audit: Option<&mut AuditWriter>,
+        tell: Tell<'_>,
+    ) -> Vec<(PeerId, SessionRequest)> {
+        let mut others = Vec::new();
+        for (peer, request) in requests {
+            match request {
+                SessionRequest::Describe => {
+                    let reply = match &self.description {
+                        Some(known) => SessionReply::Session(Box::new(known.clone())),
+                        None => SessionReply::Failed("it is starting".to_owned()),
+                    };
+                    self.reply(peer, &reply);
+                }
+                SessionRequest::Stop { kill } => self.stop(peer, kill, audit.as_deref_mut(), tell),
+                other => others.push((peer, other)),
+            }
+        }
+        others
+    }
+
+    /// Somebody wants the end. It is told and recorded; a record that cannot be kept does not keep the
+    /// session alive.
+    fn stop(&mut self, peer: PeerId, kill: bool, audit: Option<&mut AuditWriter>, tell: Tell<'_>) {
+        let by = self.socket.as_ref().map(|socket| socket.name(peer));
+        let by = by.unwrap_or_default();
+        let how = if kill { "killed" } else { "stopped" };
+        tell(Notice::Said(format!("{how} by {by}")));
+        if let Some(audit) = audit {
+            drop(audit.append(AuditEvent::SessionStopping { by, kill }));
+        }
+        let asked = if kill { Stop::Kill } else { Stop::Ask };
+        self.stop = self.stop.max(Some(asked));
+        self.reply(peer, &SessionReply::Done(how.to_owned()));
     }
 
     fn request(
@@ -261,8 +328,10 @@ impl Desk {
                 gate.command(&GateCommand::Counters)?;
                 self.counting.push_back(peer);
             }
-            // One reading for all: see `attend`.
-            SessionRequest::ReloadPolicy => {}
+            // One reading for all, and what needs no gate: see `attend`.
+            SessionRequest::ReloadPolicy
+            | SessionRequest::Describe
+            | SessionRequest::Stop { .. } => {}
         }
         Ok(())
     }

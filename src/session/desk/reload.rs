@@ -65,6 +65,9 @@ impl Desk {
             return;
         };
         self.approvals.take_rules(&profile.approvals);
+        if let Some(description) = &mut self.description {
+            description.generation = applied.generation.clone();
+        }
         let later = self.live.take(*profile);
         let line = outcome(applied, &later);
         if applied.changed || !later.is_empty() {

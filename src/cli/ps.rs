@@ -1,0 +1,113 @@
+//! `portcullis ps`: the caller's running sessions, a line each.
+
+use std::io::IsTerminal;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::audit::phrase;
+use super::{counters, print};
+use crate::exit::Exit;
+use crate::session::caller::Caller;
+use crate::session::running;
+use crate::wire::gate::Counters;
+use crate::wire::session::Description;
+
+/// Characters of a command that fit a terminal's line beside the rest.
+const COMMAND: usize = 48;
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  portcullis ps              the oldest first
+  portcullis ps --json       one line a session, for a program
+  portcullis ps -q           the ids alone: portcullis ps -q | xargs -n 1 portcullis stop")]
+pub struct PsArguments {
+    /// Print the ids alone
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+    /// Answer in JSON, one line a session
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints them.
+pub fn run(arguments: &PsArguments) -> Exit {
+    let caller = Caller::current();
+    let mut headed = false;
+    for session in running::all(&caller) {
+        let description = running::describe(&session);
+        let description = description.map_err(|error| error.to_string());
+        let line = if arguments.quiet {
+            session.id.to_string()
+        } else {
+            let counters = counters::ask(&session.channel).ok();
+            match (description, arguments.json) {
+                (Ok(known), true) => json!({ "session": known, "counters": counters }).to_string(),
+                (Ok(known), false) => row(&known, counters.as_deref()),
+                (Err(problem), true) => {
+                    json!({ "session": { "session": session.id }, "problem": problem }).to_string()
+                }
+                (Err(problem), false) => {
+                    format!(
+                        "{}  does not answer: {}",
+                        session.id,
+                        print::escape(&problem)
+                    )
+                }
+            }
+        };
+        let plain = !arguments.quiet && !arguments.json;
+        let head = (plain && !headed).then(heading);
+        headed = true;
+        if head
+            .into_iter()
+            .chain([line])
+            .any(|line| print::line(line).is_err())
+        {
+            break;
+        }
+    }
+    if !headed && !arguments.json && std::io::stdout().is_terminal() {
+        print::error("no session of yours runs; portcullis run starts one");
+    }
+    Exit::Success
+}
+
+fn heading() -> String {
+    columns([
+        "ID", "NAME", "PROFILE", "RUNNING", "UP", "DOWN", "REFUSED", "COMMAND",
+    ])
+}
+
+fn row(session: &Description, counters: Option<&Counters>) -> String {
+    let number = |value: fn(&Counters) -> String| counters.map_or_else(|| "?".to_owned(), value);
+    let mut command = phrase::command(&session.argv);
+    if std::io::stdout().is_terminal() && command.chars().count() > COMMAND {
+        command = command.chars().take(COMMAND - 1).chain(['…']).collect();
+    }
+    columns([
+        &session.session.to_string(),
+        session.name.as_ref().map_or("-", |name| name.as_str()),
+        &print::escape(&session.profile),
+        &age(session.started),
+        &number(|c| phrase::bytes(c.bytes_up)),
+        &number(|c| phrase::bytes(c.bytes_down)),
+        &number(|c| c.denied.to_string()),
+        &command,
+    ])
+}
+
+fn columns([id, name, profile, running, up, down, refused, command]: [&str; 8]) -> String {
+    format!(
+        "{id:<32}  {name:<12}  {profile:<12}  {running:>12}  {up:>9}  {down:>9}  {refused:>7}  {command}"
+    )
+}
+
+/// How long ago that was. A clock that was set back since makes it no time.
+pub(super) fn age(since: Timestamp) -> String {
+    let ms = Timestamp::now().as_millisecond() - since.as_millisecond();
+    phrase::duration(u64::try_from(ms).unwrap_or(0))
+}

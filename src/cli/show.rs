@@ -1,0 +1,97 @@
+//! `portcullis show`: what one running session is, and what it has done so far.
+
+use clap::Args;
+use serde_json::json;
+
+use super::audit::phrase;
+use super::failure::{Failure, Outcome};
+use super::{counters, print, ps, sessions};
+use crate::exit::Exit;
+use crate::session::caller::Caller;
+use crate::session::running::{self, RunningSession};
+use crate::wire::session::Description;
+
+/// Arguments of `show`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  portcullis show                    the only session of yours that runs
+  portcullis show nightly            by name, or by the beginning of its id
+  portcullis show 0197 --json        one line, for a program
+
+What a session did that is over: portcullis audit show.")]
+pub struct ShowArguments {
+    /// The session: its name or the beginning of its id; may be left out if only one runs
+    session: Option<String>,
+    /// Answer in JSON, on one line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints it.
+pub fn run(arguments: &ShowArguments) -> Outcome {
+    let caller = Caller::current();
+    let (id, channel) = sessions::find(&caller, arguments.session.as_deref())?;
+    let session = RunningSession { id, channel };
+    let description = running::describe(&session)
+        .map_err(|error| Failure::new(Exit::Unavailable, format!("session {id}: {error}")))?;
+    let counters = counters::ask(&session.channel).ok();
+    if arguments.json {
+        let text = json!({ "session": description, "counters": counters });
+        drop(print::line(text));
+        return Ok(Exit::Success);
+    }
+    let mut lines = page(&description);
+    match &counters {
+        Some(counters) => lines.extend(counters::page(counters)),
+        None => lines.push("network      none any more: the gate died".to_owned()),
+    }
+    drop(print::line(lines.join("\n")));
+    Ok(Exit::Success)
+}
+
+fn page(session: &Description) -> Vec<String> {
+    let Description {
+        session: id,
+        name,
+        user,
+        pid,
+        started,
+        profile,
+        generation,
+        mode,
+        workspace,
+        argv,
+        isolation,
+    } = session;
+    let mut lines = vec![format!("session      {id}")];
+    lines.extend(name.iter().map(|name| format!("name         {name}")));
+    lines.extend([
+        format!("user         {}", print::escape(user)),
+        format!("command      {} (process {pid})", phrase::command(argv)),
+        format!(
+            "workspace    {} ({})",
+            print::escape(workspace),
+            print::escape(mode)
+        ),
+        format!("running      {}, since {started:.0}", ps::age(*started)),
+        format!(
+            "policy       {generation}, profile {}",
+            print::escape(profile)
+        ),
+        format!(
+            "isolation    {}, Landlock ABI {}, {} system calls",
+            print::escape(&isolation.bwrap),
+            isolation.landlock_abi,
+            isolation.seccomp_allowed
+        ),
+    ]);
+    lines.extend(isolation.shortfalls.iter().map(|shortfall| {
+        format!(
+            "missing      {} ({})",
+            print::escape(&shortfall.what),
+            print::escape(&shortfall.needs)
+        )
+    }));
+    lines
+}

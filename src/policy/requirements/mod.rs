@@ -1,0 +1,106 @@
+//! What the admin of a host insists on: `requirements.toml`. Whatever a profile, a project or a flag
+//! grants, a session gets no more than this.
+//!
+//! Two ways lead there. Values are cut: [`Profile::hold_to`](super::Profile) leaves in the profile what
+//! the requirements permit, and tells what it took. Rules are not: two lists of hosts, ports, methods and
+//! paths have no simple common part. They go to the gate beside the profile's as its
+//! [`ceiling`](super::NetworkPolicy::ceiling), and a request needs a yes from both.
+
+mod cut;
+mod file;
+
+pub use cut::Cut;
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::profile::{
+    AuditPolicy, Budgets, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
+    WebsocketPolicy,
+};
+use super::rule::{HostPattern, Rule};
+
+/// The name of the file.
+pub const REQUIREMENTS_FILE: &str = "requirements.toml";
+
+/// Valid requirements. `None` and what is empty bind nothing, but where it says otherwise.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Requirements {
+    /// Where they were read, for people.
+    place: String,
+    /// The most of the file system that may be changed.
+    filesystem_mode: Option<FilesystemMode>,
+    /// Empty inside, whatever the profile says.
+    masked: Vec<PathBuf>,
+    /// Read-only under writable roots, whatever the profile says.
+    protected: Vec<PathBuf>,
+    network: NetworkRequirements,
+    /// The lowest Landlock ABI.
+    landlock_abi: Option<u8>,
+    /// Whether a session may start without some of its limits.
+    limits_floor: Option<LimitsFloor>,
+    /// The most of the machine that a session may take.
+    limits: ResourceLimits,
+    /// The least care with which records are kept.
+    audit: Option<AuditPolicy>,
+    /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
+    profiles: Vec<ProfilesOf>,
+}
+
+/// What they say of the network.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct NetworkRequirements {
+    /// False: no session has any.
+    enabled: Option<bool>,
+    mode: Option<NetworkMode>,
+    default: Option<Unlisted>,
+    websocket: Option<WebsocketPolicy>,
+    /// True: all TLS is inspected, but for `tunnels`.
+    mitm: Option<bool>,
+    /// Hosts whose TLS may pass unopened where `mitm` is true.
+    tunnels: Vec<HostPattern>,
+    unconfined_tunnels: Option<bool>,
+    enable_socks5_udp: Option<bool>,
+    allow_upstream_proxy: Option<bool>,
+    /// Inside these alone may a profile lift the refusal of addresses; an empty list permits none.
+    addresses: Option<Vec<IpNet>>,
+    /// Files of certificates that a profile may add; an empty list permits none.
+    extra_ca: Option<Vec<PathBuf>>,
+    /// Sockets of the host that a profile may show; an empty list permits none.
+    unix_sockets: Option<Vec<PathBuf>>,
+    /// Hosts to which a profile may send credentials; an empty list permits none.
+    credentials: Option<Vec<HostPattern>>,
+    /// What may be reached, as in a profile. `None`: the profile's own rules are enough.
+    rules: Option<Vec<Rule>>,
+    budgets: Budgets,
+}
+
+/// An entry of `[[profiles]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ProfilesOf {
+    group: String,
+    names: Vec<String>,
+}
+
+impl Requirements {
+    /// The profiles that a caller with these groups may use; `None`: any. Those are the host's own: a
+    /// file of the caller's with such a name does not count.
+    pub fn profiles_for(&self, groups: &[String]) -> Option<&[String]> {
+        let entry = self
+            .profiles
+            .iter()
+            .find(|entry| groups.contains(&entry.group))?;
+        Some(&entry.names)
+    }
+
+    /// Whether anybody is held to a list of profiles.
+    pub fn lists_profiles(&self) -> bool {
+        !self.profiles.is_empty()
+    }
+
+    /// Where they were read.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+}

@@ -1,0 +1,55 @@
+//! Files of the host's admin. They bind others, so they count only where nobody else can write them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::libc::{S_IWGRP, S_IWOTH};
+
+/// The longest file; a larger one is none.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Reads a file of the admin's; `None`: there is none. The error is one line.
+///
+/// The file and its folder belong to root, and nobody else can write them. The file is asked after it
+/// was opened; a folder that only root can change holds no other by the time it is asked.
+pub(super) fn read(file: &Path) -> Result<Option<String>, String> {
+    let told = |error: io::Error| format!("read {}: {error}", file.display());
+    let mut open = match File::open(file) {
+        Ok(open) => open,
+        Err(error) if is_absent(&error) => return Ok(None),
+        Err(error) => return Err(told(error)),
+    };
+    let folder = file.parent().unwrap_or(file);
+    let folder_metadata = folder.metadata().map_err(told)?;
+    for (path, metadata) in [
+        (folder, folder_metadata),
+        (file, open.metadata().map_err(told)?),
+    ] {
+        if metadata.uid() != 0 || metadata.mode() & (S_IWGRP | S_IWOTH) != 0 {
+            return Err(format!(
+                "{}: others than root can write it, so it does not count as the admin's; \
+                 chown root and chmod go-w it",
+                path.display()
+            ));
+        }
+    }
+    let mut text = String::new();
+    (&mut open)
+        .take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(told)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(told(io::Error::other("longer than 1 MiB")));
+    }
+    Ok(Some(text))
+}
+
+/// Whether nothing is there. A folder that may not be searched hides the admin's word: that is an error.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
