@@ -82,7 +82,13 @@ impl<'a> Shelf<'a> {
                 requirements: requirements.as_ref(),
                 origins,
             };
-            let mut load = |name: &str, nth| self.nth(name, nth, own, &mut files);
+            // Only what is asked for may be a path: what a file extends is a name, whatever it looks like.
+            let mut file = is_path(name).then(|| Path::new(name));
+            let mut load = |name: &str, nth| match file.take() {
+                Some(file) if own => at(file, &mut files).map(Some),
+                Some(_) => Ok(None),
+                None => self.nth(name, nth, own, &mut files),
+            };
             Profile::read_layers(name, &mut load, over)
         });
         (read.map_err(|error| self.name_all(error)), files)
@@ -134,15 +140,6 @@ impl<'a> Shelf<'a> {
         own: bool,
         files: &mut Vec<PathBuf>,
     ) -> Result<Option<LayerText>, String> {
-        if is_path(name) {
-            if nth > 0 || !own {
-                return Ok(None);
-            }
-            let file = std::path::absolute(name).unwrap_or_else(|_| PathBuf::from(name));
-            let text = read(Path::new(name))?;
-            files.push(file);
-            return Ok(Some(layer(text, name)));
-        }
         if !is_name(name) {
             return Err(format!(
                 "{name:?} is no profile name; accepted are letters, digits, '-', '_' and '.', not in front, or the path of a file"
@@ -198,6 +195,13 @@ impl<'a> Shelf<'a> {
             other => other,
         }
     }
+}
+
+/// The layer in a file.
+fn at(file: &Path, files: &mut Vec<PathBuf>) -> Result<LayerText, String> {
+    let text = read(file)?;
+    files.push(std::path::absolute(file).unwrap_or_else(|_| file.to_owned()));
+    Ok(layer(text, &file.display().to_string()))
 }
 
 /// The file of the project that a folder belongs to, for this process's user.
