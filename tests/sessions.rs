@@ -77,7 +77,7 @@ fn sessions_are_listed_with_what_they_are() {
         assert_eq!(portcullis(&install, &["ps", "--json"]).stdout, "");
         let first = Session::start(
             &install,
-            &["--name", "nightly", "-p", "offline"],
+            &["--name", "nightly", "-p", "offline", "--limit", "memory=1G"],
             "sleep 1000",
         );
         let second = Session::start(&install, &[], "exec sleep 1000");
@@ -98,6 +98,7 @@ fn sessions_are_listed_with_what_they_are() {
                 known["argv"],
                 known["generation"],
                 known["isolation"],
+                known["limits"],
             ]),
             json!([
                 started[0]["session"],
@@ -109,6 +110,7 @@ fn sessions_are_listed_with_what_they_are() {
                 ["sh", "-c", "touch ready; sleep 1000"],
                 started[0]["generation"],
                 started[0]["isolation"],
+                { "tasks": 4096, "memory": 1 << 30 },
             ])
         );
         assert_eq!(one["counters"]["requests"], 0);
@@ -135,6 +137,7 @@ fn sessions_are_listed_with_what_they_are() {
         for line in [
             "name         nightly",
             "command      sh -c 'touch ready; sleep 1000' (process ",
+            "limits       memory 1G, tasks 4096",
             "requests     0 let through, 0 refused",
         ] {
             assert!(page.contains(line), "{page}");

@@ -7,6 +7,7 @@ use super::audit::phrase;
 use super::failure::{Failure, Outcome};
 use super::{counters, print, ps, sessions};
 use crate::exit::Exit;
+use crate::policy::Resource;
 use crate::session::caller::Caller;
 use crate::session::running::{self, RunningSession};
 use crate::wire::session::Description;
@@ -63,6 +64,7 @@ fn page(session: &Description) -> Vec<String> {
         workspace,
         argv,
         isolation,
+        limits,
     } = session;
     let mut lines = vec![format!("session      {id}")];
     lines.extend(name.iter().map(|name| format!("name         {name}")));
@@ -86,6 +88,13 @@ fn page(session: &Description) -> Vec<String> {
             isolation.seccomp_allowed
         ),
     ]);
+    if !limits.is_empty() {
+        let amount = |(resource, amount): (&Resource, &u64)| {
+            format!("{resource} {}", resource.amount(*amount))
+        };
+        let all: Vec<String> = limits.iter().map(amount).collect();
+        lines.push(format!("limits       {}", all.join(", ")));
+    }
     lines.extend(isolation.shortfalls.iter().map(|shortfall| {
         format!(
             "missing      {} ({})",

@@ -369,6 +369,7 @@ impl Plan {
             workspace: self.workspace.to_string_lossy().into_owned(),
             argv: self.asked.clone(),
             isolation,
+            limits: self.profile.limits.iter().collect(),
         }
     }
 

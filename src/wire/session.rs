@@ -4,13 +4,15 @@
 //! [`SessionRequest`] is answered by one [`SessionReply`], in order; [`SessionRequest::Watch`] by one at
 //! once and one at every change after it, until the peer closes.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::gate::{Counters, Question};
 use crate::audit::Isolation;
 use crate::ids::{PolicyGeneration, QuestionId, SessionId, SessionName};
-use crate::policy::{Answered, Scope};
+use crate::policy::{Answered, Resource, Scope};
 
 /// The longest request, in bytes: a word and a few numbers.
 pub const MAX_REQUEST: usize = 4 << 10;
@@ -75,6 +77,8 @@ pub struct Description {
     pub argv: Vec<String>,
     /// What confinement was achieved.
     pub isolation: Isolation,
+    /// The most of the machine that it may take, in the units of [`Resource`].
+    pub limits: BTreeMap<Resource, u64>,
 }
 
 /// What a session answers; instead of any, [`SessionReply::Failed`].

@@ -152,6 +152,12 @@ impl ResourceLimits {
         self.0.get(&resource).copied().flatten()
     }
 
+    /// Every limit that there is.
+    pub fn iter(&self) -> impl Iterator<Item = (Resource, u64)> {
+        let amounts = self.0.iter();
+        amounts.filter_map(|(resource, amount)| Some((*resource, (*amount)?)))
+    }
+
     /// Holds these limits to others: of each the lower stays. Gives those that changed.
     pub(in crate::policy) fn hold_to(&mut self, bound: &Self) -> Vec<(Resource, u64)> {
         let mut changed = Vec::new();
