@@ -205,7 +205,7 @@ fn same_mounts(workspace: &Path) -> Duration {
     let bubblewrap = bwrap::ask(found).unwrap().answer().unwrap();
     let plan = InitPlan {
         listen: Vec::new(),
-        transparent: false,
+        network: false,
         datagrams: None,
         readable: Vec::new(),
         sockets: Vec::new(),

@@ -224,6 +224,14 @@ pub enum AuditEvent {
         /// Whether the command was killed without being asked first.
         kill: bool,
     },
+    /// Somebody outside is about to be connected to a TCP port of the jail's own. Written before.
+    #[serde(rename = "session.forwarded")]
+    SessionForwarded {
+        /// Who.
+        by: String,
+        /// The port on the jail's loopback.
+        port: Port,
+    },
     /// The session is over; always a session's last record.
     #[serde(rename = "session.ended")]
     SessionEnded {
@@ -254,6 +262,7 @@ impl AuditEvent {
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionStopping { .. } => "session.stopping",
+            Self::SessionForwarded { .. } => "session.forwarded",
             Self::SessionEnded { .. } => "session.ended",
         }
     }
@@ -265,6 +274,7 @@ impl AuditEvent {
             | Self::PolicyRejected { .. }
             | Self::GateLost { .. }
             | Self::SessionStopping { .. }
+            | Self::SessionForwarded { .. }
             | Self::SessionEnded { .. } => Source::Session,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,

@@ -37,6 +37,8 @@ pub struct SessionSummary {
     /// Who had it ended, if somebody had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
+    /// Connections from outside to the jail's own ports that were asked for.
+    pub forwarded: u64,
     /// Whether the gate was lost: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -202,6 +204,7 @@ impl SessionSummary {
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
+            AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
         }
     }

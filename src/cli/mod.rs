@@ -9,6 +9,7 @@ pub mod audit;
 pub mod completions;
 pub mod counters;
 pub mod failure;
+pub mod forward;
 pub mod mitm;
 pub mod policy;
 pub mod print;
@@ -17,6 +18,7 @@ pub mod run;
 mod sessions;
 pub mod show;
 pub mod stop;
+pub mod top;
 
 use std::process::ExitCode;
 
@@ -47,8 +49,12 @@ enum Verb {
     Ps(ps::PsArguments),
     /// Tell what a running session is, and what it has done so far
     Show(show::ShowArguments),
+    /// Watch your running sessions on the whole screen
+    Top(top::TopArguments),
     /// End a running session
     Stop(stop::StopArguments),
+    /// Reach a port that the command of a running session listens on
+    Forward(forward::ForwardArguments),
     /// Ask what a policy would say, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -73,7 +79,9 @@ pub fn main() -> ExitCode {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Ps(arguments) => Ok(ps::run(&arguments)),
         Verb::Show(arguments) => show::run(&arguments),
+        Verb::Top(arguments) => top::run(&arguments),
         Verb::Stop(arguments) => stop::run(&arguments),
+        Verb::Forward(arguments) => forward::run(&arguments),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
         Verb::Counters(arguments) => counters::run(&arguments),

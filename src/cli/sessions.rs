@@ -1,6 +1,12 @@
 //! Running sessions as users name them, and one exchange with one of them.
 
 use std::io;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::failure::Failure;
 use super::print::escape;
@@ -46,6 +52,34 @@ pub(super) fn ask(channel: &Channel, request: &SessionRequest) -> Result<Session
     match channel.recv().map_err(|error| gone(&error))? {
         SessionReply::Failed(why) => Err(Failure::new(Exit::No, escape(&why))),
         reply => Ok(reply),
+    }
+}
+
+/// Waits for the end of the session's own process: then its last record is written. Answers whether it has
+/// ended; until when it waits at most, if not for ever.
+pub(super) fn wait_for_end(
+    id: SessionId,
+    channel: &Channel,
+    until: Option<Instant>,
+) -> Result<bool, Failure> {
+    let failed = |what: &str, errno: Errno| {
+        Failure::new(Exit::Internal, format!("session {id}: {what}: {errno}"))
+    };
+    let peer = socket_peercred(channel).map_err(|errno| failed("ask who it is", errno))?;
+    let process = match pidfd_open(peer.pid, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(true),
+        Err(errno) => return Err(failed("watch it", errno)),
+    };
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = [PollFd::new(&process, PollFlags::IN)];
+        match poll(&mut fds, left.as_ref()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed("wait for it", errno)),
+        }
     }
 }
 

@@ -51,7 +51,8 @@ pub fn run(arguments: &ShowArguments) -> Outcome {
     Ok(Exit::Success)
 }
 
-fn page(session: &Description) -> Vec<String> {
+/// What it is, for a person.
+pub(super) fn page(session: &Description) -> Vec<String> {
     let Description {
         session: id,
         name,

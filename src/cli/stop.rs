@@ -3,9 +3,6 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::failure::{Failure, Outcome};
 use super::{print, sessions};
@@ -85,30 +82,12 @@ fn stop(channel: &Channel, kill: bool) -> Result<(), Failure> {
 
 /// Waits for the end of the session's own process: then its last record is written.
 fn over(id: SessionId, channel: &Channel, until: Instant) -> Result<(), Failure> {
-    let failed = |what: &str, error: std::io::Error| {
-        Failure::new(Exit::Internal, format!("session {id}: {what}: {error}"))
-    };
-    let peer = socket_peercred(channel).map_err(|errno| failed("ask who it is", errno.into()))?;
-    let process = match pidfd_open(peer.pid, PidfdFlags::empty()) {
-        Ok(process) => process,
-        Err(rustix::io::Errno::SRCH) => return Ok(()),
-        Err(errno) => return Err(failed("watch it", errno.into())),
-    };
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).ok();
-        let mut fds = [PollFd::new(&process, PollFlags::IN)];
-        match poll(&mut fds, left.as_ref()) {
-            Ok(0) => {
-                let cure = "portcullis stop --kill ends it at once";
-                return Err(Failure::new(
-                    Exit::No,
-                    format!("session {id} goes on; {cure}"),
-                ));
-            }
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(failed("wait for it", errno.into())),
-        }
+    if sessions::wait_for_end(id, channel, Some(until))? {
+        return Ok(());
     }
+    let cure = "portcullis stop --kill ends it at once";
+    Err(Failure::new(
+        Exit::No,
+        format!("session {id} goes on; {cure}"),
+    ))
 }

@@ -22,7 +22,7 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::bwrap::{CONTROL_FD, PLAN_FD};
 use super::seccomp::{self, Filter};
-use super::{intercept, landlock, sweep};
+use super::{intercept, landlock, reach, sweep};
 use crate::audit::event::Isolation;
 use crate::exit::Exit;
 use crate::sys::process::find_in_path;
@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("intercept")) {
         return intercept::main();
+    }
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("reach")) {
+        return reach::main();
     }
     // 1. Take the control channel: without it nobody can be told anything.
     let Ok(control) = fd::inherit(CONTROL_FD).map(Channel::from) else {
@@ -64,8 +67,9 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
         let socket = bind_loopback(port, SockType::Datagram);
         listeners.push(socket.map_err(|errno| failure(&step, errno, FailureKind::NotStarted))?);
     }
-    // The namespace itself, for the helper outside that makes everything in it lead to the gate.
-    if plan.transparent {
+    // The namespace itself, for the helpers outside: one makes everything in it lead to the gate, one
+    // connects to the command's own ports.
+    if plan.network {
         let network =
             namespace::own_network().map_err(not_started("open the network namespace"))?;
         listeners.push(network);

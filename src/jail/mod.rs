@@ -9,7 +9,8 @@
 //! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
 //! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs; [`cgroup`] makes the groups that limit it. [`intercept`] with `netlink`, `routes` and
-//! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy.
+//! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy; [`reach`] connects to
+//! what listens in it.
 #![forbid(unsafe_code)]
 
 pub mod bwrap;
@@ -24,6 +25,7 @@ mod mask;
 mod netlink;
 mod placeholder;
 mod protect;
+pub mod reach;
 mod replace;
 mod routes;
 pub mod seccomp;

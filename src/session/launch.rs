@@ -20,7 +20,7 @@ use crate::wire::{Channel, WireError};
 
 use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
-use super::desk::Desk;
+use super::desk::{Desk, Inward};
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
 use super::known_bwrap;
@@ -212,6 +212,8 @@ struct Jail {
     init: Channel,
     /// Waits to make the jail's connections lead to the gate, where the profile wants that.
     interceptor: Option<Interceptor>,
+    /// portcullis-init, for helpers that are started later.
+    program: File,
     /// The host's sockets that show, for the record.
     sockets: Vec<ShownSocket>,
     /// Limits that are not in force, for the record.
@@ -267,6 +269,7 @@ fn build(
         running,
         init,
         interceptor: interceptor.transpose()?,
+        program,
         sockets,
         shortfalls: settled.shortfalls,
     })
@@ -307,9 +310,18 @@ impl Jail {
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
         let mut confined = self.confined(plan, signals)?;
+        let network = confined.listeners.pop();
+        let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {
-            intercept(&interceptor, &mut confined.listeners, signals)?;
+            let sockets = intercept(&interceptor, &network, signals)?;
+            confined.listeners.extend(sockets);
         }
+        let program = self.program.try_clone();
+        let inward = program.and_then(|program| Inward::new(program, network, &confined.listeners));
+        desk.let_in(inward.map_err(|source| LaunchError::System {
+            what: "look at the jail's ports",
+            source,
+        })?);
         confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();
@@ -375,19 +387,16 @@ impl Jail {
     }
 }
 
-/// Step 5 where programs need know no proxy: puts the sockets to which all else leads in the place of the
-/// jail's network namespace, which came last.
+/// Step 5 where programs need know no proxy: gives the sockets to which all else leads.
 fn intercept(
     interceptor: &Interceptor,
-    sockets: &mut Vec<OwnedFd>,
+    network: &OwnedFd,
     signals: &mut Signals,
-) -> Result<(), LaunchError> {
+) -> Result<Vec<OwnedFd>, LaunchError> {
     let who = "portcullis-init intercept";
-    let network = sockets.pop().ok_or(CompanionError::Unexpected("init"))?;
-    interceptor.order(&network)?;
+    interceptor.order(network)?;
     let answer = receive::<Intercepted>(who, interceptor.channel(), Some(signals))?;
-    sockets.extend(Interceptor::outcome(answer)?);
-    Ok(())
+    Ok(Interceptor::outcome(answer)?)
 }
 
 // === impl Live ===

@@ -18,6 +18,7 @@ mod credentials;
 pub mod desk;
 pub mod environment;
 pub mod error;
+pub mod forward;
 pub mod jail_trust;
 pub mod java_keystore;
 pub mod known_bwrap;

@@ -265,7 +265,7 @@ impl Plan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
             listen: self.ports().collect(),
-            transparent: self.profile.network.transparent,
+            network: true,
             datagrams: self
                 .socks_port()
                 .filter(|_| self.profile.network.relays_datagrams()),

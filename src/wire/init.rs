@@ -20,8 +20,8 @@ pub struct InitPlan {
     /// The loopback port for datagrams of SOCKS5 clients; its socket comes behind the listeners.
     pub datagrams: Option<u16>,
     /// Whether the jail's network namespace is to come with [`InitReport::Confined`], after the sockets: for
-    /// a jail whose programs need know no proxy (see [`super::transparent`]).
-    pub transparent: bool,
+    /// helpers that work in it from outside (see [`super::transparent`] and [`super::reach`]).
+    pub network: bool,
     /// Paths in the jail that Landlock lets be read and executed.
     pub readable: Vec<PathBuf>,
     /// Paths in the jail that Landlock lets be written as well.

@@ -2,8 +2,8 @@
 //!
 //! Owns: the framing ([`frame`], [`inbox`]) and the messages of each border, one file a border: [`audit`]
 //! (session and gate ↔ audit writer), [`gate`] (session ↔ gate), [`init`] (session ↔ init), [`session`]
-//! (another terminal ↔ session), [`sweep`] (session ↔ sweeper of placeholders), [`transparent`] (session ↔
-//! helper in the jail's network).
+//! (another terminal ↔ session), [`sweep`] (session ↔ sweeper of placeholders), [`transparent`] and [`reach`]
+//! (session ↔ helpers in the jail's network).
 //! Trusts: nothing that it reads; a frame over the cap or with unknown fields ends the channel.
 //! Never: decides anything.
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod frame;
 pub mod gate;
 pub mod inbox;
 pub mod init;
+pub mod reach;
 pub mod session;
 pub mod sweep;
 pub mod transparent;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::gate::{Counters, Question};
 use crate::audit::Isolation;
 use crate::ids::{PolicyGeneration, QuestionId, SessionId, SessionName};
-use crate::policy::{Answered, Resource, Scope};
+use crate::policy::{Answered, Port, Resource, Scope};
 
 /// The longest request, in bytes: a word and a few numbers.
 pub const MAX_REQUEST: usize = 4 << 10;
@@ -48,6 +48,11 @@ pub enum SessionRequest {
     Stop {
         /// Do not ask first.
         kill: bool,
+    },
+    /// Connect me to this TCP port of the jail's loopback. Answered by [`SessionReply::Reached`].
+    Reach {
+        /// Which.
+        port: Port,
     },
 }
 
@@ -93,6 +98,8 @@ pub enum SessionReply {
     Counters(Box<Counters>),
     /// What the session is.
     Session(Box<Description>),
+    /// The connected socket came with this frame.
+    Reached,
     /// It could not be done; cause and cure, one line.
     Failed(String),
 }

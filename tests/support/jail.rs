@@ -51,7 +51,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
         listen: order.listen.clone(),
-        transparent: false,
+        network: false,
         datagrams: None,
         readable,
         writable,

@@ -99,6 +99,9 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             let how = if *kill { "killed" } else { "stopped" };
             format!("{how} by {}", escape(by))
         }
+        AuditEvent::SessionForwarded { by, port } => {
+            format!("port {} of the session, for {}", port.number(), escape(by))
+        }
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }

@@ -193,6 +193,12 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if let Some(by) = &summary.stopped_by {
         lines.push(format!("stopped    by {}", escape(by)));
     }
+    if summary.forwarded > 0 {
+        let times = summary.forwarded;
+        lines.push(format!(
+            "entered    {times} times from outside, by portcullis forward"
+        ));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }

@@ -2,6 +2,7 @@
 //! a profile that changes, requests over the session's socket. Everything here is done at once or not at
 //! all; the wait is [`watch`](super::watch)'s.
 
+mod inward;
 mod reload;
 
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use crate::policy::{Answered, Budgets, Profile, Scope};
 use crate::wire::gate::{Answer, GateCommand, GateReply, Question};
 use crate::wire::session::{Description, SessionReply, SessionRequest};
 
+pub(super) use inward::Inward;
 use reload::Asker;
 
 /// Says something to the person who started the session.
@@ -46,6 +48,8 @@ pub struct Desk {
     counting: VecDeque<PeerId>,
     /// What the session is, once its command runs.
     description: Option<Description>,
+    /// The way to the jail's own ports, once its command is about to run.
+    inward: Option<Inward>,
     /// Somebody has asked for the end.
     stop: Option<Stop>,
     /// Policies that the gate has not put in force yet, in order.
@@ -110,6 +114,7 @@ impl Desk {
             },
             counting: VecDeque::new(),
             description: None,
+            inward: None,
             stop: None,
             applying: VecDeque::new(),
         })
@@ -130,6 +135,7 @@ impl Desk {
         let mut fds = self.approvals.fds();
         fds.extend(self.socket.iter().flat_map(Socket::fds));
         fds.extend(self.live.fd());
+        fds.extend(self.inward.as_ref().and_then(Inward::fd));
         fds
     }
 
@@ -196,6 +202,7 @@ impl Desk {
         mut audit: Option<&mut AuditWriter>,
         tell: Tell<'_>,
     ) -> Result<(), CompanionError> {
+        self.hand_out();
         let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
         let requests = self
             .socket
@@ -265,6 +272,7 @@ impl Desk {
                     self.reply(peer, &reply);
                 }
                 SessionRequest::Stop { kill } => self.stop(peer, kill, audit.as_deref_mut(), tell),
+                SessionRequest::Reach { port } => self.reach(peer, port, audit.as_deref_mut()),
                 other => others.push((peer, other)),
             }
         }
@@ -331,7 +339,8 @@ impl Desk {
             // One reading for all, and what needs no gate: see `attend`.
             SessionRequest::ReloadPolicy
             | SessionRequest::Describe
-            | SessionRequest::Stop { .. } => {}
+            | SessionRequest::Stop { .. }
+            | SessionRequest::Reach { .. } => {}
         }
         Ok(())
     }
