@@ -13,6 +13,7 @@ mod cli;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -232,6 +233,41 @@ fn requirements_that_others_can_write_or_that_are_broken_start_nothing() {
 }
 
 #[test]
+fn variables_of_the_callers_are_held_to_the_requirements_as_well() {
+    let host = Host::new(Who::User);
+    host.own("p", "[network]\nmitm = true\nallow_upstream_proxy = true\n");
+    let run = |variable: (&str, &str)| {
+        let mut command = host.command(&["run", "-p", "p", "--", "true"]);
+        Run::of(&command.env(variable.0, variable.1).output().unwrap())
+    };
+    let proxy = ("https_proxy", "http://127.0.0.1:9");
+    let authority = ("CODEX_CA_CERTIFICATE", "/etc/ssl/certs/ca-certificates.crt");
+    for (variable, requirement, told) in [
+        (
+            proxy,
+            "upstream_proxies = ['http://corp:3128']",
+            "list others: http://corp:3128",
+        ),
+        (
+            authority,
+            "extra_ca = []",
+            "CODEX_CA_CERTIFICATE does not count",
+        ),
+    ] {
+        host.admin("requirements.toml", "");
+        let free = run(variable);
+        assert!(
+            free.status == Some(0) && !free.stderr.contains(told),
+            "{}",
+            free.stderr
+        );
+        host.admin("requirements.toml", &format!("[network]\n{requirement}\n"));
+        let held = run(variable);
+        assert!(held.stderr.contains(told), "{}", held.stderr);
+    }
+}
+
+#[test]
 fn members_of_a_group_use_the_hosts_profiles_alone() {
     let host = Host::new(Who::User);
     // The group has no name, so it goes by its number.
@@ -262,6 +298,43 @@ fn members_of_a_group_use_the_hosts_profiles_alone() {
     host.admin("requirements.toml", &text);
     let other = host.portcullis(&["run", "-p", "base", "--", "true"]);
     assert_eq!(other.status, Some(0), "not of that group: {other:?}");
+}
+
+#[test]
+fn a_group_counts_that_the_user_database_knows_and_the_login_does_not() {
+    let host = Host::new(Who::User);
+    for (file, line) in [
+        ("passwd", format!("ada:x:{USER}:{USER}::/:/bin/sh\n")),
+        ("group", "agents:x:54321:ada\n".to_owned()),
+    ] {
+        let of_the_host = fs::read_to_string(Path::new("/etc").join(file)).unwrap();
+        let path = host.install.path("etc").join(file);
+        fs::write(path, of_the_host + &line).unwrap();
+    }
+    let run = |group: &str| {
+        let text = format!("[[profiles]]\ngroup = \"{group}\"\nnames = [\"offline\"]\n");
+        host.admin("requirements.toml", &text);
+        host.portcullis(&["run", "-p", "base", "--", "true"]).status
+    };
+    assert_eq!(run("agents"), Some(125));
+    assert_eq!(run("others"), Some(0));
+}
+
+#[test]
+fn a_profile_extends_no_file_of_the_folder_that_it_is_used_in() {
+    let host = Host::new(Who::User);
+    host.install.write(
+        "work/mine.toml",
+        "[network.domains]\n\"a.test\" = \"allow\"\n",
+    );
+    let file = host
+        .install
+        .write("home/p.toml", "extends = \"mine.toml\"\n");
+    let run = host.portcullis(&["run", "-p", file.to_str().unwrap(), "--", "true"]);
+    assert_eq!(run.status, Some(125), "{run:?}");
+    assert!(run.stderr.contains("no profile \"mine.toml\""), "{run:?}");
+    let itself = host.portcullis(&["run", "-p", "mine.toml", "--", "true"]);
+    assert_eq!(itself.status, Some(0), "{itself:?}");
 }
 
 #[test]
@@ -341,11 +414,19 @@ fn a_project_is_found_above_the_workspace_but_not_where_anybody_can_write() {
 
 #[test]
 fn requirements_that_change_hold_for_sessions_that_run() {
+    for mode in ["workspace-write", "danger-full-access"] {
+        changed_requirements_hold(mode);
+    }
+}
+
+fn changed_requirements_hold(mode: &str) {
     let host = Host::new(Who::User);
     host.admin("requirements.toml", "");
     let script = "curl -s -x http://127.0.0.1:3128 http://a.test/ > first; touch ready; \
                   while ! curl -s -x http://127.0.0.1:3128 http://a.test/ | grep -q forbidden; do sleep 0.1; done";
-    let arguments = ["run", "--allow", "a.test", "--", "sh", "-c", script];
+    let arguments = [
+        "run", "--mode", mode, "--allow", "a.test", "--", "sh", "-c", script,
+    ];
     let mut child = Reaped(host.command(&arguments).spawn().unwrap());
     let ready = host.install.path("work/ready");
     until("the session asked once", || ready.exists());

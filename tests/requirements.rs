@@ -254,6 +254,99 @@ fn a_project_takes_away_and_flags_give_nothing_of_it_back() {
 }
 
 #[test]
+fn of_two_budgets_stays_what_exceeds_neither_whatever_their_actions_and_windows() {
+    let budget = |profile: &str, narrower: &str, kind| {
+        let text = |line: &str| format!("[network.budgets]\n{line}\n");
+        let by_project = narrowed(&text(profile), &text(narrower)).unwrap();
+        let by_admin = held(&text(profile), &text(narrower)).profile;
+        let of = |profile: &Profile| *profile.network.budgets.get(kind).unwrap();
+        assert_eq!(of(&by_project), of(&by_admin), "{profile} {narrower}");
+        let held = of(&by_project);
+        (held.max, held.per, held.action.to_string())
+    };
+    let deny = "deny".to_owned();
+    let kill = "kill".to_owned();
+    for (profile, narrower, expected) in [
+        // A harder end is no reason for more of it, nor a warning for no end.
+        (
+            "max = 10, action = 'deny'",
+            "max = 9000, action = 'kill'",
+            (10, 0, kill.clone()),
+        ),
+        (
+            "max = 10, action = 'deny'",
+            "max = 5, action = 'warn'",
+            (5, 0, deny.clone()),
+        ),
+        (
+            "max = 10, action = 'deny'",
+            "max = 50, action = 'warn'",
+            (10, 0, deny.clone()),
+        ),
+        // Who is only warned is not held.
+        (
+            "max = 10, action = 'warn'",
+            "max = 50, action = 'deny'",
+            (50, 0, deny.clone()),
+        ),
+        (
+            "max = 10, action = 'deny'",
+            "max = 5, action = 'deny'",
+            (5, 0, deny.clone()),
+        ),
+    ] {
+        let line = |budget: &str| format!("requests = {{ {budget} }}");
+        let found = budget(&line(profile), &line(narrower), BudgetKind::Requests);
+        assert_eq!(found, expected, "{profile}, {narrower}");
+    }
+    for (profile, narrower, expected) in [
+        // Ten at once and ten a second; however many an hour more than that.
+        ("10, per = '1s'", "90000, per = '1h'", (10, 1000)),
+        // One at a time for the burst, one a minute for the pace.
+        ("10, per = '1s'", "60, per = '1h'", (10, 600_000)),
+        ("60, per = '1h'", "10, per = '1s'", (10, 600_000)),
+        ("7, per = '1s'", "2, per = '1s'", (2, 1000)),
+    ] {
+        let line = |budget: &str| format!("rate = {{ max = {budget} }}");
+        let (max, per, _) = budget(&line(profile), &line(narrower), BudgetKind::Rate);
+        assert_eq!((max, per), expected, "{profile}, {narrower}");
+    }
+}
+
+#[test]
+fn what_was_approved_for_a_whole_host_is_no_answer_to_what_the_admin_asks_about_in_it() {
+    let reading = held(
+        "[network]\ndefault = 'ask'\nmitm = true\n",
+        "[network.domains]\n'a.test' = 'allow'\n\
+         [[network.rules]]\nhost = 'a.test'\nmethods = ['POST']\naction = 'ask'\n",
+    );
+    let rules = Ruleset::compile(&reading.profile.network);
+    let asked = |request| {
+        let decision = decide(&rules, &EgressRequest::parse(request).unwrap());
+        (decision.verdict, decision.specific)
+    };
+    assert_eq!(asked("GET http://a.test/"), (Verdict::Ask, false));
+    assert_eq!(asked("POST http://a.test/"), (Verdict::Ask, true));
+}
+
+#[test]
+fn where_both_ask_the_admins_rule_is_told_and_whatever_either_names_is_asked_exactly() {
+    let reading = held(
+        "[network]\nmitm = true\n[[network.rules]]\nhost = 'a.test'\npaths = ['/**']\naction = 'ask'\n",
+        "[network.domains]\n'a.test' = 'ask'\n",
+    );
+    let rules = Ruleset::compile(&reading.profile.network);
+    let request = EgressRequest::parse("GET http://a.test/").unwrap();
+    let decision = decide(&rules, &request);
+    assert_eq!((decision.verdict, decision.specific), (Verdict::Ask, true));
+    let rule = decision.rule.unwrap().to_string();
+    assert!(
+        rule.starts_with("/etc/portcullis/requirements.toml: "),
+        "{rule}"
+    );
+}
+
+#[test]
 fn a_project_that_asks_for_more_is_refused_with_the_key() {
     for (project, expected) in [
         (
@@ -319,6 +412,23 @@ fn requirements_with_a_mistake_are_told_by_file_and_key() {
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     }
+}
+
+#[test]
+fn what_the_callers_environment_may_add_is_handed_on() {
+    let reading = held(
+        "",
+        "[network]\nextra_ca = ['/etc/corp.pem']\nupstream_proxies = ['http://corp:3128']\n",
+    );
+    assert_eq!(reading.authorities, Some(vec!["/etc/corp.pem".into()]));
+    let proxies = reading.upstream_proxies.unwrap();
+    let proxies: Vec<_> = proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(proxies, ["http://corp:3128"]);
+    let nothing = held("", "");
+    assert_eq!(
+        (nothing.authorities, nothing.upstream_proxies),
+        (None, None)
+    );
 }
 
 #[test]
@@ -455,6 +565,23 @@ fn request() -> impl Strategy<Value = String> {
     prop_oneof![tunnel, forward]
 }
 
+fn budgets() -> impl Strategy<Value = String> {
+    let action = || prop::sample::select(vec!["warn", "ask", "deny", "kill"]);
+    let per = prop::sample::select(vec!["7ms", "1s", "1h"]);
+    let requests = (1u64..50, action())
+        .prop_map(|(max, action)| format!("requests = {{ max = {max}, action = '{action}' }}\n"));
+    let rate = (1u64..50, per, action()).prop_map(|(max, per, action)| {
+        format!("rate = {{ max = {max}, per = '{per}', action = '{action}' }}\n")
+    });
+    (prop::option::of(requests), prop::option::of(rate)).prop_map(|(requests, rate)| {
+        format!(
+            "{}{}",
+            requests.unwrap_or_default(),
+            rate.unwrap_or_default()
+        )
+    })
+}
+
 /// How much a verdict grants.
 fn grants(verdict: Verdict) -> u8 {
     match verdict {
@@ -470,6 +597,38 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    #[test]
+    fn a_projects_file_never_widens(
+        profile in layer(),
+        scalars in scalars(),
+        denies in prop::collection::vec(rule(), 0..5),
+        own in budgets(),
+        narrower in budgets(),
+        requests in prop::collection::vec(request(), 1..12),
+    ) {
+        // Whatever else it says is an error.
+        let denies: String = denies.iter().filter(|rule| rule.contains("'deny'")).cloned().collect();
+        let project = format!("[network]\n{scalars}{denies}[network.budgets]\n{narrower}");
+        let profile = format!("{profile}[network.budgets]\n{own}");
+        let alone = read(&profile, &Over::default()).unwrap().profile;
+        let effective = narrowed(&profile, &project).unwrap();
+        for request in &requests {
+            let granted = grants(verdict(&effective, request).0);
+            prop_assert!(granted <= grants(verdict(&alone, request).0), "{}", request);
+        }
+        for kind in [BudgetKind::Requests, BudgetKind::Rate] {
+            let (before, after) = (alone.network.budgets.get(kind), effective.network.budgets.get(kind));
+            let Some(before) = before else { continue };
+            let after = after.unwrap();
+            prop_assert!(after.action >= before.action);
+            if before.action > portcullis::policy::BudgetAction::Warn {
+                prop_assert!(after.max <= before.max);
+                // Amount by time: no faster either.
+                prop_assert!(after.max * before.per <= before.max * after.per);
+            }
+        }
+    }
 
     #[test]
     fn no_layers_grant_more_than_the_requirements(

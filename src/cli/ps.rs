@@ -10,7 +10,7 @@ use super::audit::phrase;
 use super::{counters, print};
 use crate::exit::Exit;
 use crate::session::caller::Caller;
-use crate::session::running;
+use crate::session::running::{self, RunningSession};
 use crate::wire::gate::Counters;
 use crate::wire::session::Description;
 
@@ -38,26 +38,10 @@ pub fn run(arguments: &PsArguments) -> Exit {
     let caller = Caller::current();
     let mut headed = false;
     for session in running::all(&caller) {
-        let description = running::describe(&session);
-        let description = description.map_err(|error| error.to_string());
         let line = if arguments.quiet {
             session.id.to_string()
         } else {
-            let counters = counters::ask(&session.channel).ok();
-            match (description, arguments.json) {
-                (Ok(known), true) => json!({ "session": known, "counters": counters }).to_string(),
-                (Ok(known), false) => row(&known, counters.as_deref()),
-                (Err(problem), true) => {
-                    json!({ "session": { "session": session.id }, "problem": problem }).to_string()
-                }
-                (Err(problem), false) => {
-                    format!(
-                        "{}  does not answer: {}",
-                        session.id,
-                        print::escape(&problem)
-                    )
-                }
-            }
+            describe(&session, arguments.json)
         };
         let plain = !arguments.quiet && !arguments.json;
         let head = (plain && !headed).then(heading);
@@ -74,6 +58,27 @@ pub fn run(arguments: &PsArguments) -> Exit {
         print::error("no session of yours runs; portcullis run starts one");
     }
     Exit::Success
+}
+
+/// What a session says of itself. One that does not answer is asked for nothing more.
+fn describe(session: &RunningSession, json: bool) -> String {
+    let known = match running::describe(session) {
+        Ok(known) => known,
+        Err(problem) if json => {
+            let problem = problem.to_string();
+            return json!({ "session": { "session": session.id }, "problem": problem }).to_string();
+        }
+        Err(problem) => {
+            let problem = print::escape(&problem.to_string());
+            return format!("{}  does not answer: {problem}", session.id);
+        }
+    };
+    let counters = counters::ask(&session.channel).ok();
+    if json {
+        json!({ "session": known, "counters": counters }).to_string()
+    } else {
+        row(&known, counters.as_deref())
+    }
 }
 
 fn heading() -> String {

@@ -34,8 +34,12 @@ pub fn run(arguments: &ShowArguments) -> Outcome {
     let caller = Caller::current();
     let (id, channel) = sessions::find(&caller, arguments.session.as_deref())?;
     let session = RunningSession { id, channel };
-    let description = running::describe(&session)
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("session {id}: {error}")))?;
+    let description = running::describe(&session).map_err(|error| {
+        Failure::new(Exit::Unavailable, {
+            let problem = print::escape(&error.to_string());
+            format!("session {id}: {problem}")
+        })
+    })?;
     let counters = counters::ask(&session.channel).ok();
     if arguments.json {
         let text = json!({ "session": description, "counters": counters });
@@ -79,7 +83,8 @@ pub(super) fn page(session: &Description) -> Vec<String> {
         ),
         format!("running      {}, since {started:.0}", ps::age(*started)),
         format!(
-            "policy       {generation}, profile {}",
+            "policy       {}, profile {}",
+            print::escape(generation.as_str()),
             print::escape(profile)
         ),
         format!(
@@ -104,4 +109,26 @@ pub(super) fn page(session: &Description) -> Vec<String> {
         )
     }));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_session_says_of_itself_is_obeyed_by_a_terminal() {
+        let bad = "\u{1b}[2J";
+        let session = json!({
+            "session": "0197f0e0aabb7ccc8ddd0123456789ab", "name": null, "user": bad, "pid": 1,
+            "started": "2026-01-01T00:00:00Z", "profile": bad, "generation": bad, "mode": bad,
+            "workspace": bad, "argv": [bad], "limits": {},
+            "isolation": {
+                "bwrap": bad, "landlock_abi": 1, "seccomp_allowed": 1,
+                "shortfalls": [{ "what": bad, "needs": bad }],
+            },
+        });
+        let lines = page(&serde_json::from_value(session).unwrap());
+        assert!(lines.len() > 7);
+        assert!(!lines.concat().contains(char::is_control), "{lines:?}");
+    }
 }

@@ -16,7 +16,7 @@ pub fn decide(rules: &Ruleset, request: &EgressRequest) -> Decision {
         handling: judgement.handling,
         reason: judgement.reason,
         rule: judgement.rule.map(|rule| rule.id.clone()),
-        specific: judgement.rule.is_some_and(Rule::is_restricted),
+        specific: judgement.is_exact(),
         generation: rules.generation().clone(),
     }
 }
@@ -27,6 +27,8 @@ struct Judgement<'a> {
     handling: Handling,
     reason: Option<DenyReason>,
     rule: Option<&'a Rule>,
+    /// Whether a question is about just this request although the rule is not.
+    exact: bool,
 }
 
 impl<'a> Judgement<'a> {
@@ -36,7 +38,13 @@ impl<'a> Judgement<'a> {
             handling: Handling::Tunnel,
             reason: Some(reason),
             rule,
+            exact: false,
         }
+    }
+
+    /// Whether it speaks of methods or paths.
+    fn is_exact(&self) -> bool {
+        self.exact || self.rule.is_some_and(Rule::is_restricted)
     }
 }
 
@@ -54,12 +62,15 @@ fn judge<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<'a> {
         Verdict::Allow | Verdict::Ask if opaque => {
             Judgement::deny(DenyReason::ForbiddenByRequirements, ceiling.rule)
         }
-        Verdict::Ask if own.verdict == Verdict::Allow => Judgement {
+        // Of two that ask, the admin's is asked: no rule of the profile's answers it. What either asks about
+        // exactly is shown exactly: what is approved for a whole host or tunnel is no answer to it.
+        Verdict::Ask => Judgement {
             verdict: Verdict::Ask,
             rule: ceiling.rule,
+            exact: ceiling.is_exact() || (own.verdict == Verdict::Ask && own.is_exact()),
             ..own
         },
-        Verdict::Allow | Verdict::Ask => own,
+        Verdict::Allow => own,
     }
 }
 
@@ -92,6 +103,7 @@ fn judge_alone<'a>(rules: &'a Ruleset, request: &'a EgressRequest) -> Judgement<
             handling,
             reason: None,
             rule,
+            exact: false,
         },
     }
 }

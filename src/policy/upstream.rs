@@ -103,6 +103,13 @@ pub struct ProxyUrl {
     pub password: Option<Password>,
 }
 
+impl ProxyUrl {
+    /// Whether this is the same proxy, spoken to alike, as whomever.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.scheme, &self.host, self.port) == (other.scheme, &other.host, other.port)
+    }
+}
+
 /// Why a text is no proxy that can be used. No variant holds a user or a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyUrlError {

@@ -1,10 +1,11 @@
 //! Who calls: the caller's identity, folders and environment, read once.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{Gid, Group, Uid, User, getgid, getgroups, getuid};
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User, getegid, getgid, getgrouplist, getgroups, getuid};
 
 /// The process that asked for a session, as it was when it asked.
 #[derive(Debug, Clone)]
@@ -23,15 +24,24 @@ pub struct Caller {
     pub environment: BTreeMap<OsString, OsString>,
 }
 
-/// The names of this process's groups; a group without a name goes by its number.
-pub(super) fn groups() -> Vec<String> {
-    let mut gids = getgroups().unwrap_or_default();
-    gids.push(getgid());
-    let name = |gid: &Gid| {
-        let group = Group::from_gid(*gid).ok().flatten();
-        group.map_or_else(|| gid.to_string(), |group| group.name)
-    };
-    gids.iter().map(name).collect()
+/// The names of this process's groups, and of those that the user database has its user in: a login may be
+/// older than that. A group without a name goes by its number. An error where they cannot be told: whoever
+/// goes by them must not take somebody for nobody.
+pub(super) fn groups() -> nix::Result<Vec<String>> {
+    let mut gids = getgroups()?;
+    gids.extend([getgid(), getegid()]);
+    if let Some(user) = User::from_uid(getuid())? {
+        let name = CString::new(user.name).map_err(|_| Errno::EINVAL)?;
+        gids.extend(getgrouplist(&name, user.gid)?);
+    }
+    gids.sort_unstable_by_key(|gid| gid.as_raw());
+    gids.dedup();
+    gids.into_iter().map(name_of).collect()
+}
+
+fn name_of(gid: Gid) -> nix::Result<String> {
+    let group = Group::from_gid(gid)?;
+    Ok(group.map_or_else(|| gid.to_string(), |group| group.name))
 }
 
 impl Caller {

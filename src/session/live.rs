@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use super::admin_file;
 use super::approvals::remember;
 use super::caller::Caller;
 use super::plan::LaunchRequest;
@@ -241,7 +242,17 @@ impl Live {
     fn is_trusted(&self, file: &Path) -> bool {
         let resolved = file.canonicalize().unwrap_or_else(|_| file.to_owned());
         is_outside(file, &self.writable)
-            && (self.mode != FilesystemMode::DangerFullAccess || resolved.starts_with(&self.hidden))
+            && (self.mode != FilesystemMode::DangerFullAccess
+                || self.is_the_admins(file)
+                || resolved.starts_with(&self.hidden))
+    }
+
+    /// Whether a file is the admin's, whom a session of somebody else's cannot write for.
+    fn is_the_admins(&self, file: &Path) -> bool {
+        !self.caller.uid.is_root()
+            && file.starts_with(profiles::SYSTEM)
+            && !file.components().any(|part| part == Component::ParentDir)
+            && admin_file::read(file).is_ok()
     }
 
     /// Watches the folders in which the profile's files stand, or would.

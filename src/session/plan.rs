@@ -99,7 +99,13 @@ impl Plan {
         let workspace = workspace(request.folder.as_deref())?;
         let project = project_file::find(&workspace, caller.uid)?;
         let shelf = Shelf::new(&caller.environment, project.as_ref());
-        let Reading { profile, cuts, .. } = shelf.read(&request.profile, &request.overrides)?;
+        let Reading {
+            profile,
+            cuts,
+            authorities,
+            upstream_proxies,
+            ..
+        } = shelf.read(&request.profile, &request.overrides)?;
         for cut in cuts {
             tell(Progress::Note(&format!(
                 "by the requirements of this host, {cut}"
@@ -114,6 +120,7 @@ impl Plan {
         let writable = trust::writable_roots(&profile, Some(&caller.home), &workspace);
         let credentials = credentials::settle(&mut profile, &caller, &writable, tell)?;
         let upstream = upstream::settle(&profile.network, &caller, &writable, tell)?;
+        upstream::hold_to(upstream.as_ref(), upstream_proxies.as_deref())?;
         let mut command = command::prepare(&request.argv, &caller, &profile, &writable);
         credentials.seal_command(&mut command, &caller.home);
         command
@@ -132,7 +139,8 @@ impl Plan {
         let store = if inspects || upstream::needs_tls(upstream.as_ref()) {
             let extra = &profile.network.extra_ca;
             let mut note = |note: &str| tell(Progress::Note(note));
-            Some(trust_store::gather(&caller, extra, &writable, &mut note)?)
+            let held = trust_store::held_to(&caller, authorities.as_deref(), &mut note);
+            Some(trust_store::gather(&held, extra, &writable, &mut note)?)
         } else {
             None
         };

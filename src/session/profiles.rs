@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{admin_file, caller, project_file};
 use crate::policy::profile::{LayerText, Overlays, Reading, builtin, builtin_names, is_name};
 use crate::policy::requirements::REQUIREMENTS_FILE;
-use crate::policy::{Overrides, PolicyTest, Profile, ProfileError, Requirements};
+use crate::policy::{Overrides, PolicyTest, Profile, ProfileError, Requirements, RuleId};
 
 /// The caller's environment, read once when the process starts.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -116,7 +116,14 @@ impl<'a> Shelf<'a> {
         let Some(required) = requirements.filter(|required| required.lists_profiles()) else {
             return Ok(true);
         };
-        let Some(names) = required.profiles_for(&caller::groups()) else {
+        let groups = caller::groups().map_err(|error| ProfileError::Load {
+            profile: name.to_owned(),
+            problem: format!(
+                "{} lists profiles by group, and yours cannot be looked up: {error}",
+                required.place()
+            ),
+        })?;
+        let Some(names) = required.profiles_for(&groups) else {
             return Ok(true);
         };
         if names.iter().any(|listed| listed == name) {
@@ -195,6 +202,14 @@ impl<'a> Shelf<'a> {
             other => other,
         }
     }
+}
+
+/// Whether a rule is the admin's: its name begins with the file of the requirements, and a profile's never
+/// with a path.
+pub(super) fn is_required(rule: &RuleId) -> bool {
+    let file = Path::new(SYSTEM).join(REQUIREMENTS_FILE);
+    let rest = rule.as_str().strip_prefix(&*file.to_string_lossy());
+    rest.is_some_and(|rest| rest.starts_with(": "))
 }
 
 /// The layer in a file.

@@ -28,6 +28,9 @@ use crate::wire::{Channel, Inbox, frame};
 /// Peers at once; the next is closed unheard.
 const MAX_PEERS: usize = 16;
 
+/// For a session to take one more in: it has room at once, or is stopped.
+const KNOCK: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// For a session to answer.
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(40);
 
@@ -321,7 +324,19 @@ fn below(folder: &OwnedFd, name: &str) -> PathBuf {
 }
 
 fn connect_in(folder: &OwnedFd, session: SessionId) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(below(folder, &file_name(session)))?;
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
+    };
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    // A session that is stopped (SIGSTOP) takes nobody from its queue; at the end of a full one connect(2)
+    // would wait for ever.
+    set_socket_timeout(&socket, Timeout::Send, Some(KNOCK))?;
+    connect(
+        &socket,
+        &SocketAddrUnix::new(below(folder, &file_name(session)))?,
+    )?;
+    let stream = UnixStream::from(socket);
     // Whoever put the socket there must be us, or root.
     let uid = Uid::from_raw(socket_peercred(&stream)?.uid.as_raw());
     if uid != getuid() && !uid.is_root() && !getuid().is_root() {
@@ -339,6 +354,22 @@ fn remove(folder: &OwnedFd, name: &str) {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_session_that_takes_nobody_in_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = SessionId::generate();
+        let listener = UnixListener::bind(folder.path().join(file_name(session))).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let opened = open_folder(folder.path()).unwrap();
+        let waiting = connect_in(&opened, session).unwrap();
+        let (told, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(connect_in(&opened, session).map(drop)));
+        let refused = answer.recv_timeout(std::time::Duration::from_secs(30));
+        let kind = refused.unwrap().unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::WouldBlock);
+        drop(waiting);
+    }
 
     #[test]
     fn a_folder_that_others_can_write_holds_no_socket_and_any_other_stays_as_it_is() {

@@ -2,6 +2,7 @@
 //! as OpenSSL's clients see them, and those that the caller or the profile adds. Nothing that a session could have written counts.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -105,6 +106,35 @@ pub fn gather(
         return Err(TrustStoreError::TooMany);
     }
     Ok(store)
+}
+
+/// The variables by which a caller's environment adds authorities, or takes others for the host's.
+const VARIABLES: [&str; 3] = ["SSL_CERT_FILE", "SSL_CERT_DIR", "CODEX_CA_CERTIFICATE"];
+
+/// The caller without the variables that name what the admin's requirements do not: whoever lists the files
+/// that a profile may add means those alone. What is left out is told by `note`.
+pub fn held_to(
+    caller: &Caller,
+    permitted: Option<&[PathBuf]>,
+    note: &mut dyn FnMut(&str),
+) -> Caller {
+    let mut held = caller.clone();
+    let Some(permitted) = permitted else {
+        return held;
+    };
+    for name in VARIABLES {
+        let Some(value) = caller.variable(name) else {
+            continue;
+        };
+        let listed = |path: &PathBuf| expand(path, &caller.home) == Path::new(value);
+        if !permitted.iter().any(listed) {
+            held.environment.remove(OsStr::new(name));
+            note(&format!(
+                "by the requirements of this host, {name} does not count: network.extra_ca is without it"
+            ));
+        }
+    }
+    held
 }
 
 fn expand(path: &Path, home: &Path) -> PathBuf {
@@ -354,6 +384,30 @@ mod tests {
         let store = scene.gather(&variables, &["~/corp.pem"]).unwrap();
         assert_eq!(store.pem(), lines(&format!("{host}{codex}{corp}")));
         assert_eq!(scene.notes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn variables_add_nothing_that_the_requirements_do_not_list() {
+        let set = [
+            ("SSL_CERT_FILE", "/home/ada/own.pem"),
+            ("SSL_CERT_DIR", "/home/ada/certs"),
+            ("CODEX_CA_CERTIFICATE", "/home/ada/corp.pem"),
+        ];
+        let caller = Caller::ada("/home/ada", set);
+        let left = |permitted: Option<&[&str]>| {
+            let paths = permitted.map(|list| list.iter().map(PathBuf::from).collect::<Vec<_>>());
+            let mut notes = 0;
+            let held = held_to(&caller, paths.as_deref(), &mut |_| notes += 1);
+            let names = VARIABLES
+                .into_iter()
+                .filter(|name| held.variable(name).is_some());
+            (names.collect::<Vec<_>>(), notes)
+        };
+        assert_eq!(left(None), (VARIABLES.to_vec(), 0));
+        assert_eq!(left(Some(&[])), (vec![], 3));
+        let corp = (vec!["CODEX_CA_CERTIFICATE"], 2);
+        assert_eq!(left(Some(&["~/corp.pem"])), corp);
+        assert_eq!(left(Some(&["/home/ada/corp.pem"])), corp);
     }
 
     #[test]

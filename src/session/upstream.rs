@@ -161,6 +161,32 @@ fn access(
     })
 }
 
+/// Refuses a proxy that the admin's requirements do not list, whoever named it: without it connections
+/// would go out directly, which nobody asked for.
+pub(super) fn hold_to(
+    upstream: Option<&UpstreamProxy>,
+    permitted: Option<&[ProxyUrl]>,
+) -> Result<(), UpstreamError> {
+    let (Some(upstream), Some(permitted)) = (upstream, permitted) else {
+        return Ok(());
+    };
+    for access in [&upstream.plain, &upstream.tunnels].into_iter().flatten() {
+        if !permitted.iter().any(|listed| listed.is_same(&access.url)) {
+            let listed: Vec<_> = permitted.iter().map(ProxyUrl::to_string).collect();
+            let problem = match listed.as_slice() {
+                [] => "the requirements of this host permit none; set network.allow_upstream_proxy = false"
+                    .to_owned(),
+                listed => format!(
+                    "the requirements of this host list others: {}",
+                    listed.join(", ")
+                ),
+            };
+            return Err(UpstreamError::new(access.url.to_string(), problem));
+        }
+    }
+    Ok(())
+}
+
 /// Whether a proxy is spoken to by TLS, so that there must be authorities to hold it to.
 pub(super) fn needs_tls(upstream: Option<&UpstreamProxy>) -> bool {
     let both = upstream.map(|upstream| [&upstream.plain, &upstream.tunnels]);
@@ -255,6 +281,42 @@ mod tests {
             of(&[("HTTP_PROXY", b), ("REQUEST_METHOD", "GET")]),
             (None, None, vec![])
         );
+    }
+
+    #[test]
+    fn a_proxy_that_the_requirements_do_not_list_ends_the_launch_wherever_it_was_named() {
+        let listed: Vec<_> = ["http://corp:3128", "https://safe:443"]
+            .into_iter()
+            .map(|url| ProxyUrl::parse(url).unwrap())
+            .collect();
+        let held = |url: Option<&str>, variables: &[(&str, &str)], listed: Option<&[ProxyUrl]>| {
+            let found = settle(&policy(url), &caller(variables), &[], &mut |_| ()).unwrap();
+            hold_to(found.as_ref(), listed).map_err(|error| error.to_string())
+        };
+        let listed = Some(listed.as_slice());
+        assert_eq!(held(None, &[], listed), Ok(()));
+        assert_eq!(held(Some("http://me:pw@corp:3128"), &[], listed), Ok(()));
+        assert_eq!(held(Some("http://mine:1"), &[], None), Ok(()));
+        for (url, variables) in [
+            (Some("http://mine:1"), &[][..]),
+            (Some("http://corp:3129"), &[]),
+            (Some("socks5h://corp:3128"), &[]),
+            // The same proxy, but nothing of what is sent to it is secret any more.
+            (Some("http://safe:443"), &[]),
+            (None, &[("https_proxy", "http://mine:1")]),
+            (
+                None,
+                &[
+                    ("http_proxy", "http://mine:1"),
+                    ("https_proxy", "http://corp:3128"),
+                ],
+            ),
+        ] {
+            let told = held(url, variables, listed).unwrap_err();
+            assert!(told.contains("list others: http://corp:3128"), "{told}");
+        }
+        let none = held(Some("http://corp:3128"), &[], Some(&[])).unwrap_err();
+        assert!(none.contains("permit none"), "{none}");
     }
 
     #[test]

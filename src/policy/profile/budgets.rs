@@ -88,10 +88,26 @@ impl fmt::Display for BudgetAction {
 // === impl Budget ===
 
 impl Budget {
-    /// Whether keeping to this one is keeping to the other as well. Rates over different windows are
-    /// not compared: neither bounds the other at every moment.
-    fn is_within(&self, bound: &Self) -> bool {
-        self.max <= bound.max && self.per == bound.per && self.action >= bound.action
+    /// What keeps to both budgets. One that only warns holds nobody, so the other one's amount counts
+    /// where that is no warning.
+    fn within(&self, bound: &Self) -> Self {
+        if self.action == BudgetAction::Warn && bound.action > BudgetAction::Warn {
+            return *bound;
+        }
+        let max = self.max.min(bound.max);
+        Self {
+            max,
+            per: self.window(max).max(bound.window(max)),
+            action: self.action.max(bound.action),
+        }
+    }
+
+    /// In how many milliseconds a rate gives this much, which is no more than its own amount; zero for
+    /// what is no rate. Rounded up, so that no pace is exceeded.
+    fn window(&self, amount: u64) -> u64 {
+        let share = u128::from(amount) * u128::from(self.per);
+        let share = share.div_ceil(u128::from(self.max.max(1)));
+        u64::try_from(share).unwrap_or(self.per)
     }
 
     fn read(kind: BudgetKind, file: &BudgetFile) -> Result<Self, (&'static str, String)> {
@@ -134,12 +150,14 @@ impl Budgets {
         self.0.is_empty()
     }
 
-    /// Holds these budgets to others: of each kind the narrower stays. Gives the kinds that changed.
+    /// Holds these budgets to others: of each kind stays what exceeds neither. Gives the kinds that changed.
     pub(in crate::policy) fn hold_to(&mut self, bound: &Self) -> Vec<BudgetKind> {
         let mut changed = Vec::new();
         for (kind, bound) in &bound.0 {
-            if self.0.get(kind).is_none_or(|own| !own.is_within(bound)) {
-                self.0.insert(*kind, *bound);
+            let own = self.0.get(kind);
+            let held = own.map_or(*bound, |own| own.within(bound));
+            if own != Some(&held) {
+                self.0.insert(*kind, held);
                 changed.push(*kind);
             }
         }

@@ -2,12 +2,15 @@
 //! requirements. A profile without `extends` extends `base`; one that extends its own name extends the
 //! next one of that name: the caller's, then the host's, then the compiled-in one.
 
+use std::path::PathBuf;
+
 use super::error::ProfileError;
 use super::file::ProfileFile;
 use super::origin::Origins;
 use super::read::{Source, overlay, strictest};
 use super::{BASE, Overrides, Profile, builtin, builtin_names};
 use crate::policy::requirements::{Cut, Requirements};
+use crate::policy::upstream::ProxyUrl;
 
 /// The longest chain of `extends`; more is a mistake, not a plan.
 const MAX_CHAIN: usize = 8;
@@ -45,6 +48,10 @@ pub struct Reading {
     pub profile: Profile,
     /// What the requirements took away.
     pub cuts: Vec<Cut>,
+    /// The files of certificates that the requirements leave; `None`: any.
+    pub authorities: Option<Vec<PathBuf>>,
+    /// The upstream proxies that the requirements leave; `None`: any.
+    pub upstream_proxies: Option<Vec<ProxyUrl>>,
     /// Where each value was written, if that was asked for.
     pub origins: Option<Origins>,
 }
@@ -87,6 +94,8 @@ impl Profile {
         let mut reading = Reading {
             profile: strictest(name),
             cuts: Vec::new(),
+            authorities: None,
+            upstream_proxies: None,
             origins: over.origins.then(Origins::default),
         };
         reading.note("the default")?;
@@ -108,6 +117,8 @@ impl Profile {
         reading.note("the command line")?;
         if let Some(requirements) = over.requirements {
             reading.cuts = reading.profile.hold_to(requirements);
+            reading.authorities = requirements.authorities().map(<[_]>::to_vec);
+            reading.upstream_proxies = requirements.upstream_proxies().map(<[_]>::to_vec);
             reading.note(requirements.place())?;
         }
         reading.profile.check()?;

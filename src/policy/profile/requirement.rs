@@ -14,6 +14,7 @@ use super::resources::{self, ResourceLimits};
 use super::{file, rules, value};
 use crate::policy::rule::{HostPattern, Rule};
 use crate::policy::unix_socket::parse_path;
+use crate::policy::upstream::ProxyUrl;
 
 /// A whole file.
 pub(in crate::policy) fn file<T: DeserializeOwned>(
@@ -73,6 +74,15 @@ pub(in crate::policy) fn hosts(
     entries: Vec<String>,
 ) -> Result<Vec<HostPattern>, ProfileError> {
     list(place, key, entries, |text| HostPattern::parse(&text))
+}
+
+/// Upstream proxies.
+pub(in crate::policy) fn proxies(
+    place: &str,
+    key: &str,
+    entries: Vec<String>,
+) -> Result<Vec<ProxyUrl>, ProfileError> {
+    list(place, key, entries, |text| ProxyUrl::parse(&text))
 }
 
 /// Ranges of addresses.

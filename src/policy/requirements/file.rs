@@ -45,6 +45,7 @@ struct NetworkFile {
     unconfined_tunnels: Option<bool>,
     enable_socks5_udp: Option<bool>,
     allow_upstream_proxy: Option<bool>,
+    upstream_proxies: Option<Vec<String>>,
     addresses: Option<Vec<String>>,
     extra_ca: Option<Vec<String>>,
     unix_sockets: Option<Vec<String>>,
@@ -132,6 +133,10 @@ fn network(place: &str, file: NetworkFile) -> Result<NetworkRequirements, Profil
         unconfined_tunnels: file.unconfined_tunnels,
         enable_socks5_udp: file.enable_socks5_udp,
         allow_upstream_proxy: file.allow_upstream_proxy,
+        upstream_proxies: file
+            .upstream_proxies
+            .map(|list| read::proxies(place, "network.upstream_proxies", list))
+            .transpose()?,
         addresses: file
             .addresses
             .map(|list| read::ranges(place, "network.addresses", &list))

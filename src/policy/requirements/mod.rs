@@ -20,6 +20,7 @@ use super::profile::{
     WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
+use super::upstream::ProxyUrl;
 
 /// The name of the file.
 pub const REQUIREMENTS_FILE: &str = "requirements.toml";
@@ -63,6 +64,8 @@ struct NetworkRequirements {
     unconfined_tunnels: Option<bool>,
     enable_socks5_udp: Option<bool>,
     allow_upstream_proxy: Option<bool>,
+    /// Proxies that a profile or the caller's environment may name; an empty list permits none.
+    upstream_proxies: Option<Vec<ProxyUrl>>,
     /// Inside these alone may a profile lift the refusal of addresses; an empty list permits none.
     addresses: Option<Vec<IpNet>>,
     /// Files of certificates that a profile may add; an empty list permits none.
@@ -97,6 +100,17 @@ impl Requirements {
     /// Whether anybody is held to a list of profiles.
     pub fn lists_profiles(&self) -> bool {
         !self.profiles.is_empty()
+    }
+
+    /// The files of certificates that may be added to the host's own, by a profile or by the caller's
+    /// environment; `None`: any.
+    pub fn authorities(&self) -> Option<&[PathBuf]> {
+        self.network.extra_ca.as_deref()
+    }
+
+    /// The upstream proxies that may be used; `None`: any.
+    pub fn upstream_proxies(&self) -> Option<&[ProxyUrl]> {
+        self.network.upstream_proxies.as_deref()
     }
 
     /// Where they were read.

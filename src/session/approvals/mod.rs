@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use super::profiles::is_required;
 use crate::ids::{QuestionId, SessionId};
 use crate::policy::{
     Answered, ApprovalsPolicy, EgressRequest, NetworkPolicy, Ruleset, Scope, Verdict, decide,
@@ -199,6 +200,8 @@ impl Approvals {
         let decision = decide(&self.rules, &request);
         let rule = decision.rule?;
         let verdict = match decision.verdict {
+            // What the admin has asked a person is asked, not the profile's author.
+            Verdict::Allow if question.rule.as_ref().is_some_and(is_required) => return None,
             Verdict::Allow => Answered::Allow,
             Verdict::Deny => Answered::Deny,
             Verdict::Ask => return None,
@@ -310,5 +313,45 @@ pub fn described(question: &Question) -> String {
     match &question.rule {
         Some(budget) if question.budget => format!("{budget} (asked for {text})"),
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::profile::builtin;
+    use crate::policy::{Host, Port, Profile, RuleId, Transport};
+
+    #[test]
+    fn a_rule_of_the_profile_does_not_say_yes_to_what_the_admin_has_asked() {
+        let text = "[[approvals.rules]]\nhost = 'a.test'\nverdict = 'allow'\n\
+                    [[approvals.rules]]\nhost = 'b.test'\nverdict = 'deny'\n";
+        let mut load = |name: &str| {
+            let base = || builtin(name).map(ToOwned::to_owned);
+            Ok(Some(text.to_owned()).filter(|_| name == "p").or_else(base))
+        };
+        let policy = Profile::read("p", &mut load).unwrap().approvals;
+        let mut approvals = Approvals::new(SessionId::generate(), &policy, Answerer::Others);
+        let mut answer = |host: &str, rule: &str| {
+            let question = Question {
+                id: QuestionId(1),
+                host: Host::parse(host).unwrap(),
+                port: Port::HTTPS,
+                transport: Transport::Connect,
+                method: None,
+                path: None,
+                exact: false,
+                budget: false,
+                rule: Some(RuleId::new(rule)),
+                wait_seconds: 1,
+            };
+            let answer = approvals.asked(question, &mut |_| ());
+            answer.map(|answer| answer.verdict)
+        };
+        let own = "network.domains.\"a.test\"";
+        let admins = "/etc/portcullis/requirements.toml: network.domains.\"a.test\"";
+        assert_eq!(answer("a.test", own), Some(Answered::Allow));
+        assert_eq!(answer("a.test", admins), None);
+        assert_eq!(answer("b.test", admins), Some(Answered::Deny));
     }
 }

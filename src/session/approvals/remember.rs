@@ -52,6 +52,12 @@ fn add(document: &mut DocumentMut, question: &Question, verdict: Answered) -> Re
             "a budget is raised for this session alone; change it there yourself".to_owned(),
         );
     }
+    if verdict == Answered::Allow && question.rule.as_ref().is_some_and(profiles::is_required) {
+        return Err(
+            "the requirements of this host have it asked each time; allow it for this session"
+                .to_owned(),
+        );
+    }
     if question.exact {
         let what = described(question);
         return Err(format!(
@@ -222,6 +228,23 @@ mod tests {
                 .iter()
                 .any(|rule| rule.host.to_string() == "b.test")
         );
+    }
+
+    #[test]
+    fn a_yes_to_what_the_admin_has_asked_is_not_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let caller = caller(home.path());
+        let file = home.path().join("p.toml");
+        let mut asked = question("b.test", 443);
+        asked.rule = Some(RuleId::new(
+            "/etc/portcullis/requirements.toml: network.rules[0]",
+        ));
+        let keep = |verdict| remember(&file, "p", (&asked, verdict), &caller);
+        let told = keep(Answered::Allow).unwrap_err();
+        assert!(told.contains("each time"), "{told}");
+        assert!(!file.exists());
+        std::fs::write(&file, "").unwrap();
+        keep(Answered::Deny).unwrap();
     }
 
     #[test]
