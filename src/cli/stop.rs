@@ -84,7 +84,7 @@ fn stop(channel: &Channel, kill: bool) -> Result<(), Failure> {
 }
 
 /// Waits for the end of the session's own process: then its last record is written.
-fn over(id: SessionId, channel: &Channel, until: Instant) -> Result<(), Failure> {
+pub(super) fn over(id: SessionId, channel: &Channel, until: Instant) -> Result<(), Failure> {
     let failed = |what: &str, error: std::io::Error| {
         Failure::new(Exit::Internal, format!("session {id}: {what}: {error}"))
     };

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, getuid};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{SendFlags, send};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 
 use super::caller::Caller;
@@ -198,10 +198,15 @@ impl Socket {
 
     /// Tells one peer. One that does not read is cut off.
     pub fn tell(&mut self, peer: PeerId, reply: &SessionReply) {
+        self.tell_with(peer, reply, &[]);
+    }
+
+    /// The same with descriptors.
+    pub fn tell_with(&mut self, peer: PeerId, reply: &SessionReply, fds: &[BorrowedFd<'_>]) {
         let sent = self
             .peers
             .get(&peer)
-            .is_some_and(|peer| send_now(&peer.channel, reply).is_ok());
+            .is_some_and(|peer| send_now(&peer.channel, reply, fds).is_ok());
         if !sent {
             self.peers.remove(&peer);
         }
@@ -210,7 +215,7 @@ impl Socket {
     /// Tells every peer that watches.
     pub fn tell_watchers(&mut self, reply: &SessionReply) {
         self.peers
-            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply).is_ok());
+            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply, &[]).is_ok());
     }
 }
 
@@ -230,11 +235,21 @@ fn shares_our_network(process: rustix::process::Pid) -> bool {
 }
 
 /// Sends a whole frame or fails.
-fn send_now<T: Serialize>(channel: &Channel, message: &T) -> io::Result<()> {
+fn send_now<T: Serialize>(
+    channel: &Channel,
+    message: &T,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let bytes = frame::encode(message).map_err(io::Error::other)?;
-    let sent = send(
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(
         channel.as_fd(),
-        &bytes,
+        &[IoSlice::new(&bytes)],
+        &mut ancillary,
         SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
     )?;
     if sent == bytes.len() {

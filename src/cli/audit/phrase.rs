@@ -99,6 +99,11 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             let how = if *kill { "killed" } else { "stopped" };
             format!("{how} by {}", escape(by))
         }
+        AuditEvent::SessionAttached { by, read_only }
+        | AuditEvent::SessionDetached { by, read_only } => {
+            let how = if *read_only { ", read-only" } else { "" };
+            format!("by {}{how}", escape(by))
+        }
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }
