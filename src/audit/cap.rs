@@ -112,7 +112,10 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
-            Self::SessionStopping { by, .. } | Self::SessionForwarded { by, .. } => cut(by, WORD),
+            Self::SessionStopping { by, .. }
+            | Self::SessionAttached { by, .. }
+            | Self::SessionDetached { by, .. }
+            | Self::SessionForwarded { by, .. } => cut(by, WORD),
             Self::SessionEnded {
                 status: Status::NotStarted(why),
                 ..

@@ -232,6 +232,22 @@ pub enum AuditEvent {
         /// The port on the jail's loopback.
         port: Port,
     },
+    /// Somebody looks at the session's own terminal from now on.
+    #[serde(rename = "session.attached")]
+    SessionAttached {
+        /// Who.
+        by: String,
+        /// Whether the keys typed there go nowhere.
+        read_only: bool,
+    },
+    /// Somebody does not look at it any more.
+    #[serde(rename = "session.detached")]
+    SessionDetached {
+        /// Who.
+        by: String,
+        /// As in `session.attached`.
+        read_only: bool,
+    },
     /// The session is over; always a session's last record.
     #[serde(rename = "session.ended")]
     SessionEnded {
@@ -263,6 +279,8 @@ impl AuditEvent {
             Self::GateLost { .. } => "gate.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
+            Self::SessionAttached { .. } => "session.attached",
+            Self::SessionDetached { .. } => "session.detached",
             Self::SessionEnded { .. } => "session.ended",
         }
     }
@@ -275,6 +293,8 @@ impl AuditEvent {
             | Self::GateLost { .. }
             | Self::SessionStopping { .. }
             | Self::SessionForwarded { .. }
+            | Self::SessionAttached { .. }
+            | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,

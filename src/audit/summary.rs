@@ -181,7 +181,9 @@ impl SessionSummary {
             | AuditEvent::ApprovalAsked { .. }
             | AuditEvent::ApprovalAnswered { .. }
             | AuditEvent::PolicyApplied { .. }
-            | AuditEvent::PolicyRejected { .. } => {}
+            | AuditEvent::PolicyRejected { .. }
+            | AuditEvent::SessionAttached { .. }
+            | AuditEvent::SessionDetached { .. } => {}
             AuditEvent::EgressRefused {
                 conn,
                 reason,

@@ -5,11 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod approvals;
+pub mod attach;
 pub mod audit;
 pub mod completions;
 pub mod counters;
+pub mod detached;
+mod escape;
 pub mod failure;
 pub mod forward;
+pub mod logs;
 pub mod mitm;
 pub mod policy;
 pub mod print;
@@ -55,6 +59,13 @@ enum Verb {
     Stop(stop::StopArguments),
     /// Reach a port that the command of a running session listens on
     Forward(forward::ForwardArguments),
+    /// Look at the terminal of a session that was started with run -d, and type there
+    Attach(attach::AttachArguments),
+    /// Print what the command of a session that was started with run -d has printed
+    Logs(logs::LogsArguments),
+    /// The session process of run -d
+    #[command(hide = true)]
+    DetachedSession,
     /// Ask what a policy would say, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -82,6 +93,9 @@ pub fn main() -> ExitCode {
         Verb::Top(arguments) => top::run(&arguments),
         Verb::Stop(arguments) => stop::run(&arguments),
         Verb::Forward(arguments) => forward::run(&arguments),
+        Verb::Attach(arguments) => attach::run(&arguments),
+        Verb::Logs(arguments) => logs::run(&arguments),
+        Verb::DetachedSession => detached::session(),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
         Verb::Counters(arguments) => counters::run(&arguments),

@@ -8,6 +8,13 @@ pub fn line(text: impl std::fmt::Display) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{text}")
 }
 
+/// Writes bytes to standard output as they are, at once: for what has passed a filter, or is not to.
+pub fn bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
 /// Writes one line to standard error, prefixed with the program's name. Lost if nobody reads.
 pub fn error(text: impl std::fmt::Display) {
     // Nothing is left to tell it to when standard error itself is gone.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::detached;
 use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
 use super::print;
@@ -27,6 +28,7 @@ Examples:
   portcullis run -- make test
   portcullis run -p codex -- codex exec --json \"fix the failing test\" </dev/null
   portcullis run -p registries --allow example.com:8443 -- ./build.sh
+  portcullis run -d --name nightly -p codex -- codex     then: portcullis attach nightly
   portcullis run --mode read-only --ro ~/data -- python3 report.py
 
 Exit status: the command's own (128+n for signal n); 137 with \"session killed\" in the last line if
@@ -75,6 +77,9 @@ pub struct RunArguments {
     /// What to call the session, for ps, show, stop and the others
     #[arg(long, value_name = "NAME")]
     name: Option<SessionName>,
+    /// Print the session's id as soon as the command runs, and leave it running with a terminal of its own
+    #[arg(short, long)]
+    detach: bool,
     /// Limit what of the machine the session may take, as memory=4G, tasks=512, cpu=200%, open_files=4096
     /// or file_size=10G
     #[arg(long, value_name = "KEY=AMOUNT")]
@@ -135,7 +140,12 @@ impl From<Mode> for FilesystemMode {
 /// Runs one session and passes its status on.
 pub fn run(arguments: RunArguments) -> Outcome {
     let quiet = arguments.quiet;
-    let request = request(arguments)?;
+    let detach = arguments.detach;
+    let mut request = request(arguments)?;
+    if detach {
+        request.terminal = Some(detached::size());
+        return detached::start(&request, quiet);
+    }
     let report = session::run(&request, &mut |progress| tell(progress, quiet))
         .map_err(|error| Failure::new(error.exit(), error))?;
     if !quiet {
@@ -181,11 +191,13 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
         folder: arguments.directory,
         argv,
         ask: arguments.ask.map(Ask::from),
+        terminal: None,
     })
 }
 
 fn tell(progress: Progress<'_>, quiet: bool) {
     match progress {
+        Progress::Started(_) => {}
         Progress::Note(_)
         | Progress::Notice(Notice::Limit(_) | Notice::Resource(_) | Notice::Said(_))
             if quiet => {}

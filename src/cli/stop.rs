@@ -81,7 +81,7 @@ fn stop(channel: &Channel, kill: bool) -> Result<(), Failure> {
 }
 
 /// Waits for the end of the session's own process: then its last record is written.
-fn over(id: SessionId, channel: &Channel, until: Instant) -> Result<(), Failure> {
+pub(super) fn over(id: SessionId, channel: &Channel, until: Instant) -> Result<(), Failure> {
     if sessions::wait_for_end(id, channel, Some(until))? {
         return Ok(());
     }

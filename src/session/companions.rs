@@ -144,9 +144,15 @@ pub fn readable<const N: usize>(
 
 /// The same for any number of descriptors.
 pub fn any_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Vec<bool>> {
+    let fds: Vec<_> = fds.iter().map(|fd| (*fd, PollFlags::IN)).collect();
+    any_ready(&fds, timeout)
+}
+
+/// The same, each for what it is waited for.
+pub fn any_ready(fds: &[(BorrowedFd<'_>, PollFlags)], timeout: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds
         .iter()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
         .collect();
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
     match poll(&mut polled, Some(&timeout)) {

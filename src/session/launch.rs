@@ -72,6 +72,21 @@ pub fn run(
     let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
+    let live = live.and_then(|live| {
+        let system = |source| LaunchError::System {
+            what: "leave the terminal to the command",
+            source,
+        };
+        desk.step_back().map_err(system).map(|()| live)
+    });
+    match &live {
+        Ok(_) => tell(Progress::Started(plan.session)),
+        Err(_) => {
+            for line in desk.last_words() {
+                tell(Progress::Notice(Notice::Problem(line)));
+            }
+        }
+    }
     // From here on the gate alone has the credentials' values.
     plan.credentials.forget();
     let outcome =
@@ -441,13 +456,14 @@ impl Live {
             command: &self.command,
             gate: Some(&companions.gate),
             audit: Some(&mut companions.audit),
-            desk,
+            desk: &mut *desk,
             limits: &mut limits,
             resources: &mut resources,
         };
         let status = watch::until_the_end(watch, &mut |notice| tell(Progress::Notice(notice)))
             .map_err(system)?;
         self.running.begin_sweep();
+        desk.hang_up(status, Some(&mut companions.audit));
         Ok(Ended {
             running: self.running,
             status,

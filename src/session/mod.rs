@@ -2,12 +2,15 @@
 //!
 //! Owns: who calls ([`caller`]), what is settled first ([`plan`]), the companions it starts
 //! ([`companions`]), the launch and the end ([`launch`]), the wait between
-//! ([`watch`]) and what is done meanwhile ([`desk`]: [`approvals`], a [`live`] profile, the [`socket`]). Trusts: the caller, whose rights it has and never exceeds; of the
+//! ([`watch`]) and what is done meanwhile ([`desk`]: [`approvals`], a [`live`] profile, the [`socket`],
+//! a [`terminal`] of its own if it is detached). Trusts: the caller, whose rights it has and never exceeds; of the
 //! jail nothing but that it can end. Never: reads or judges traffic (the gate does), writes the log
 //! (the audit writer does).
 //!
 //! Reading order: [`launch`] is the numbered list; the other files are what its steps lean on.
 #![forbid(unsafe_code)]
+
+use crate::ids::SessionId;
 
 mod admin_file;
 pub mod approvals;
@@ -33,6 +36,7 @@ pub mod resources;
 pub mod running;
 pub mod signals;
 pub mod socket;
+pub mod terminal;
 pub mod trust;
 pub mod trust_store;
 pub mod upstream;
@@ -51,4 +55,6 @@ pub enum Progress<'a> {
     Note(&'a str),
     /// Something happened while the command ran.
     Notice(Notice),
+    /// The start is on record and the command is executed.
+    Started(SessionId),
 }

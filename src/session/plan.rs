@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use nix::libc::{EACCES, EPERM, EROFS};
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
@@ -22,7 +23,7 @@ use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profil
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
 use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits};
-use crate::wire::session::Description;
+use crate::wire::session::{Description, Size};
 
 use super::Progress;
 use super::approvals::Ask;
@@ -38,8 +39,10 @@ use super::registries::Found;
 use super::trust_store::{self, TrustStore};
 use super::{project_file, running, socket, trust, upstream};
 
-/// What a caller asks for, as read from the command line.
-#[derive(Debug)]
+/// What a caller asks for, as read from the command line; the whole of what another process needs to run the
+/// session in the caller's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchRequest {
     /// What the caller calls the session.
     pub name: Option<SessionName>,
@@ -53,6 +56,9 @@ pub struct LaunchRequest {
     pub argv: Vec<String>,
     /// Who is asked; `None`: the profile's program if it has one, else anybody at another terminal.
     pub ask: Option<Ask>,
+    /// Gives the session a terminal of its own, of this size at first; `None`: it shares the caller's standard
+    /// streams.
+    pub terminal: Option<Size>,
 }
 
 /// A request whose every name has been looked up.

@@ -202,21 +202,15 @@ impl Socket {
 
     /// Tells one peer. One that does not read is cut off.
     pub fn tell(&mut self, peer: PeerId, reply: &SessionReply) {
-        let sent = self
-            .peers
-            .get(&peer)
-            .is_some_and(|peer| send_now(&peer.channel, reply, None).is_ok());
-        if !sent {
-            self.peers.remove(&peer);
-        }
+        self.tell_with(peer, reply, &[]);
     }
 
-    /// Tells one peer, and gives it a descriptor.
-    pub fn hand(&mut self, peer: PeerId, reply: &SessionReply, fd: BorrowedFd<'_>) {
+    /// The same with descriptors.
+    pub fn tell_with(&mut self, peer: PeerId, reply: &SessionReply, fds: &[BorrowedFd<'_>]) {
         let sent = self
             .peers
             .get(&peer)
-            .is_some_and(|peer| send_now(&peer.channel, reply, Some(fd)).is_ok());
+            .is_some_and(|peer| send_now(&peer.channel, reply, fds).is_ok());
         if !sent {
             self.peers.remove(&peer);
         }
@@ -225,7 +219,7 @@ impl Socket {
     /// Tells every peer that watches.
     pub fn tell_watchers(&mut self, reply: &SessionReply) {
         self.peers
-            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply, None).is_ok());
+            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply, &[]).is_ok());
     }
 }
 
@@ -248,13 +242,12 @@ fn shares_our_network(process: rustix::process::Pid) -> bool {
 fn send_now<T: Serialize>(
     channel: &Channel,
     message: &T,
-    fd: Option<BorrowedFd<'_>>,
+    fds: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     let bytes = frame::encode(message).map_err(io::Error::other)?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fd = fd.as_slice();
-    if !fd.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fd)) {
+    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let sent = sendmsg(

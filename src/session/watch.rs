@@ -6,9 +6,10 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use rustix::event::PollFlags;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, CompanionError, Gate, any_readable};
+use super::companions::{AuditWriter, CompanionError, Gate, any_ready};
 use super::desk::{Desk, Stop, Tell};
 use super::limits::{self, Limits};
 use super::live::has_terminal;
@@ -107,11 +108,14 @@ fn await_the_end(watch: &mut Watch<'_>, tell: Tell<'_>) -> io::Result<u8> {
             if arrived.signal == Signal::SIGCHLD {
                 continue;
             }
-            if arrived.from_terminal && arrived.signal == Signal::SIGINT {
-                // Ctrl-C is a question to the command, not an order: many answer it and go on.
+            let detached = watch.desk.is_detached();
+            if arrived.from_terminal && (arrived.signal == Signal::SIGINT || detached) {
+                // Ctrl-C is a question to the command, not an order: many answer it and go on. What is
+                // typed into the session's own terminal is for the command in any case.
                 continue;
             }
-            if arrived.signal == Signal::SIGHUP && !arrived.from_terminal && !has_terminal() {
+            let hang_up = arrived.signal == Signal::SIGHUP && !arrived.from_terminal;
+            if hang_up && (detached || !has_terminal()) {
                 // A service's way to say that its configuration has changed; a terminal's way to say
                 // that it is gone is another matter.
                 watch.reload(tell);
@@ -144,7 +148,9 @@ impl Watch<'_> {
         // In the place of a meter that is not there, again the signal queue.
         fds.push(self.resources.fd().unwrap_or(signals));
         fds.extend(self.desk.fds());
-        let ready = any_readable(&fds, timeout)?;
+        let mut fds: Vec<_> = fds.into_iter().map(|fd| (fd, PollFlags::IN)).collect();
+        fds.extend(self.desk.polled());
+        let ready = any_ready(&fds, timeout)?;
         let is_ready = |place: usize| ready.get(place).copied().unwrap_or_default();
         let (gate_spoke, audit_spoke) = (is_ready(1), is_ready(2));
         if is_ready(metered) {

@@ -47,6 +47,15 @@ pub fn ignore_all() -> io::Result<()> {
     Ok(())
 }
 
+/// Ignores what would stop a process that shares its terminal with others (SIGTSTP, SIGTTIN, SIGTTOU): for
+/// one that nobody would continue. Programs that it starts ignore them as well, until they say otherwise.
+pub fn ignore_stops() -> io::Result<()> {
+    for signal in [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU] {
+        dispose(signal, SigHandler::SigIgn)?;
+    }
+    Ok(())
+}
+
 fn dispose(signal: Signal, handler: SigHandler) -> io::Result<()> {
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
     #[expect(unsafe_code, reason = "sigaction(2) can install handlers")]

@@ -54,6 +54,27 @@ pub enum SessionRequest {
         /// Which.
         port: Port,
     },
+    /// Show its terminal. Answered by [`SessionReply::Attached`], which brings a stream socket: what the
+    /// command prints comes out of it, a part of what it has printed already first, and keys go into it.
+    /// Its end without [`SessionReply::Ended`] means that the peer read too slowly.
+    Attach {
+        /// The peer's own terminal.
+        size: Size,
+        /// Keys are not wanted, and the size does not count.
+        read_only: bool,
+    },
+    /// The terminal of a peer that is attached has another size. Answered by [`SessionReply::Done`].
+    Resize(Size),
+}
+
+/// How much a terminal shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in each.
+    pub columns: u16,
 }
 
 /// A running session, as whoever started it may know it.
@@ -100,6 +121,10 @@ pub enum SessionReply {
     Session(Box<Description>),
     /// The connected socket came with this frame.
     Reached,
+    /// A stream came with this frame.
+    Attached,
+    /// Unasked, to a peer that is attached: the command has ended, with this status.
+    Ended(u8),
     /// It could not be done; cause and cure, one line.
     Failed(String),
 }

@@ -20,5 +20,9 @@ mod sandbox;
 mod scene;
 #[path = "../support/stub.rs"]
 mod stub;
+#[path = "../support/terminal.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod terminal;
+mod terminal_ui;
 mod work;
 mod world;

@@ -98,16 +98,24 @@ impl Scene {
 
     /// `portcullis run -p … -- codex exec …`, to its end.
     pub(crate) fn exec(&self, arguments: &[&str]) -> Run {
+        let codex = ["codex", "exec", "--json", "--skip-git-repo-check"];
+        let mut command = self.command(&["run"], &codex);
+        Run::of(&command.args(arguments).output().unwrap())
+    }
+
+    /// `portcullis`, this verb and its flags, with the profile and this command.
+    pub(crate) fn command(&self, verb: &[&str], codex: &[&str]) -> std::process::Command {
         let path = format!("{}:/usr/bin:/bin", bin(&self.codex).display());
-        let mut command = self.install.command(["run", "-p"]);
+        let mut command = self.install.command(verb);
         command
+            .arg("-p")
             .arg(&self.profile)
-            .args(["--", "codex", "exec", "--json", "--skip-git-repo-check"])
-            .args(arguments)
+            .arg("--")
+            .args(codex)
             .env("PATH", path)
             .env("CODEX_HOME", self.install.path("codex-home"))
             .env("OPENAI_API_KEY", "not-a-key");
-        Run::of(&command.output().unwrap())
+        command
     }
 
     /// A file of the workspace, as the host sees it.

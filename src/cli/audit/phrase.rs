@@ -102,6 +102,11 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::SessionForwarded { by, port } => {
             format!("port {} of the session, for {}", port.number(), escape(by))
         }
+        AuditEvent::SessionAttached { by, read_only }
+        | AuditEvent::SessionDetached { by, read_only } => {
+            let how = if *read_only { ", read-only" } else { "" };
+            format!("by {}{how}", escape(by))
+        }
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }

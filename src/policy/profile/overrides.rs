@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::ProfileError;
 use super::read::append;
 use super::{FilesystemMode, Profile, credentials, rules, value, visible};
@@ -11,7 +13,8 @@ use crate::policy::unix_socket::parse_path;
 use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId, UnixSocket};
 
 /// What the command line adds to a profile, as it was typed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Overrides {
     /// `--allow HOST[:PORT]`; an IPv6 address with a port stands in brackets.
     pub allow: Vec<String>,

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use super::profiles::is_required;
 use crate::ids::{QuestionId, SessionId};
 use crate::policy::{
@@ -36,7 +38,8 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 const FOREGROUND: Duration = Duration::from_secs(1);
 
 /// Whom the caller wants to be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Ask {
     /// Nobody: what would be asked is refused.
     Nobody,

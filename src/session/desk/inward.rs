@@ -155,7 +155,7 @@ impl Desk {
         for (peer, outcome) in inward.answers() {
             match (outcome, &mut self.socket) {
                 (Ok(connection), Some(socket)) => {
-                    socket.hand(peer, &SessionReply::Reached, connection.as_fd());
+                    socket.tell_with(peer, &SessionReply::Reached, &[connection.as_fd()]);
                 }
                 (Err(why), _) => self.reply(peer, &SessionReply::Failed(why)),
                 (Ok(_), None) => {}

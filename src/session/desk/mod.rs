@@ -4,6 +4,7 @@
 
 mod inward;
 mod reload;
+mod terminal;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -15,6 +16,7 @@ use super::error::LaunchError;
 use super::live::{Launched, Live};
 use super::plan::{LaunchRequest, Plan};
 use super::socket::{PeerId, Socket};
+use super::terminal::Terminal;
 use super::watch::Notice;
 use crate::audit::AuditEvent;
 use crate::policy::{Answered, Budgets, Profile, Scope};
@@ -43,6 +45,8 @@ pub struct Desk {
     /// `None`: it could not be made, and nobody at another terminal can be asked.
     socket: Option<Socket>,
     live: Live,
+    /// `None`: the command has the caller's standard streams.
+    terminal: Option<Terminal>,
     seconds: u32,
     /// Peers that wait for counters, in the order in which the gate was asked.
     counting: VecDeque<PeerId>,
@@ -66,12 +70,26 @@ impl Desk {
     ) -> Result<Self, LaunchError> {
         let policy = &plan.profile.approvals;
         let socket = Socket::open(&plan.caller, plan.session);
+        if request.terminal.is_some()
+            && let Err(source) = socket
+        {
+            // Nobody could look at it, or stop it.
+            let what = "make the session's socket (set XDG_RUNTIME_DIR to a folder of your own)";
+            return Err(LaunchError::System { what, source });
+        }
         if let Err(error) = &socket {
             tell(&format!(
                 "no socket for portcullis approvals: {error}; set XDG_RUNTIME_DIR to a folder of your own"
             ));
         }
         let socket = socket.ok();
+        let terminal = request.terminal.map(|size| {
+            Terminal::open(&plan.caller, plan.session, size).map_err(|source| LaunchError::System {
+                what: "give the session a terminal of its own",
+                source,
+            })
+        });
+        let terminal = terminal.transpose()?;
         let ask = request.ask.unwrap_or(if policy.command.is_empty() {
             Ask::Others
         } else {
@@ -106,6 +124,7 @@ impl Desk {
         Ok(Self {
             approvals: Approvals::new(plan.session, policy, answerer),
             socket,
+            terminal,
             live: Live::new(request, &launched, plan.read.clone(), plan.found.clone()),
             seconds: if somebody && ask != Ask::Nobody {
                 policy.wait_seconds
@@ -145,6 +164,7 @@ impl Desk {
             .due()
             .into_iter()
             .chain(self.approvals.due())
+            .chain(self.terminal.as_ref().and_then(Terminal::due))
             .min()
     }
 
@@ -203,6 +223,7 @@ impl Desk {
         tell: Tell<'_>,
     ) -> Result<(), CompanionError> {
         self.hand_out();
+        self.pump(audit.as_deref_mut(), tell);
         let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
         let requests = self
             .socket
@@ -273,6 +294,10 @@ impl Desk {
                 }
                 SessionRequest::Stop { kill } => self.stop(peer, kill, audit.as_deref_mut(), tell),
                 SessionRequest::Reach { port } => self.reach(peer, port, audit.as_deref_mut()),
+                SessionRequest::Attach { size, read_only } => {
+                    self.attach(peer, (size, read_only), audit.as_deref_mut());
+                }
+                SessionRequest::Resize(size) => self.resize(peer, size),
                 other => others.push((peer, other)),
             }
         }
@@ -339,6 +364,8 @@ impl Desk {
             // One reading for all, and what needs no gate: see `attend`.
             SessionRequest::ReloadPolicy
             | SessionRequest::Describe
+            | SessionRequest::Attach { .. }
+            | SessionRequest::Resize(_)
             | SessionRequest::Stop { .. }
             | SessionRequest::Reach { .. } => {}
         }
