@@ -77,7 +77,7 @@ impl Line {
             }
             if !word.starts_with('-') || word == "-" {
                 if !command_known {
-                    line.verbatim = FOR_OTHERS.contains(&word.as_str());
+                    line.verbatim |= FOR_OTHERS.contains(&word.as_str());
                     line.exec = EXEC.contains(&word.as_str()).then_some(line.kept.len());
                     command_known = true;
                 }
@@ -103,16 +103,28 @@ impl Line {
                 self.keep([word]);
             }
             _ => {
+                if attached.is_none() && IMAGES.contains(&name) {
+                    self.images(rest);
+                    return;
+                }
                 self.keep([word]);
-                if attached.is_none() && MANY_VALUES.contains(&name) {
-                    while let Some(value) = rest.next_if(|next| !next.starts_with('-')) {
-                        self.keep([value.as_str()]);
-                    }
-                } else if attached.is_none() && ONE_VALUE.contains(&name) {
+                if attached.is_none() && ONE_VALUE.contains(&name) {
                     self.keep(rest.next().map(String::as_str));
                 }
             }
         }
+    }
+
+    /// Each image with its own option, attached: the option that ends a list may be one that is taken off,
+    /// and then the list would go on and swallow what follows, `exec` for one.
+    fn images(&mut self, rest: &mut Words<'_>) {
+        let mut none = true;
+        while let Some(value) = rest.next_if(|next| *next == "-" || !next.starts_with('-')) {
+            self.keep([format!("--image={value}")]);
+            none = false;
+        }
+        // Codex's own usage error is the best answer to this.
+        self.verbatim |= none;
     }
 
     fn sandbox<'a>(&mut self, word: &'a str, attached: Option<&'a str>, rest: &mut Words<'a>) {
@@ -196,8 +208,8 @@ const EXEC: [&str; 2] = ["exec", "e"];
 /// Commands whose arguments are another program's command line.
 const FOR_OTHERS: [&str; 2] = ["sandbox", "mcp"];
 
-/// Takes every word up to the next option.
-const MANY_VALUES: [&str; 2] = ["-i", "--image"];
+/// Take every word up to the next option.
+const IMAGES: [&str; 2] = ["-i", "--image"];
 
 /// Take one value, so that it is not mistaken for a command.
 const ONE_VALUE: [&str; 24] = [
@@ -324,7 +336,7 @@ mod tests {
             ),
             (
                 "codex -i exec e -m x",
-                "codex --sandbox danger-full-access -i exec e -m x",
+                "codex --sandbox danger-full-access --image=exec --image=e -m x",
             ),
             (
                 "codex -c model=sandbox_mode p",
@@ -355,6 +367,21 @@ mod tests {
                 argv: Vec::new(),
                 asked: None
             }
+        );
+    }
+
+    #[test]
+    fn an_image_swallows_nothing_when_the_option_behind_it_is_taken_off() {
+        check(
+            "codex -i a.png b.png -s read-only exec p",
+            "codex --image=a.png --image=b.png exec --sandbox danger-full-access p",
+            Some(FilesystemMode::ReadOnly),
+        );
+        // Without an image Codex refuses the line itself.
+        check(
+            "codex -i -sread-only exec",
+            "codex -i -sread-only exec",
+            None,
         );
     }
 

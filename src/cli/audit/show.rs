@@ -194,9 +194,12 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         lines.push(format!("stopped    by {}", escape(by)));
     }
     if summary.forwarded > 0 {
-        let times = summary.forwarded;
+        let times = match summary.forwarded {
+            1 => "once".to_owned(),
+            more => format!("{more} times"),
+        };
         lines.push(format!(
-            "entered    {times} times from outside, by portcullis forward"
+            "entered    {times} from outside, by portcullis forward"
         ));
     }
     if summary.gate_lost {
