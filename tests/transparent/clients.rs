@@ -196,8 +196,9 @@ fn node_and_java_need_no_proxy_settings() {
         ] {
             let run = scene.run(&["/usr/bin/node", "-e", FETCH, url]);
             let told = run.stdout.trim();
-            // undici has a word of its own for a connection that is closed under it.
-            let closed = expected == "ECONNRESET" && told == "UND_ERR_SOCKET";
+            // undici has a word of its own for a connection that is closed under it, and when that happens
+            // just as it connects it settles nothing: node then ends without a word.
+            let closed = expected == "ECONNRESET" && ["UND_ERR_SOCKET", ""].contains(&told);
             assert!(told == expected || closed, "{who:?} {url} {run:?}");
         }
         for (url, expected) in [
