@@ -108,7 +108,9 @@ fn a_program_that_knows_no_proxy_is_judged_request_by_request_within_tls() {
                  [network] mode = \"full\" if it is \"limited\", else \"POST\" in the rule's methods",
                 "portcullis: refused GET https://origin.test/closed: path_not_allowed; to allow it: \
                  the path in the rule's paths, in the normal form of RFC 3986",
-            ]
+            ],
+            "{:#?}",
+            session.scene.install.events("egress.refused")
         );
     }
 }

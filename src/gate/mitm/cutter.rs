@@ -10,6 +10,8 @@ const HEAD: usize = 9;
 /// Of a frame's payload: the stream and the code of GOAWAY, the code of `RST_STREAM`.
 const START: usize = 8;
 
+/// Content.
+pub(super) const DATA: u8 = 0;
 /// Opens a stream, or ends it with trailers.
 pub(super) const HEADERS: u8 = 1;
 /// Ends a stream.

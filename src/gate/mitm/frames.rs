@@ -6,6 +6,7 @@
 //! [`RECORDED`] as they happen, then one with how many more there were.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,10 +17,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::policy::DenyReason;
 
 use super::Tunnel;
-use super::cutter::{Cutter, END_STREAM, Frame, GOAWAY, HEADERS, PREFACE, RST_STREAM};
+use super::cutter::{Cutter, DATA, END_STREAM, Frame, GOAWAY, HEADERS, PREFACE, RST_STREAM};
 
 /// Refusals of one connection that get a record each.
 const RECORDED: u64 = 8;
+
+/// Answers that are remembered after their end: as many as a client can be reading at once, or nearly.
+const REMEMBERED: usize = 16;
 
 /// What one connection was refused by the library.
 #[derive(Debug)]
@@ -147,8 +151,11 @@ pub(super) struct Watched<S> {
     outgoing: Cutter,
     /// The latest stream that the client opened.
     latest: u32,
-    /// The stream that was answered, and ended, last.
+    /// The stream that was answered, and ended, last, of those whose answer was a head alone.
     answered: u32,
+    /// The streams whose answer's content ended last. A client that hears of a refusal while it sends may
+    /// give its content up by an early end, which the library calls malformed: that request was judged.
+    finished: VecDeque<u32>,
 }
 
 impl<S> Watched<S> {
@@ -160,6 +167,7 @@ impl<S> Watched<S> {
             outgoing: Cutter::default(),
             latest: 0,
             answered: 0,
+            finished: VecDeque::with_capacity(REMEMBERED),
         }
     }
 
@@ -175,9 +183,16 @@ impl<S> Watched<S> {
 
     fn sent(&mut self, bytes: &[u8]) {
         let (answered, refused) = (&mut self.answered, &self.refused);
+        let finished = &mut self.finished;
         self.outgoing.push(bytes, |frame| {
-            if frame.kind == HEADERS && frame.flags & END_STREAM != 0 {
-                *answered = frame.stream;
+            match (frame.kind, frame.flags & END_STREAM != 0) {
+                (HEADERS, true) => *answered = frame.stream,
+                (DATA, true) => {
+                    finished.truncate(REMEMBERED - 1);
+                    finished.push_front(frame.stream);
+                }
+                (RST_STREAM, _) if finished.contains(&frame.stream) => return,
+                _ => {}
             }
             refused.sent(frame, *answered);
         });
