@@ -18,7 +18,7 @@ use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
-use super::Progress;
+use super::{Backing, Progress};
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
@@ -64,12 +64,15 @@ pub struct Report {
 /// Whatever fails from step 4 on, step 8 still runs; a jail that is dropped is killed.
 pub fn run(
     request: &LaunchRequest,
+    backing: Backing,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
     let mut signals = step_aside()?;
-    let mut plan = Plan::make(request, tell)?;
-    jail::cgroup::make_room(&plan.profile.limits);
-    let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
+    let mut plan = Plan::make(request, backing.service.clone(), tell)?;
+    if plan.service.is_none() {
+        jail::cgroup::make_room(&plan.profile.limits);
+    }
+    let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| tell(Progress::Note(note)))?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     let live = live.and_then(|live| {
@@ -138,14 +141,14 @@ struct Companions {
 impl Companions {
     /// Step 4.
     fn start(plan: &Plan, desk: &Desk) -> Result<Self, LaunchError> {
-        let folder =
-            plan.log
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|source| LaunchError::System {
-                    what: "pass the log folder",
-                    source,
-                })?;
+        let no_folder = || io::Error::from(io::ErrorKind::NotFound);
+        let folder = plan.log.as_ref().ok_or_else(no_folder);
+        let folder = folder
+            .and_then(|log| log.as_fd().try_clone_to_owned())
+            .map_err(|source| LaunchError::System {
+                what: "pass the log folder",
+                source,
+            })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();

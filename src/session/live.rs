@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::admin_file;
 use super::approvals::remember;
 use super::caller::Caller;
 use super::plan::LaunchRequest;
 use super::profiles::{self, Shelf};
 use super::registries::{self, Found};
 use super::trust::is_outside;
+use crate::sys::admin_file;
 use crate::policy::profile::LayerText;
 use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
 

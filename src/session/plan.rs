@@ -35,6 +35,7 @@ use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
 use super::profiles::Shelf;
+use super::service::Shared;
 use super::registries::Found;
 use super::trust_store::{self, TrustStore};
 use super::{project_file, running, socket, trust, upstream};
@@ -65,6 +66,8 @@ pub struct LaunchRequest {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) session: SessionId,
+    /// The service that started the session.
+    pub(super) service: Option<Shared>,
     pub(super) name: Option<SessionName>,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
@@ -83,7 +86,8 @@ pub(super) struct Plan {
     pub(super) upstream: Option<UpstreamProxy>,
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
-    pub(super) log: LogFolder,
+    /// The folder of its log; `None`: the service has it.
+    pub(super) log: Option<LogFolder>,
     /// What the gate holds inspected origins and `https://` proxies to (PEM); empty where there are none.
     pub(super) roots: String,
     /// The same for the jail's own files; `None`: no TLS is inspected.
@@ -96,6 +100,7 @@ impl Plan {
     /// Reads the profile, applies the flags, finds workspace and command, opens the log folder.
     pub(super) fn make(
         request: &LaunchRequest,
+        service: Option<Shared>,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
@@ -116,6 +121,15 @@ impl Plan {
             tell(Progress::Note(&format!(
                 "by the requirements of this host, {cut}"
             )));
+        }
+        let mut profile = profile;
+        if let Some(service) = &service {
+            for (resource, most) in profile.limits.hold_to(&service.borrow().limits) {
+                tell(Progress::Note(&format!(
+                    "by the service of this host, limits.{resource} is {}",
+                    resource.amount(most)
+                )));
+            }
         }
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
@@ -153,14 +167,21 @@ impl Plan {
         let roots = store.as_ref().map(TrustStore::pem).unwrap_or_default();
         let trust = store.filter(|_| inspects);
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
-        let log = folder::open_or_create(&folder::standalone(variable)?)?;
+        let log = match &service {
+            // The service keeps it.
+            Some(_) => None,
+            None => Some(folder::open_or_create(&folder::standalone(variable)?)?),
+        };
         keep_profiles_ours(&caller, &profile, &writable)?;
         let rules = Ruleset::compile(&profile.network);
         let asked = request.argv.iter().map(|word| credentials.sealed(word));
         let asked = asked.collect();
-        let session = SessionId::generate();
+        let session = service
+            .as_ref()
+            .map_or_else(SessionId::generate, |service| service.borrow().session);
         Ok(Self {
             session,
+            service,
             name: request.name.clone(),
             caller,
             profile,
@@ -185,7 +206,10 @@ impl Plan {
         AuditBoot {
             session: self.session,
             user: self.caller.user.clone(),
-            folder: self.log.path().to_path_buf(),
+            folder: self
+                .log
+                .as_ref()
+                .map_or_else(PathBuf::new, |log| log.path().to_path_buf()),
             durability: self.profile.audit.durability,
         }
     }

@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,13 +16,12 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, getuid};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use serde::Serialize;
 
 use super::caller::Caller;
 use crate::ids::SessionId;
+use crate::wire::service::{May, Visitor};
 use crate::wire::session::{MAX_REQUEST, SessionReply, SessionRequest};
-use crate::wire::{Channel, Inbox, frame};
+use crate::wire::{Channel, Inbox};
 
 /// Peers at once; the next is closed unheard.
 const MAX_PEERS: usize = 16;
@@ -86,6 +84,7 @@ struct Peer {
     inbox: Inbox,
     watches: bool,
     name: String,
+    may: May,
 }
 
 impl Socket {
@@ -182,8 +181,30 @@ impl Socket {
             inbox: Inbox::new(MAX_REQUEST),
             watches: false,
             name: user.map_or_else(|| format!("uid {uid}"), |user| user.name),
+            may: May::Own,
         };
         self.peers.insert(PeerId(self.last), peer);
+    }
+
+    /// Lets somebody in whom the service has brought.
+    pub fn admit_visitor(&mut self, visitor: Visitor, channel: Channel) {
+        if self.peers.len() >= MAX_PEERS {
+            return;
+        }
+        self.last += 1;
+        let peer = Peer {
+            channel,
+            inbox: Inbox::new(MAX_REQUEST),
+            watches: false,
+            name: visitor.user,
+            may: visitor.may,
+        };
+        self.peers.insert(PeerId(self.last), peer);
+    }
+
+    /// What this one may do; somebody who left, nothing but look.
+    pub fn may(&self, peer: PeerId) -> May {
+        self.peers.get(&peer).map_or(May::See, |peer| peer.may)
     }
 
     /// Who this is, for the record.
@@ -210,7 +231,7 @@ impl Socket {
         let sent = self
             .peers
             .get(&peer)
-            .is_some_and(|peer| send_now(&peer.channel, reply, fds).is_ok());
+            .is_some_and(|peer| peer.channel.send_now(reply, fds).is_ok());
         if !sent {
             self.peers.remove(&peer);
         }
@@ -219,7 +240,7 @@ impl Socket {
     /// Tells every peer that watches.
     pub fn tell_watchers(&mut self, reply: &SessionReply) {
         self.peers
-            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply, &[]).is_ok());
+            .retain(|_, peer| !peer.watches || peer.channel.send_now(reply, &[]).is_ok());
     }
 }
 
@@ -235,31 +256,6 @@ fn shares_our_network(process: rustix::process::Pid) -> bool {
     match (network(&process.to_string()), network("self")) {
         (Ok(theirs), Ok(ours)) => theirs == ours,
         _ => false,
-    }
-}
-
-/// Sends a whole frame or fails.
-fn send_now<T: Serialize>(
-    channel: &Channel,
-    message: &T,
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let bytes = frame::encode(message).map_err(io::Error::other)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = sendmsg(
-        channel.as_fd(),
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    )?;
-    if sent == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 

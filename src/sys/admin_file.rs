@@ -10,13 +10,13 @@ use nix::libc::{S_IWGRP, S_IWOTH};
 /// The longest file; a larger one is none.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Reads a file of the admin's; `None`: there is none. The error is one line.
+/// Opens a file of the admin's; `None`: there is none. The error is one line.
 ///
 /// The file and its folder belong to root, and nobody else can write them. The file is asked after it
 /// was opened; a folder that only root can change holds no other by the time it is asked.
-pub(super) fn read(file: &Path) -> Result<Option<String>, String> {
+pub fn open(file: &Path) -> Result<Option<File>, String> {
     let told = |error: io::Error| format!("read {}: {error}", file.display());
-    let mut open = match File::open(file) {
+    let open = match File::open(file) {
         Ok(open) => open,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(told(error)),
@@ -35,15 +35,26 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, String> {
             ));
         }
     }
+    Ok(Some(open))
+}
+
+/// Reads a file of the admin's; as [`open`].
+pub fn read(file: &Path) -> Result<Option<String>, String> {
+    let told = |error: io::Error| format!("read {}: {error}", file.display());
+    let Some(open) = open(file)? else {
+        return Ok(None);
+    };
+    text(open).map(Some).map_err(told)
+}
+
+/// What an open file says, if it is not too long.
+pub fn text(file: File) -> io::Result<String> {
     let mut text = String::new();
-    (&mut open)
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(told)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(told(io::Error::other("longer than 1 MiB")));
+        return Err(io::Error::other("longer than 1 MiB"));
     }
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// Whether nothing is there. A folder that may not be searched hides the admin's word: that is an error.
