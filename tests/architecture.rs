@@ -26,8 +26,16 @@ const FORBIDDEN: [(&str, &str, &str); 8] = [
     ),
     ("cli", "gate", "the command line never runs a gate's code"),
     ("jail", "policy::ruleset", "the jail knows no rules"),
-    ("daemon", "gate", "root starts the gate and never runs its code"),
-    ("daemon", "session", "root starts the session and never runs its code"),
+    (
+        "daemon",
+        "gate",
+        "root starts the gate and never runs its code",
+    ),
+    (
+        "daemon",
+        "session",
+        "root starts the session and never runs its code",
+    ),
     ("daemon", "policy::ruleset", "root knows no rules"),
     ("daemon", "codex", "root does not know what a session runs"),
 ];

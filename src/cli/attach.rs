@@ -163,7 +163,9 @@ impl View {
         // Before the first size is told: a change after that is a signal.
         let signals = watch_signals().map_err(|error| system(&error))?;
         let stream = ask(&channel, read_only)?;
-        stream.set_nonblocking(true).map_err(|error| system(&error))?;
+        stream
+            .set_nonblocking(true)
+            .map_err(|error| system(&error))?;
         let kind = if read_only { Kind::View } else { Kind::Drive };
         Ok(Self {
             channel,

@@ -108,7 +108,9 @@ pub(super) fn session() -> Outcome {
         return failed(&channel, Exit::NotStarted, format!("setsid: {errno}"));
     }
     let mut listener = Some(channel);
-    let outcome = session::run(&request, Backing::default(), &mut |progress| tell(&mut listener, progress));
+    let outcome = session::run(&request, Backing::default(), &mut |progress| {
+        tell(&mut listener, progress)
+    });
     match (outcome, listener) {
         (Ok(report), _) => Ok(report.exit),
         (Err(error), Some(channel)) => failed(&channel, error.exit(), error.to_string()),

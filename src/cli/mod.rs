@@ -92,7 +92,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match arguments.verb {
         Verb::Run(arguments) => run::run(arguments),
-        Verb::Ps(arguments) => Ok(ps::run(&arguments)),
+        Verb::Ps(arguments) => ps::run(&arguments),
         Verb::Show(arguments) => show::run(&arguments),
         Verb::Top(arguments) => top::run(&arguments),
         Verb::Stop(arguments) => stop::run(&arguments),

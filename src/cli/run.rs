@@ -17,8 +17,8 @@ use crate::policy::{
     BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, Resource, remedy,
     spelled_out,
 };
-use crate::session::resources::ResourceHit;
 use crate::session::caller::Caller;
+use crate::session::resources::ResourceHit;
 use crate::session::{self, Ask, Backing, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
@@ -239,7 +239,10 @@ pub(super) fn lines(progress: Progress<'_>) -> Vec<(String, bool)> {
 
 /// The last lines: what was refused, the flag that would allow it, and what ended the command.
 pub(super) fn last_lines(report: &Report) -> Vec<(String, bool)> {
-    let mut lines: Vec<_> = denials(report).into_iter().map(|line| (line, false)).collect();
+    let mut lines: Vec<_> = denials(report)
+        .into_iter()
+        .map(|line| (line, false))
+        .collect();
     if let Some(limit) = &report.killed {
         lines.push((format!("session killed: {limit}"), true));
     }
@@ -255,7 +258,10 @@ fn denials(report: &Report) -> Vec<String> {
     let limits = limits.map(|limit| format!("{limit} ({})", limit.action));
     let mut lines: Vec<_> = limits.chain(summary.denied.iter().map(denial)).collect();
     if !lines.is_empty() {
-        lines.push(format!("all of it: portcullis audit show {}", report.session));
+        lines.push(format!(
+            "all of it: portcullis audit show {}",
+            report.session
+        ));
     }
     lines
 }

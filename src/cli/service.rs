@@ -33,7 +33,12 @@ const LONGEST: usize = 1 << 20;
 
 /// Whether this host has the service, and the caller is somebody whom it serves: root's sessions are root's own.
 pub(super) fn serves(caller: &caller::Caller) -> bool {
-    !caller.uid.is_root() && Path::new(SOCKET).exists()
+    !caller.uid.is_root() && is_there()
+}
+
+/// Whether this host has the service.
+pub(super) fn is_there() -> bool {
+    Path::new(SOCKET).exists()
 }
 
 // === The asking side ===
@@ -294,7 +299,8 @@ pub(super) fn session() -> Outcome {
         Failure::new(Exit::Usage, what)
     };
     let channel = fd::inherit(CHANNEL_FD).map_err(|error| refused(&error))?;
-    let boot = Boot::receive(Channel::from(channel)).map_err(|error: ServiceError| refused(&error))?;
+    let boot =
+        Boot::receive(Channel::from(channel)).map_err(|error: ServiceError| refused(&error))?;
     let Boot {
         service,
         environment,
@@ -328,8 +334,8 @@ fn play(
     said: &Teller,
 ) -> Outcome {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::NotStarted, error);
-    let request: LaunchRequest =
-        serde_json::from_str(request).map_err(|error| failed(&format!("launch request: {error}")))?;
+    let request: LaunchRequest = serde_json::from_str(request)
+        .map_err(|error| failed(&format!("launch request: {error}")))?;
     caller::assume(environment, service.user.clone(), service.profiles.clone());
     settle_in(folder, streams).map_err(|error| failed(&error))?;
     rustix::process::setsid().map_err(|errno| failed(&format!("setsid: {errno}")))?;

@@ -33,8 +33,14 @@ impl Accounts {
     /// Reads both texts. Lines that are none are left out.
     pub fn parse(passwd: &str, group: &str) -> Self {
         Self {
-            users: passwd.lines().filter_map(|line| entry(line, true)).collect(),
-            groups: group.lines().filter_map(|line| entry(line, false)).collect(),
+            users: passwd
+                .lines()
+                .filter_map(|line| entry(line, true))
+                .collect(),
+            groups: group
+                .lines()
+                .filter_map(|line| entry(line, false))
+                .collect(),
         }
     }
 
@@ -66,7 +72,11 @@ fn entry(line: &str, user: bool) -> Option<Entry> {
         return None;
     }
     let id = fields.nth(1)?.parse().ok()?;
-    let group = if user { fields.next()?.parse().ok()? } else { id };
+    let group = if user {
+        fields.next()?.parse().ok()?
+    } else {
+        id
+    };
     Some(Entry {
         name: name.to_owned(),
         id,
@@ -88,6 +98,9 @@ mod tests {
         assert_eq!(accounts.user_name(4001), "4001");
         assert_eq!(accounts.user("ada"), Some((1000, 100)));
         assert_eq!((accounts.user("nis"), accounts.user("bob")), (None, None));
-        assert_eq!((accounts.group("users"), accounts.group("ada")), (Some(100), None));
+        assert_eq!(
+            (accounts.group("users"), accounts.group("ada")),
+            (Some(100), None)
+        );
     }
 }

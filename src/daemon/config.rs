@@ -88,7 +88,10 @@ impl Config {
                 .span()
                 .and_then(|span| text.get(..span.start))
                 .map_or(1, |before| before.matches('\n').count() + 1);
-            format!("{FILE}: line {line}: {}", error.message().replace('\n', "; "))
+            format!(
+                "{FILE}: line {line}: {}",
+                error.message().replace('\n', "; ")
+            )
         })?;
         let list = |key: &str, list: Option<Vec<String>>, usual: &str| {
             let list = list.unwrap_or_else(|| vec![usual.to_owned()]);
@@ -245,7 +248,10 @@ mod tests {
         assert_eq!(config.sessions, 9);
         let ada = config.access(&peer(1000, &[50])).unwrap();
         assert_eq!(ada.profiles.as_deref(), Some(&["codex".to_owned()][..]));
-        assert_eq!((ada.sessions, ada.limits.get(Resource::Memory)), (Some(2), Some(1 << 30)));
+        assert_eq!(
+            (ada.sessions, ada.limits.get(Resource::Memory)),
+            (Some(2), Some(1 << 30))
+        );
         assert_eq!(config.access(&peer(7, &[50])).unwrap().profiles, None);
         assert!(config.access(&peer(7, &[])).is_none());
         assert_eq!(config.may(&peer(1001, &[]), 1000), Some(May::Operate));
@@ -257,8 +263,14 @@ mod tests {
         for (text, problem) in [
             ("\nsessoins = 1", "line 2: unknown field `sessoins`"),
             ("operators = [\"\"]", "operators: \"\" is nobody"),
-            ("[[access]]\nwho = [\"*\"]\nprofiles = [\"a/b\"]", "access[0].profiles: \"a/b\" is no profile name"),
-            ("[[access]]\nwho = [\"*\"]\nlimits = { memroy = 1 }", "limits.memroy"),
+            (
+                "[[access]]\nwho = [\"*\"]\nprofiles = [\"a/b\"]",
+                "access[0].profiles: \"a/b\" is no profile name",
+            ),
+            (
+                "[[access]]\nwho = [\"*\"]\nlimits = { memroy = 1 }",
+                "limits.memroy",
+            ),
         ] {
             let error = Config::parse(text, &accounts()).unwrap_err();
             assert!(error.contains(problem) && error.contains(FILE), "{error}");

@@ -83,7 +83,9 @@ pub(super) fn admit(
         )));
     }
     if all >= config.sessions {
-        return Err(refused(format!("{all} sessions run, which is as many as this host takes")));
+        return Err(refused(format!(
+            "{all} sessions run, which is as many as this host takes"
+        )));
     }
     Ok(SessionBoot {
         session: SessionId::generate(),
@@ -166,10 +168,7 @@ pub(super) fn companions(
 }
 
 /// Another gate in the place of the one that died, or that is killed here.
-pub(super) fn another_gate(
-    others: &Others,
-    running: &mut Running,
-) -> Result<OwnedFd, SupplyError> {
+pub(super) fn another_gate(others: &Others, running: &mut Running) -> Result<OwnedFd, SupplyError> {
     if running.writer.is_none() {
         return Err(SupplyError::None("audit writer for a gate, and no gate"));
     }
@@ -230,8 +229,8 @@ fn start_writer(
 
 fn start_gate(others: &Others, running: &mut Running) -> Result<OwnedFd, SupplyError> {
     // What the admin insists on comes from us: the gate takes nobody else's word for it.
-    let requirements = admin_file::open(&Path::new(SYSTEM).join(REQUIREMENTS_FILE))
-        .map_err(SupplyError::Admin)?;
+    let requirements =
+        admin_file::open(&Path::new(SYSTEM).join(REQUIREMENTS_FILE)).map_err(SupplyError::Admin)?;
     let (ours, theirs) = Channel::pair()?;
     let (supply, supplied) = Channel::pair()?;
     let fds: Vec<_> = requirements.iter().map(AsFd::as_fd).collect();

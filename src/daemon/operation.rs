@@ -4,9 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat,
-};
+use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::accounts::Accounts;
@@ -175,10 +173,17 @@ impl Operation<'_> {
                 namespace,
                 channel,
             } => start_session(caller, namespace, channel),
-            Self::StartGate { control, supply } => start("portcullis-gate", others.gate, [control, supply], None),
+            Self::StartGate { control, supply } => {
+                start("portcullis-gate", others.gate, [control, supply], None)
+            }
             Self::StartWriter { lane, supply, uid } => {
                 let folder = log_folder(uid, others)?;
-                start("portcullis-audit", others.audit, [lane, supply], Some(folder))
+                start(
+                    "portcullis-audit",
+                    others.audit,
+                    [lane, supply],
+                    Some(folder),
+                )
             }
             Self::MakeRuntimeFolder(caller) => runtime_folder(caller),
             Self::MakeGroups { session, limits } => {
@@ -253,12 +258,7 @@ fn ours(path: &str) -> io::Result<OwnedFd> {
 }
 
 /// A folder in one of ours, named by a user's number: made where it is missing, theirs if it is there.
-fn of_user(
-    parent: &OwnedFd,
-    uid: u32,
-    owner: (u32, u32),
-    mode: u32,
-) -> io::Result<OwnedFd> {
+fn of_user(parent: &OwnedFd, uid: u32, owner: (u32, u32), mode: u32) -> io::Result<OwnedFd> {
     let name = uid.to_string();
     let made = match mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o700)) {
         Ok(()) => true,

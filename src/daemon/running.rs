@@ -219,7 +219,8 @@ impl Running {
 
     fn asks_seldom(&mut self) -> bool {
         let now = Instant::now();
-        self.asks.retain(|asked| now.duration_since(*asked) < WINDOW);
+        self.asks
+            .retain(|asked| now.duration_since(*asked) < WINDOW);
         self.asks.push_back(now);
         self.asks.len() <= MOST_ASKS
     }

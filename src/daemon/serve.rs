@@ -248,7 +248,8 @@ impl Service {
         // Whoever may not know of it is told what is told of one that does not exist.
         let may = config.may(peer, running.record.uid).ok_or_else(unknown)?;
         let failed = |error: &dyn std::fmt::Display| (Refusal::Failed, error.to_string());
-        let gone = "the session's channel was lost when portcullisd ended; its owner can still reach it";
+        let gone =
+            "the session's channel was lost when portcullisd ended; its owner can still reach it";
         let channel = running.channel().ok_or_else(|| failed(&gone))?;
         let (theirs, ours) = Channel::pair().map_err(|error| failed(&error))?;
         let visitor = Visitor {
@@ -287,8 +288,8 @@ fn obey(others: &Others, running: &mut Running, ask: Ask) {
         Ask::Gate => launch::another_gate(others, running).map(|gate| vec![gate]),
         Ask::Writer => launch::another_writer(others, running).map(|lane| vec![lane]),
         Ask::Groups { limits } => match launch::groups(others, running, limits) {
-                Ok(()) => return,
-                Err(error) => Err(error),
+            Ok(()) => return,
+            Err(error) => Err(error),
         },
     };
     let session = running.id();

@@ -18,7 +18,6 @@ use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
-use super::{Backing, Progress};
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
@@ -30,6 +29,7 @@ use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
 use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
+use super::{Backing, Progress};
 
 /// How a session went.
 #[derive(Debug)]
@@ -72,7 +72,9 @@ pub fn run(
     if plan.service.is_none() {
         jail::cgroup::make_room(&plan.profile.limits);
     }
-    let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| tell(Progress::Note(note)))?;
+    let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| {
+        tell(Progress::Note(note))
+    })?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     let live = live.and_then(|live| {

@@ -19,9 +19,9 @@ use super::plan::LaunchRequest;
 use super::profiles::{self, Shelf};
 use super::registries::{self, Found};
 use super::trust::is_outside;
-use crate::sys::admin_file;
 use crate::policy::profile::LayerText;
 use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
+use crate::sys::admin_file;
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);

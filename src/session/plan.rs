@@ -35,8 +35,8 @@ use super::environment::{self, Surroundings};
 use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
 use super::profiles::Shelf;
-use super::service::Shared;
 use super::registries::Found;
+use super::service::Shared;
 use super::trust_store::{self, TrustStore};
 use super::{project_file, running, socket, trust, upstream};
 

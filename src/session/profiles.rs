@@ -7,10 +7,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::{caller, project_file};
-use crate::sys::admin_file;
 use crate::policy::profile::{LayerText, Overlays, Reading, builtin, builtin_names, is_name};
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Overrides, PolicyTest, Profile, ProfileError, Requirements, RuleId};
+use crate::sys::admin_file;
 
 /// The caller's environment, read once when the process starts.
 pub type Environment = BTreeMap<OsString, OsString>;

@@ -41,7 +41,12 @@ impl Requester {
             match self.inbox.next::<FromStarter>(&self.channel) {
                 Ok(Some(FromStarter::Signal(number))) => {
                     // What asks to end, and nothing else.
-                    let asks = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+                    let asks = [
+                        Signal::SIGINT,
+                        Signal::SIGTERM,
+                        Signal::SIGHUP,
+                        Signal::SIGQUIT,
+                    ];
                     if let Some(signal) = asks.into_iter().find(|one| *one as i32 == number) {
                         raise(signal).ok();
                     }

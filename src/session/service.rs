@@ -127,7 +127,8 @@ impl Service {
     /// Has an audit writer and a gate started: gives the lane to the writer and the gate's control channel.
     pub fn companions(&mut self, durability: Durability) -> Result<[Channel; 2], ServiceError> {
         let fds = self.ask(&Ask::Companions { durability })?;
-        let [lane, control] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
+        let [lane, control] =
+            <[OwnedFd; 2]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
         Ok([lane.into(), control.into()])
     }
 
@@ -157,7 +158,8 @@ impl Service {
                 }
                 ToSession::Grouped(missing) => {
                     let missing = missing.into_iter();
-                    let missing = missing.map(|MissingGroup { resource, cause }| Missing { resource, cause });
+                    let missing =
+                        missing.map(|MissingGroup { resource, cause }| Missing { resource, cause });
                     let groups = Groups::take_over(&self.session.to_string(), handed);
                     return Ok((groups, missing.collect()));
                 }
@@ -222,7 +224,9 @@ impl Service {
     pub fn visitors(&mut self) -> Vec<(Visitor, Channel)> {
         while !self.gone && self.is_readable() {
             match self.channel.recv_with::<ToSession>() {
-                Ok(Received { message, mut fds, .. }) => match (message, fds.pop()) {
+                Ok(Received {
+                    message, mut fds, ..
+                }) => match (message, fds.pop()) {
                     (ToSession::Visitor(visitor), Some(channel)) => {
                         self.visitors.push_back((visitor, channel.into()));
                     }

@@ -34,6 +34,9 @@ const ANSWER: std::time::Duration = std::time::Duration::from_secs(40);
 
 const SUFFIX: &str = ".sock";
 
+/// Where the service makes a folder for each user.
+const SERVICE: &str = "/run/portcullis/user";
+
 /// One connected peer, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerId(u64);
@@ -41,12 +44,16 @@ pub struct PeerId(u64);
 /// The folders that may hold the sockets of this caller's sessions, the preferred first: all are hidden
 /// from jails.
 pub fn folders(caller: &Caller) -> Vec<PathBuf> {
+    // Made by the service for its sessions: there also for a caller who has no folder of their own.
+    let service = PathBuf::from(format!("{SERVICE}/{}", caller.uid));
+    let service = is_private(&service, caller.uid).then_some(service);
     let runtime = caller.variable("XDG_RUNTIME_DIR").map(Path::new);
     let runtime = runtime
         .filter(|path| path.is_absolute() && is_private(path, caller.uid))
         .map(|path| path.join("portcullis"));
     let state = caller.state_folder().join("run");
-    runtime.into_iter().chain([state]).collect()
+    let own = runtime.into_iter().chain([state]);
+    service.into_iter().chain(own).collect()
 }
 
 /// What jails must not show: where this session's socket is, and where those of the caller's other
@@ -54,6 +61,8 @@ pub fn folders(caller: &Caller) -> Vec<PathBuf> {
 pub fn hidden(caller: &Caller) -> Vec<PathBuf> {
     let usual = PathBuf::from(format!("/run/user/{}/portcullis", caller.uid));
     let mut hidden = folders(caller);
+    // The service's own socket, and those of everybody's sessions.
+    hidden.push(PathBuf::from("/run/portcullis"));
     if !hidden.contains(&usual) {
         hidden.push(usual);
     }
