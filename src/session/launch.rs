@@ -12,7 +12,7 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Interceptor, Running};
+use crate::jail::{self, Footing, Interceptor, Running};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
@@ -48,7 +48,7 @@ pub struct Report {
 
 /// Runs one session:
 ///
-/// 1. keep what we inherited from our children, and take signals as data;
+/// 1. keep what we inherited from our children, rights included, and take signals as data;
 /// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]), and
 ///    who is asked ([`Desk`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
@@ -67,8 +67,8 @@ pub fn run(
     backing: Backing,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
-    let mut signals = step_aside()?;
-    let mut plan = Plan::make(request, backing.service.clone(), tell)?;
+    let (mut signals, footing) = step_aside()?;
+    let mut plan = Plan::make(request, (footing, backing.service.clone()), tell)?;
     if plan.service.is_none() {
         jail::cgroup::make_room(&plan.profile.limits);
     }
@@ -102,10 +102,12 @@ pub fn run(
 }
 
 /// Step 1. Descriptors that our caller left open stay ours: close_range(2) before anything is started.
-fn step_aside() -> Result<Signals, LaunchError> {
+fn step_aside() -> Result<(Signals, Footing), LaunchError> {
     let system = |what| move |source| LaunchError::System { what, source };
     crate::sys::fd::cloexec_from(3).map_err(system("mark descriptors close-on-exec"))?;
-    Signals::watch().map_err(system("watch signals"))
+    let footing = Footing::settle().map_err(system("look at the user namespace"))?;
+    let signals = Signals::watch().map_err(system("watch signals"))?;
+    Ok((signals, footing))
 }
 
 /// Steps 3 and 4, in the order that the policy asks for.
@@ -250,7 +252,8 @@ fn build(
     let outside = |path: &Path| is_outside(path, &plan.writable);
     let trusted = |program: &Path| program.parent().is_some_and(outside) && outside(program);
     let path = plan.caller.variable("PATH").unwrap_or_default();
-    let bwrap = jail::bwrap::find(path, trusted, &plan.command.bundled_bwrap)?;
+    let bundled = &plan.command.bundled_bwrap;
+    let bwrap = plan.footing.find_bwrap(path, trusted, bundled)?;
     let bwrap = known_bwrap::version(bwrap, &plan.caller.state_folder(), &plan.writable)?;
     let program = companions::installed("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
@@ -258,7 +261,7 @@ fn build(
         source,
     })?;
     let transparent = plan.profile.network.transparent;
-    let interceptor = transparent.then(|| Interceptor::start(&program));
+    let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing())?;
@@ -267,6 +270,7 @@ fn build(
     }
     let init_plan = plan.init_plan(
         &bwrap,
+        prepared.takeover(),
         prepared.landlock_paths(),
         prepared.socket_paths(),
         settled.rlimits,
@@ -337,11 +341,18 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program.and_then(|program| Inward::new(program, network, &confined.listeners));
+        let inward = program.and_then(|program| {
+            Inward::new(program, network, &confined.listeners, plan.footing)
+        });
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,
         })?);
+        let down = plan.footing.step_down();
+        down.map_err(|source| LaunchError::System {
+            what: "give up capabilities",
+            source,
+        })?;
         confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();

@@ -17,12 +17,12 @@ use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::{SessionId, SessionName};
 use crate::jail::cgroup;
-use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::jail::{Bwrap, Footing, JailRequest, UserNames, name_service};
 use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
-use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits};
+use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits, Takeover};
 use crate::wire::session::{Description, Size};
 
 use super::Progress;
@@ -68,6 +68,7 @@ pub(super) struct Plan {
     pub(super) session: SessionId,
     /// The service that started the session.
     pub(super) service: Option<Shared>,
+    pub(super) footing: Footing,
     pub(super) name: Option<SessionName>,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
@@ -100,7 +101,7 @@ impl Plan {
     /// Reads the profile, applies the flags, finds workspace and command, opens the log folder.
     pub(super) fn make(
         request: &LaunchRequest,
-        service: Option<Shared>,
+        (footing, service): (Footing, Option<Shared>),
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
@@ -182,6 +183,7 @@ impl Plan {
         Ok(Self {
             session,
             service,
+            footing,
             name: request.name.clone(),
             caller,
             profile,
@@ -237,6 +239,7 @@ impl Plan {
     ) -> JailRequest<'a> {
         let made = trust.map_or(&[][..], |trust| &trust.files);
         JailRequest {
+            footing: self.footing,
             policy: &self.profile.filesystem,
             workspace: &self.workspace,
             home: &self.caller.home,
@@ -296,12 +299,14 @@ impl Plan {
     pub(super) fn init_plan(
         &self,
         bwrap: &Bwrap,
+        takeover: Option<Takeover>,
         (readable, writable): (Vec<PathBuf>, Vec<PathBuf>),
         sockets: &[PathBuf],
         rlimits: Rlimits,
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
+            takeover,
             listen: self.ports().collect(),
             network: true,
             datagrams: self

@@ -264,8 +264,25 @@ fn shares_our_network(process: rustix::process::Pid) -> bool {
     let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
     match (network(&process.to_string()), network("self")) {
         (Ok(theirs), Ok(ours)) => theirs == ours,
+        // The networks of the host's other processes do not show in a namespace that root made for us. A jail
+        // also counts its processes for itself.
+        (Err(error), Ok(_)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            is_counted_as_we_are(process)
+        }
         _ => false,
     }
+}
+
+/// Whether a process is in our PID namespace and in none below it: it has one number, as we have (`NSpid`,
+/// proc_pid_status(5); everybody can read that of everybody).
+fn is_counted_as_we_are(process: rustix::process::Pid) -> bool {
+    let numbers = |process: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        Some(line.split_ascii_whitespace().count())
+    };
+    let (theirs, ours) = (numbers(&process.to_string()), numbers("self"));
+    theirs.is_some() && theirs == ours
 }
 
 /// The caller's sessions that have a socket, oldest first. One may have died without removing it.

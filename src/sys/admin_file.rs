@@ -7,13 +7,16 @@ use std::path::Path;
 
 use nix::libc::{S_IWGRP, S_IWOTH};
 
+use crate::sys::userns;
+
 /// The longest file; a larger one is none.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Opens a file of the admin's; `None`: there is none. The error is one line.
 ///
 /// The file and its folder belong to root, and nobody else can write them. The file is asked after it
-/// was opened; a folder that only root can change holds no other by the time it is asked.
+/// was opened; a folder that only root can change holds no other by the time it is asked. In a namespace that
+/// root made, others show under root's number as well: the folder is below `/etc`.
 pub fn open(file: &Path) -> Result<Option<File>, String> {
     let told = |error: io::Error| format!("read {}: {error}", file.display());
     let open = match File::open(file) {
@@ -22,12 +25,13 @@ pub fn open(file: &Path) -> Result<Option<File>, String> {
         Err(error) => return Err(told(error)),
     };
     let folder = file.parent().unwrap_or(file);
+    let root = userns::uid_of_root().map_err(told)?;
     let folder_metadata = folder.metadata().map_err(told)?;
     for (path, metadata) in [
         (folder, folder_metadata),
         (file, open.metadata().map_err(told)?),
     ] {
-        if metadata.uid() != 0 || metadata.mode() & (S_IWGRP | S_IWOTH) != 0 {
+        if metadata.uid() != root || metadata.mode() & (S_IWGRP | S_IWOTH) != 0 {
             return Err(format!(
                 "{}: others than root can write it, so it does not count as the admin's; \
                  chown root and chmod go-w it",
