@@ -12,7 +12,7 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Footing, Interceptor, Running};
+use crate::jail::{self, GivenGroups, Footing, Interceptor, Running};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
@@ -262,7 +262,8 @@ fn build(
     })?;
     let transparent = plan.profile.network.transparent;
     let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
-    let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
+    let given = given_groups(plan)?;
+    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing())?;
     if let Some(note) = &settled.note {
@@ -297,6 +298,19 @@ fn build(
         sockets,
         shortfalls: settled.shortfalls,
     })
+}
+
+/// The control groups that the service makes: with root's rights, so that nobody else can take the limits off.
+fn given_groups(plan: &Plan) -> Result<Option<GivenGroups>, LaunchError> {
+    let Some(service) = &plan.service else {
+        return Ok(None);
+    };
+    if jail::cgroup::is_wanted(&plan.profile.limits) {
+        let groups = service.borrow_mut().groups(&plan.profile.limits)?;
+        Ok(Some(groups))
+    } else {
+        Ok(Some((None, Vec::new())))
+    }
 }
 
 /// What init has done when it waits for the word to execute the command.
