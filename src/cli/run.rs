@@ -205,6 +205,15 @@ fn tell(progress: Progress<'_>, quiet: bool) {
         Progress::Notice(Notice::Said(line) | Notice::Problem(line)) => {
             print::error(print::escape(&line));
         }
+        Progress::Notice(Notice::GateRestarted(outage)) => {
+            let ms = outage.as_millis();
+            print::error(format!(
+                "the gate died and another one took its place after {ms} ms: connections that it held are gone"
+            ));
+        }
+        Progress::Notice(Notice::AuditRestarted) => {
+            print::error("the audit writer died and another one goes on with the log");
+        }
         Progress::Notice(Notice::GateLost) => {
             print::error("the gate died: this session has no network any more");
         }

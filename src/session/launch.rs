@@ -1,9 +1,11 @@
 //! A launch, as one numbered list (`ARCHITECTURE.md` walks it): [`run`].
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -13,13 +15,14 @@ use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Interceptor, Running};
+use crate::sys::harden;
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
 use super::Progress;
-use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
+use super::companions::{self, AuditWriter, CompanionError, Gate, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
@@ -28,6 +31,7 @@ use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
+use super::starter::Starter;
 use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
 
@@ -87,7 +91,8 @@ pub fn run(
             }
         }
     }
-    // From here on the gate alone has the credentials' values.
+    // From here on the gate alone has the credentials' values, and leaves them to the one that takes its
+    // place should it die: another start of a gate needs none from here.
     plan.credentials.forget();
     let outcome =
         live.and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
@@ -128,6 +133,7 @@ fn start(
 
 /// The processes beside the jail, and when they were started.
 struct Companions {
+    starter: Rc<RefCell<Starter>>,
     audit: AuditWriter,
     gate: Gate,
     /// Whether the log is open: only then does it want a last record.
@@ -146,13 +152,23 @@ impl Companions {
                     what: "pass the log folder",
                     source,
                 })?;
-        let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
+        if plan.profile.network.inspects() {
+            // What a gate leaves to the next lies behind a descriptor of ours, and the CA's key is in it.
+            harden::unreadable().map_err(|source| LaunchError::System {
+                what: "make this process unreadable",
+                source,
+            })?;
+        }
+        let (starter, started) = Starter::children(plan.audit_boot(), folder)?;
+        let starter = Rc::new(RefCell::new(starter));
+        let audit = AuditWriter::new(Rc::clone(&starter), started.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
-        let gate = Gate::start(&boot, gate_audit)?;
+        let gate = Gate::start(Rc::clone(&starter), started.gate, boot)?;
         Ok(Self {
+            starter,
             audit,
             gate,
             recording: false,
@@ -181,14 +197,13 @@ impl Companions {
         if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        let closing = [self.gate.close(), self.audit.close()];
+        self.gate.close();
+        self.audit.close();
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
         };
-        for mut companion in closing {
-            reap(&mut companion).map_err(system)?;
-        }
+        self.starter.borrow_mut().end().map_err(system)?;
         let ended = outcome?;
         ended.running.finish().map_err(system)?;
         Ok(Report {
@@ -454,7 +469,7 @@ impl Live {
             signals,
             jail: self.running.child(),
             command: &self.command,
-            gate: Some(&companions.gate),
+            gate: Some(&mut companions.gate),
             audit: Some(&mut companions.audit),
             desk: &mut *desk,
             limits: &mut limits,

@@ -54,7 +54,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
 }
 
 /// [`encode`] into memory that is wiped afterwards.
-fn encode_wiped<T: Serialize>(message: &T) -> Result<WipedBytes, WireError> {
+pub fn encode_wiped<T: Serialize>(message: &T) -> Result<WipedBytes, WireError> {
     let mut bytes = WipedBytes::default();
     bytes.write_all(&[0; 4])?;
     serde_json::to_writer(&mut bytes, message)?;
@@ -178,7 +178,7 @@ impl Channel {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let between_frames = at == Position::Start && filled == 0;
-            match to.receive(&self.stream, rest) {
+            match to.receive(self.stream.as_fd(), rest, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::CONNRESET) if between_frames => {
                     return Err(WireError::Closed);
@@ -213,17 +213,21 @@ enum Position {
 
 /// What has come beside the bytes so far.
 #[derive(Default)]
-struct Ancillary {
-    fds: Vec<OwnedFd>,
+pub(super) struct Ancillary {
+    pub(super) fds: Vec<OwnedFd>,
     sender: Option<Pid>,
 }
 
 impl Ancillary {
-    fn receive(&mut self, stream: &UnixStream, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    pub(super) fn receive(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        flags: RecvFlags,
+    ) -> rustix::io::Result<usize> {
         let mut space = [std::mem::MaybeUninit::uninit();
             rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
         let mut received = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC;
         let result = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut received, flags)?;
         for message in received.drain() {
             match message {
