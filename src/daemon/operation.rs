@@ -286,8 +286,10 @@ fn log_folder(uid: u32, others: &Others) -> io::Result<OwnedFd> {
 }
 
 fn runtime_folder(caller: &Peer) -> io::Result<Yield> {
-    match rustix::fs::mkdir(RUNTIME, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdir(RUNTIME, mode) {
+        Ok(()) => rustix::fs::chmod(RUNTIME, mode)?,
+        Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     let owner = (caller.uid, caller.gid);

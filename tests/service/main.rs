@@ -1,6 +1,7 @@
 //! The service: `portcullisd` on a host of its own, started by hand, with real users, jails and gates.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
@@ -13,3 +14,6 @@ mod cli;
 mod service;
 
 mod launch;
+mod frames;
+mod others;
+mod surviving;

@@ -2,7 +2,6 @@
 //! it that was started by hand.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -194,6 +193,12 @@ impl Service {
         self.daemon.id()
     }
 
+    /// Kills it (SIGKILL).
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
     /// Another daemon on the same host, with what it says.
     pub(crate) fn second_daemon(&self) -> Run {
         let output = Command::new("nsenter")
@@ -263,6 +268,3 @@ impl Drop for Service {
         }
     }
 }
-
-#[expect(dead_code, reason = "a way to say that descriptors are used")]
-fn used(_: &impl AsFd) {}
