@@ -26,7 +26,13 @@ fn answer(host: &Service, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> String {
     if !fds.is_empty() {
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(fds)));
     }
-    sendmsg(&stream, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    sendmsg(
+        &stream,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .unwrap();
     let mut said = Vec::new();
     // A reset is as good as an end.
     stream.read_to_end(&mut said).ok();
@@ -40,7 +46,11 @@ fn frame(text: &str) -> Vec<u8> {
 
 fn serves(host: &Service) {
     let run = host.run(ADA, &["run", "--", "echo", "alive"]);
-    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "alive\n"), "{run:#?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "alive\n"),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -48,12 +58,24 @@ fn frames_that_are_none_are_cut_off() {
     let host = Service::start("");
     for (what, bytes) in [
         ("too long", u32::MAX.to_le_bytes().to_vec()),
-        ("over the cap of requests", (5_u32 << 20).to_le_bytes().to_vec()),
+        (
+            "over the cap of requests",
+            (5_u32 << 20).to_le_bytes().to_vec(),
+        ),
         ("no JSON", frame("\u{1}\u{2}")),
         ("an unknown request", frame("\"reboot\"")),
-        ("an unknown field", frame("{\"connect\":{\"session\":\"01a207a016357651921666c3c79a734f\",\"as\":0}}")),
-        ("no session", frame("{\"connect\":{\"session\":\"../../etc\"}}")),
-        ("two at once", [frame("\"list\""), frame("\"list\"")].concat()),
+        (
+            "an unknown field",
+            frame("{\"connect\":{\"session\":\"01a207a016357651921666c3c79a734f\",\"as\":0}}"),
+        ),
+        (
+            "no session",
+            frame("{\"connect\":{\"session\":\"../../etc\"}}"),
+        ),
+        (
+            "two at once",
+            [frame("\"list\""), frame("\"list\"")].concat(),
+        ),
         ("empty", frame("")),
     ] {
         assert_eq!(answer(&host, &bytes, &[]), "", "{what}");
@@ -97,7 +119,13 @@ fn a_flood_of_descriptors_is_cut_off_and_none_of_them_stays() {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
             let mut ancillary = SendAncillaryBuffer::new(&mut space);
             assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds[..4])));
-            sendmsg(&stream, &[IoSlice::new(&[*byte])], &mut ancillary, SendFlags::NOSIGNAL).ok();
+            sendmsg(
+                &stream,
+                &[IoSlice::new(&[*byte])],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            )
+            .ok();
         }
         stream.flush().ok();
     }

@@ -30,10 +30,16 @@ fn its_log_is_the_audit_writers_and_its_owner_reads_it_through_the_service() {
     );
     let log = host.inside(&format!("/var/log/portcullis/4001/{id}.jsonl"));
     let stat = fs::metadata(&log).unwrap();
-    assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o777), (4102, 4061, 0o640));
+    assert_eq!(
+        (stat.uid(), stat.gid(), stat.mode() & 0o777),
+        (4102, 4061, 0o640)
+    );
     assert_eq!(host.run(ADA, &["stop", "nightly"]).status, Some(0));
     let shown = host.run(ADA, &["audit", "show", &id]);
-    assert!(shown.status == Some(0) && shown.stdout.contains("sleep 1000"), "{shown:#?}");
+    assert!(
+        shown.status == Some(0) && shown.stdout.contains("sleep 1000"),
+        "{shown:#?}"
+    );
     let verified = host.run(ADA, &["audit", "verify", &id]);
     assert_eq!(verified.status, Some(0), "{verified:#?}");
     // Their own home has nothing of it.
@@ -89,10 +95,17 @@ fn each_process_is_somebody_else_and_root_runs_the_daemon_alone() {
 #[test]
 fn a_caller_without_a_home_and_one_whose_home_root_never_opens_have_sessions() {
     let host = Service::start("");
-    let mut command = host.portcullis(BOB, &["run", "--", "sh", "-c", "echo $HOME; touch ~/x; ls ~"]);
+    let mut command = host.portcullis(
+        BOB,
+        &["run", "--", "sh", "-c", "echo $HOME; touch ~/x; ls ~"],
+    );
     command.env("HOME", "/nonexistent").current_dir("/");
     let run = Run::of(&command.output().unwrap());
-    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "/nonexistent\nx\n"), "{run:#?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "/nonexistent\nx\n"),
+        "{run:#?}"
+    );
     let mut command = host.portcullis(BOB, &["run", "-d", "--", "sleep", "1000"]);
     command.env("HOME", "/nonexistent");
     let run = Run::of(&command.output().unwrap());
@@ -123,7 +136,9 @@ fn the_network_is_the_gates_and_the_requirements_are_the_admins() {
     );
     host.admin("profiles/local.toml", &profile);
     let url = format!("http://127.0.0.1:{port}/");
-    let script = format!("curl -s -o /dev/null -w '%{{http_code}}\\n' {url}; curl -s -X POST -d x -o /dev/null -w '%{{http_code}}' {url}");
+    let script = format!(
+        "curl -s -o /dev/null -w '%{{http_code}}\\n' {url}; curl -s -X POST -d x -o /dev/null -w '%{{http_code}}' {url}"
+    );
     let words = ["run", "-p", "local", "--", "sh", "-c", &script];
     let run = host.run(ADA, &words);
     assert_eq!(run.stdout, "200\n200", "{run:#?}");
@@ -147,7 +162,15 @@ fn the_session_of_one_who_goes_away_ends_and_a_detached_one_goes_on() {
     // And one that is asked to end passes that on.
     let mut command = host.portcullis(
         ADA,
-        &["run", "--name", "asked", "--", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait"],
+        &[
+            "run",
+            "--name",
+            "asked",
+            "--",
+            "sh",
+            "-c",
+            "trap 'exit 9' TERM; sleep 1000 & wait",
+        ],
     );
     let mut child = command.spawn().unwrap();
     host.until("it runs", || listed("asked"));
@@ -162,18 +185,29 @@ fn the_session_of_one_who_goes_away_ends_and_a_detached_one_goes_on() {
 fn limits_are_held_by_groups_that_the_user_cannot_change() {
     let host = Service::start("[[access]]\nwho = [\"*\"]\nlimits = { tasks = 40 }\n");
     let script = "for i in $(seq 60); do sleep 5 & done 2>/dev/null; jobs -p | wc -l";
-    let id = host.detached(ADA, &["--limit", "memory=64M", "--", "sh", "-c", "sleep 1000"]);
+    let id = host.detached(
+        ADA,
+        &["--limit", "memory=64M", "--", "sh", "-c", "sleep 1000"],
+    );
     let group = format!("portcullis-{id}");
     let groups = fs::read_to_string(format!("/proc/{}/cgroup", host.daemon())).unwrap();
     let folders = ["pids", "memory"].map(|name| {
-        let own = groups.lines().find_map(|line| line.split_once(&format!(":{name}:/")));
+        let own = groups
+            .lines()
+            .find_map(|line| line.split_once(&format!(":{name}:/")));
         let own = own.map_or("", |(_, own)| own);
-        Path::new("/sys/fs/cgroup").join(name).join(own).join(&group)
+        Path::new("/sys/fs/cgroup")
+            .join(name)
+            .join(own)
+            .join(&group)
     });
     let [pids, memory] = folders.clone();
     // Version 1 on this machine, the one hierarchy of version 2 on others.
     if pids.exists() {
-        assert_eq!(fs::read_to_string(pids.join("pids.max")).unwrap().trim(), "42");
+        assert_eq!(
+            fs::read_to_string(pids.join("pids.max")).unwrap().trim(),
+            "42"
+        );
         let limit = fs::read_to_string(memory.join("memory.limit_in_bytes")).unwrap();
         assert_eq!(limit.trim(), (64 << 20).to_string());
         assert_eq!(fs::metadata(pids.join("pids.max")).unwrap().uid(), 0);
@@ -181,10 +215,15 @@ fn limits_are_held_by_groups_that_the_user_cannot_change() {
     }
     let stopped = host.run(ADA, &["stop", "--kill", &id]);
     assert_eq!(stopped.status, Some(0), "{stopped:#?}");
-    host.until("the groups are gone", || folders.iter().all(|folder| !folder.exists()));
+    host.until("the groups are gone", || {
+        folders.iter().all(|folder| !folder.exists())
+    });
     let run = host.run(ADA, &["run", "--", "bash", "-c", script]);
     let stderr = &run.stderr;
-    assert!(stderr.contains("tasks") && stderr.contains("40"), "{run:#?}");
+    assert!(
+        stderr.contains("tasks") && stderr.contains("40"),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -207,7 +246,10 @@ fn who_may_have_what_is_the_admins_file_and_a_wrong_one_admits_nobody() {
         )
     );
     // Of that name the host's own counts, not hers.
-    assert_eq!(run(ADA, &["run", "-p", "mine", "--", "true"]).status, Some(0));
+    assert_eq!(
+        run(ADA, &["run", "-p", "mine", "--", "true"]).status,
+        Some(0)
+    );
     let id = host.detached(BOB, &["--", "sleep", "1000"]);
     let second = run(BOB, &["run", "--", "true"]);
     assert_eq!(
@@ -220,10 +262,16 @@ fn who_may_have_what_is_the_admins_file_and_a_wrong_one_admits_nobody() {
         )
     );
     let outsider = run(crate::service::AUDITOR, &["run", "--", "true"]);
-    assert!(outsider.status == Some(125) && outsider.stderr.contains("names nobody that is you"), "{outsider:#?}");
+    assert!(
+        outsider.status == Some(125) && outsider.stderr.contains("names nobody that is you"),
+        "{outsider:#?}"
+    );
     host.admin("portcullis.toml", "sessoins = 1\n");
     let wrong = run(BOB, &["run", "--", "true"]);
-    assert!(wrong.status == Some(125) && wrong.stderr.contains("unknown field `sessoins`"), "{wrong:#?}");
+    assert!(
+        wrong.status == Some(125) && wrong.stderr.contains("unknown field `sessoins`"),
+        "{wrong:#?}"
+    );
     // What runs goes on, and its owner can still end it.
     assert_eq!(run(BOB, &["stop", &id]).status, Some(0));
 }
@@ -232,7 +280,11 @@ fn who_may_have_what_is_the_admins_file_and_a_wrong_one_admits_nobody() {
 fn without_the_service_or_by_wish_a_session_is_ones_own() {
     let host = Service::start("[[access]]\nwho = []\n");
     let run = host.run(ADA, &["run", "--standalone", "--", "echo", "own"]);
-    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "own\n"), "{run:#?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "own\n"),
+        "{run:#?}"
+    );
     assert!(host.path("home/ada/.local/state/portcullis/audit").exists());
     // Root's sessions are root's own: nothing has to be made for them.
     let root = User {
@@ -242,5 +294,9 @@ fn without_the_service_or_by_wish_a_session_is_ones_own() {
     };
     fs::create_dir_all(host.path("home/root/work")).unwrap();
     let run = host.run(root, &["run", "--", "echo", "root"]);
-    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "root\n"), "{run:#?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "root\n"),
+        "{run:#?}"
+    );
 }

@@ -13,7 +13,7 @@ mod cli;
 #[path = "../support/service.rs"]
 mod service;
 
-mod launch;
 mod frames;
+mod launch;
 mod others;
 mod surviving;

@@ -20,12 +20,15 @@ fn two_daemons_cannot_run() {
 #[test]
 fn a_session_goes_on_without_the_daemon_and_keeps_its_gate_and_its_log() {
     let mut host = Service::start("");
-    let script = "while sleep 0.2; do curl -s -o /dev/null -w '%{http_code}\\n' http://blocked.test/; done";
+    let script =
+        "while sleep 0.2; do curl -s -o /dev/null -w '%{http_code}\\n' http://blocked.test/; done";
     let id = host.detached(ADA, &["--name", "on", "--", "sh", "-c", script]);
     host.kill_daemon();
     let count = || host.records(ADA, &id).len();
     let before = count();
-    host.until("it is refused and recorded as before", || count() > before + 3);
+    host.until("it is refused and recorded as before", || {
+        count() > before + 3
+    });
     let records = host.records(ADA, &id);
     assert!(records.iter().all(|record| record["event"] != "gate.lost"));
     assert_eq!(host.run(ADA, &["stop", "on"]).status, Some(0));
@@ -33,7 +36,10 @@ fn a_session_goes_on_without_the_daemon_and_keeps_its_gate_and_its_log() {
     assert_eq!(last["event"], "session.ended");
     // A new session needs the daemon, and says so.
     let run = host.run(ADA, &["run", "--", "true"]);
-    assert!(run.status == Some(125) && run.stderr.contains("--standalone"), "{run:#?}");
+    assert!(
+        run.status == Some(125) && run.stderr.contains("--standalone"),
+        "{run:#?}"
+    );
 }
 
 #[test]
@@ -43,9 +49,15 @@ fn a_gate_and_a_writer_that_die_are_replaced_by_the_daemon() {
     let id = host.detached(ADA, &["--name", "on", "--", "sh", "-c", script]);
     let of = |event: &str| {
         let records = host.records(ADA, &id);
-        records.iter().filter(|record| record["event"] == event).count()
+        records
+            .iter()
+            .filter(|record| record["event"] == event)
+            .count()
     };
-    for (program, event) in [("portcullis-gate", "gate.restarted"), ("portcullis-audit", "log.resumed")] {
+    for (program, event) in [
+        ("portcullis-gate", "gate.restarted"),
+        ("portcullis-audit", "log.resumed"),
+    ] {
         host.until("it works", || of("egress.decided") > 0);
         kill(&host, program);
         host.until("another takes its place", || of(event) > 0);

@@ -91,7 +91,13 @@ impl Service {
             fs::set_permissions(path(below), PermissionsExt::from_mode(mode)).unwrap();
         };
         mode("", 0o755);
-        for folder in ["bin", "etc", "etc/portcullis", "etc/portcullis/profiles", "home"] {
+        for folder in [
+            "bin",
+            "etc",
+            "etc/portcullis",
+            "etc/portcullis/profiles",
+            "home",
+        ] {
             fs::create_dir(path(folder)).unwrap();
         }
         for program in [
@@ -108,7 +114,12 @@ impl Service {
         let mut group = fs::read_to_string("/etc/group").unwrap() + GROUP;
         for user in USERS {
             let home = path("home").join(user.name);
-            passwd += &format!("{0}:x:{1}:{1}::{2}:/bin/sh\n", user.name, user.uid, home.display());
+            passwd += &format!(
+                "{0}:x:{1}:{1}::{2}:/bin/sh\n",
+                user.name,
+                user.uid,
+                home.display()
+            );
             group += &format!("{}:x:{}:\n", user.name, user.uid);
             fs::create_dir_all(home.join("work")).unwrap();
             fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
@@ -157,14 +168,22 @@ impl Service {
         command
             .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .arg("setpriv")
-            .args(["--reuid", &user.uid.to_string(), "--regid", &user.uid.to_string()])
+            .args([
+                "--reuid",
+                &user.uid.to_string(),
+                "--regid",
+                &user.uid.to_string(),
+            ])
             .arg(groups)
             .args(["--", "sh", "-e", "-c", ENTER, "enter"])
             .arg(folder)
             .args(words)
             .env_clear()
             .env("HOME", self.path("home").join(user.name))
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .stdin(Stdio::null());
         command
     }
@@ -230,10 +249,22 @@ impl Service {
 /// Starts the daemon in a namespace of its own, and somebody who keeps that.
 fn boot(root: &Path) -> (Child, Child) {
     let mut daemon = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-e", "-c", BECOME, "become"])
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-e",
+            "-c",
+            BECOME,
+            "become",
+        ])
         .arg(root)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
