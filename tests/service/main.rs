@@ -10,6 +10,8 @@
 #[path = "../support/cli.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod cli;
+#[path = "../support/fd_store.rs"]
+mod fd_store;
 #[path = "../support/service.rs"]
 mod service;
 

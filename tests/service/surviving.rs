@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::service::{ADA, Service};
+use crate::service::{ADA, OPERATOR, Service};
 
 #[test]
 fn two_daemons_cannot_run() {
@@ -67,6 +67,33 @@ fn a_gate_and_a_writer_that_die_are_replaced_by_the_daemon() {
     assert_eq!(host.run(ADA, &["stop", "on"]).status, Some(0));
     let verified = host.run(ADA, &["audit", "verify", &id]);
     assert_eq!(verified.status, Some(0), "{verified:#?}");
+}
+
+#[test]
+fn the_next_daemon_knows_the_sessions_of_the_one_before() {
+    let mut host = Service::start("");
+    let script = "while sleep 0.2; do curl -s -m 20 -o /dev/null http://blocked.test/; done";
+    let id = host.detached(ADA, &["--name", "on", "--", "sh", "-c", script]);
+    let ended = host.detached(ADA, &["--name", "over", "--", "sleep", "1000"]);
+    assert_eq!(host.run(ADA, &["stop", "over"]).status, Some(0));
+    for round in 1..=3 {
+        host.kill_daemon();
+        host.restart_daemon();
+        let listed = host.run(OPERATOR, &["ps", "--all"]).stdout;
+        assert!(listed.contains("ada/on") && !listed.contains(&ended), "{round} {listed}");
+        // What died while there was no daemon is replaced by the next, too.
+        kill(&host, "portcullis-gate");
+        let restarts = || {
+            let records = host.records(ADA, &id);
+            records.iter().filter(|record| record["event"] == "gate.restarted").count()
+        };
+        host.until("the gate is replaced", || restarts() >= round);
+    }
+    let stopped = host.run(OPERATOR, &["stop", "on"]);
+    assert_eq!(stopped.status, Some(0), "{stopped:#?}");
+    let verified = host.run(ADA, &["audit", "verify", &id]);
+    assert_eq!(verified.status, Some(0), "{verified:#?}");
+    host.until("nothing is kept of it", || host.store.kept().is_empty());
 }
 
 /// Kills the one process of this program on this host.

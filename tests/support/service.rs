@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use tempfile::TempDir;
 
 use crate::cli::Run;
+use crate::fd_store::FdStore;
 
 /// A user of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub(crate) struct Service {
     daemon: Child,
     /// Keeps the mount namespace when the daemon is gone.
     keeper: Child,
+    /// What the daemon has kept for the next one.
+    pub(crate) store: FdStore,
 }
 
 impl Service {
@@ -130,11 +134,13 @@ impl Service {
         fs::write(path("etc/passwd"), passwd).unwrap();
         fs::write(path("etc/group"), group).unwrap();
         fs::write(path("etc/portcullis/portcullis.toml"), config).unwrap();
+        let store = FdStore::listen(&path("notify"));
         let (daemon, keeper) = boot(root.path());
         Self {
             root,
             daemon,
             keeper,
+            store,
         }
     }
 
@@ -218,6 +224,31 @@ impl Service {
         self.daemon.wait().unwrap();
     }
 
+    /// Starts the next daemon, with what was kept for it.
+    pub(crate) fn restart_daemon(&mut self) {
+        let ready = self.store.ready();
+        let kept = self.store.kept();
+        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
+            .args(["sh", "-e", "-c", "LISTEN_PID=$$ exec \"$1\"", "restart"])
+            .arg(self.path("bin/portcullisd"))
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("NOTIFY_SOCKET", self.path("notify"))
+            .env("LISTEN_FDS", kept.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"))
+            .stdin(Stdio::null());
+        let mappings = kept.into_iter().zip(3..).map(|((_, fd), child_fd)| FdMapping {
+            parent_fd: fd,
+            child_fd,
+        });
+        command.fd_mappings(mappings.collect()).unwrap();
+        self.daemon = command.spawn().unwrap();
+        self.until("the next daemon is ready", || self.store.ready() > ready);
+    }
+
     /// Another daemon on the same host, with what it says.
     pub(crate) fn second_daemon(&self) -> Run {
         let output = Command::new("nsenter")
@@ -265,6 +296,7 @@ fn boot(root: &Path) -> (Child, Child) {
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         )
+        .env("NOTIFY_SOCKET", root.join("notify"))
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
