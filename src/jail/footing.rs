@@ -38,7 +38,12 @@ impl Footing {
         if !userns::is_given()? {
             return Ok(Self::Own);
         }
-        keep_only(&[Capability::CAP_SETUID, Capability::CAP_KILL]).map_err(io::Error::other)?;
+        let kept = [
+            Capability::CAP_SETUID,
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_KILL,
+        ];
+        keep_only(&kept).map_err(io::Error::other)?;
         Ok(Self::Given)
     }
 

@@ -13,10 +13,14 @@ use rustix::thread::{
 
 use super::process::Spawn;
 
-/// What a process has that was started in a namespace of [`super::userns::make`]: it can be that namespace's
-/// uid 0, which has every other capability there by the next execve(2), and end what is that. Nothing more:
-/// each further one would only save that step.
-const GIVEN: [CapabilitySet; 2] = [CapabilitySet::SETUID, CapabilitySet::KILL];
+/// What a process has that was started in a namespace of [`super::userns::make`]: it can have a child that is
+/// that namespace's uid 0, which has every other capability there by the next execve(2); set the stage for it
+/// with its own user's rights; and end it. Nothing more: each further one would only save that step.
+const GIVEN: [CapabilitySet; 3] = [
+    CapabilitySet::SETUID,
+    CapabilitySet::SYS_ADMIN,
+    CapabilitySet::KILL,
+];
 
 /// A user with their groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl Identity {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
         // Joining gave every capability there, and going from a uid that is not its 0 takes none.
         set_thread_res_uid(self.uid, self.uid, self.uid)?;
-        let given = GIVEN[0].union(GIVEN[1]);
+        let given: CapabilitySet = GIVEN.into_iter().collect();
         let sets = CapabilitySets {
             effective: given,
             permitted: given,
