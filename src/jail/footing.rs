@@ -38,6 +38,10 @@ impl Footing {
         if !userns::is_given()? {
             return Ok(Self::Own);
         }
+        if rustix::thread::no_new_privs()? {
+            let why = "no_new_privs is set, by which bubblewrap has no rights; start the session without it";
+            return Err(io::Error::other(why));
+        }
         let kept = [
             Capability::CAP_SETUID,
             Capability::CAP_SYS_ADMIN,

@@ -259,7 +259,7 @@ fn build(
     let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
-    let settled = resources::settle(&plan.profile, prepared.missing())?;
+    let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
         tell(Progress::Note(note));
     }

@@ -170,6 +170,21 @@ fn a_session_whose_command_runs_can_end_its_jail_and_nothing_else() {
 }
 
 #[test]
+fn a_session_that_cannot_get_its_rights_says_why_and_runs_nothing() {
+    let scene = Scene::new();
+    // By a program in between, so that it is the session that finds itself so.
+    let program = scene.install.path("bin/portcullis");
+    let mut command = scene.started(Start::Given, "/usr/bin/setpriv");
+    command.arg("--no-new-privs").arg(program);
+    let output = command.args(["run", "--", "touch", "ran"]).output().unwrap();
+    let run = Run::of(&output);
+    let why = "portcullis: look at the user namespace: no_new_privs is set, by which bubblewrap has no \
+               rights; start the session without it";
+    assert_eq!(run.complaint(), (Some(125), vec![why]));
+    assert!(!scene.install.path("work/ran").exists());
+}
+
+#[test]
 fn a_session_that_is_killed_leaves_nothing() {
     for profile in ["", "[network]\ntransparent = true\nmitm = true\n"] {
         let scene = Scene::new();

@@ -110,7 +110,9 @@ fn a_program_of_the_callers_that_the_session_runs_has_no_right_in_the_namespace(
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&program, mode).unwrap();
     let profile = format!(
-        "extends = 'base'\n[credentials.token]\ncommand = ['{}']\nenv = 'TOKEN'\nhosts = ['good.test']\n",
+        "extends = 'base'\n[network.tls]\n'good.test' = 'inspect'\n\
+         [[network.credentials]]\nname = 'k'\nhost = 'good.test'\nheader = 'authorization'\n\
+         value = '${{command}}'\ncommand = ['{}']\nenv = 'TOKEN'\n",
         program.display()
     );
     let profile = scene.write("profile.toml", &profile);
