@@ -269,7 +269,8 @@ fn only_the_mode_decides_what_of_the_host_can_be_written() {
 }
 
 #[test]
-fn in_a_namespace_that_root_made_no_other_is_asked_for_and_init_has_what_it_takes_to_become_the_user() {
+fn in_a_namespace_that_root_made_no_other_is_asked_for_and_init_has_what_it_takes_to_become_the_user()
+ {
     let spec = JailSpec {
         footing: Footing::Given,
         hostname: "jail".to_owned(),

@@ -34,7 +34,10 @@ pub(super) fn source_of(spec: &JailSpec, mount: &Mount) -> Source {
     if spec.footing == Footing::Own || spec.mounts.iter().any(whole) {
         return Source::Descriptor;
     }
-    let above = mount.dest.parent().and_then(|parent| covering(&spec.mounts, parent));
+    let above = mount
+        .dest
+        .parent()
+        .and_then(|parent| covering(&spec.mounts, parent));
     let in_bind = above.filter(|above| matches!(above.kind, MountKind::Bind { .. }));
     let Some(above) = in_bind else {
         return Source::Stage(place(spec, mount));
@@ -47,7 +50,10 @@ pub(super) fn source_of(spec: &JailSpec, mount: &Mount) -> Source {
 }
 
 fn place(spec: &JailSpec, mount: &Mount) -> PathBuf {
-    let number = spec.mounts.iter().position(|other| other.dest == mount.dest);
+    let number = spec
+        .mounts
+        .iter()
+        .position(|other| other.dest == mount.dest);
     Path::new("/sys").join(number.unwrap_or_default().to_string())
 }
 
@@ -105,7 +111,10 @@ mod tests {
     }
 
     fn sources(spec: &JailSpec) -> Vec<Source> {
-        let binds = spec.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Bind { .. }));
+        let binds = spec
+            .mounts
+            .iter()
+            .filter(|mount| matches!(mount.kind, MountKind::Bind { .. }));
         binds.map(|mount| source_of(spec, mount)).collect()
     }
 

@@ -336,9 +336,8 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program.and_then(|program| {
-            Inward::new(program, network, &confined.listeners, plan.footing)
-        });
+        let inward = program
+            .and_then(|program| Inward::new(program, network, &confined.listeners, plan.footing));
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,

@@ -106,7 +106,8 @@ fn cover(folder: &CStr) -> io::Result<()> {
 
 /// A copy of a mount with all below it, nowhere yet.
 fn open_tree(path: &CStr) -> io::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
+    let flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE.cast_unsigned();
     #[expect(unsafe_code, reason = "open_tree(2)")]
     // SAFETY: the path is a string that ends in NUL and outlives the call.
     let result =
@@ -119,7 +120,11 @@ fn open_tree(path: &CStr) -> io::Result<OwnedFd> {
 
 /// No set-user-ID, no devices, and read-only if asked, for all of a tree.
 fn set_attributes(tree: &OwnedFd, read_only: bool) -> io::Result<()> {
-    let read_only = if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    let read_only = if read_only {
+        libc::MOUNT_ATTR_RDONLY
+    } else {
+        0
+    };
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only,
         attr_clr: 0,
@@ -147,8 +152,7 @@ fn move_mount(tree: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
     let (tree, place) = (tree.as_raw_fd(), place.as_raw_fd());
     #[expect(unsafe_code, reason = "move_mount(2)")]
     // SAFETY: both paths are empty, and the kernel reads them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_move_mount, tree, empty, place, empty, flags) };
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, tree, empty, place, empty, flags) };
     answer(result).map(drop)
 }
 

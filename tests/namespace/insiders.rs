@@ -14,7 +14,10 @@ fn a_session_starts_where_nobody_may_make_a_user_namespace() {
     assert_eq!(scene.script(Start::Given, "echo runs"), "runs\n");
     let twin = scene.run(Start::Plain, &[], &["echo", "runs"]);
     assert_eq!((twin.status, twin.stdout.as_str()), (Some(125), ""));
-    assert!(twin.stderr.contains("kernel.unprivileged_userns_clone"), "{twin:?}");
+    assert!(
+        twin.stderr.contains("kernel.unprivileged_userns_clone"),
+        "{twin:?}"
+    );
     scene.forbidden = false;
     assert_eq!(scene.script(Start::Plain, "echo runs"), "runs\n");
 }
@@ -28,9 +31,19 @@ fn a_started_process_has_what_it_takes_to_be_uid_0_of_its_namespace_and_a_plain_
         (Start::Plain, "0000000000000000", 0),
     ] {
         let mut command = scene.started(start, "/bin/cat");
-        let output = command.args(["/proc/self/status", "/proc/self/uid_map"]).output();
+        let output = command
+            .args(["/proc/self/status", "/proc/self/uid_map"])
+            .output();
         let said = Run::of(&output.unwrap()).stdout;
-        let wanted = ["Uid:", "Gid:", "CapInh:", "CapPrm:", "CapEff:", "CapAmb:", "NoNewPrivs:"];
+        let wanted = [
+            "Uid:",
+            "Gid:",
+            "CapInh:",
+            "CapPrm:",
+            "CapEff:",
+            "CapAmb:",
+            "NoNewPrivs:",
+        ];
         let facts: Vec<Vec<&str>> = said
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
@@ -78,7 +91,9 @@ fn for_the_command_nothing_is_different() {
     let plain = scene.script(Start::Plain, LOOK);
     assert_eq!(given, plain);
     let uid = scene.uid;
-    assert!(given.starts_with(&format!("{uid} {uid} 700 directory\n{uid} {uid} 1777 directory\n")));
+    assert!(given.starts_with(&format!(
+        "{uid} {uid} 700 directory\n{uid} {uid} 1777 directory\n"
+    )));
     assert!(given.contains("CapBnd:\t0000000000000000\n"), "{given}");
     assert!(given.contains("CapPrm:\t0000000000000000\n"), "{given}");
     assert!(given.contains("NoNewPrivs:\t1\n"), "{given}");
@@ -87,10 +102,22 @@ fn for_the_command_nothing_is_different() {
 #[test]
 fn what_the_command_makes_in_the_workspace_is_its_users() {
     let scene = Scene::new();
-    scene.script(Start::Given, "mkdir folder; echo x > folder/file; ln -s x folder/link");
+    scene.script(
+        Start::Given,
+        "mkdir folder; echo x > folder/file; ln -s x folder/link",
+    );
     for name in ["folder", "folder/file", "folder/link"] {
-        let metadata = scene.install.path("work").join(name).symlink_metadata().unwrap();
-        assert_eq!((metadata.uid(), metadata.gid()), (scene.uid, scene.uid), "{name}");
+        let metadata = scene
+            .install
+            .path("work")
+            .join(name)
+            .symlink_metadata()
+            .unwrap();
+        assert_eq!(
+            (metadata.uid(), metadata.gid()),
+            (scene.uid, scene.uid),
+            "{name}"
+        );
     }
 }
 
@@ -98,7 +125,10 @@ fn what_the_command_makes_in_the_workspace_is_its_users() {
 fn the_namespace_has_the_user_and_their_groups_under_their_own_numbers() {
     let mut scene = Scene::new();
     scene.groups = vec![scene.uid + 40, scene.uid + 41, scene.uid + 60];
-    let said = scene.script(Start::Given, "cat /proc/self/uid_map; echo; cat /proc/self/gid_map; id -G");
+    let said = scene.script(
+        Start::Given,
+        "cat /proc/self/uid_map; echo; cat /proc/self/gid_map; id -G",
+    );
     let words = said.split_whitespace().map(|word| word.parse().unwrap());
     let words: Vec<u32> = words.collect();
     let (n, r) = (scene.uid, scene.reserved);
@@ -157,7 +187,11 @@ fn a_session_whose_command_runs_can_end_its_jail_and_nothing_else() {
     let (none, kill) = ("0000000000000000", "0000000000000020");
     assert_eq!(sets(own, names), [none, kill, kill, none]);
     let mut others = 0;
-    for process in scene.processes().into_iter().filter(|process| *process != own) {
+    for process in scene
+        .processes()
+        .into_iter()
+        .filter(|process| *process != own)
+    {
         let sets = sets(process, names);
         // It may have ended.
         if !sets[0].is_empty() {
@@ -176,7 +210,10 @@ fn a_session_that_cannot_get_its_rights_says_why_and_runs_nothing() {
     let program = scene.install.path("bin/portcullis");
     let mut command = scene.started(Start::Given, "/usr/bin/setpriv");
     command.arg("--no-new-privs").arg(program);
-    let output = command.args(["run", "--", "touch", "ran"]).output().unwrap();
+    let output = command
+        .args(["run", "--", "touch", "ran"])
+        .output()
+        .unwrap();
     let run = Run::of(&output);
     let why = "portcullis: look at the user namespace: no_new_privs is set, by which bubblewrap has no \
                rights; start the session without it";
@@ -236,7 +273,10 @@ fn a_bubblewrap_of_the_callers_is_not_executed() {
     let fake = scene.write("home/bwrap", &fake);
     fs::set_permissions(&fake, fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:/usr/bin:/bin", scene.install.path("home").display());
-    for (start, expected) in [(Start::Given, (Some(0), false)), (Start::Plain, (Some(125), true))] {
+    for (start, expected) in [
+        (Start::Given, (Some(0), false)),
+        (Start::Plain, (Some(125), true)),
+    ] {
         let mut command = scene.session(start, &["run", "-q", "--", "true"]);
         let run = Run::of(&command.env("PATH", &path).output().unwrap());
         assert_eq!((run.status, ran.exists()), expected, "{start:?} {run:?}");

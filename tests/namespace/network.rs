@@ -42,14 +42,21 @@ fn the_gate_is_the_way_out() {
         origin.port()
     );
     let run = scene.run(Start::Given, &["-p", &profile], &["sh", "-c", &script]);
-    assert_eq!((run.status, run.stdout.as_str()), (Some(0), "hello\n403\nnone\n"), "{run:?}");
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "hello\n403\nnone\n"),
+        "{run:?}"
+    );
     let verdicts: Vec<Value> = scene
         .install
         .events("egress.decided")
         .iter()
         .map(|record| json!([record["verdict"], record["host"]]))
         .collect();
-    assert_eq!(verdicts, [json!(["allow", "good.test"]), json!(["deny", "bad.test"])]);
+    assert_eq!(
+        verdicts,
+        [json!(["allow", "good.test"]), json!(["deny", "bad.test"])]
+    );
 }
 
 #[test]
@@ -64,7 +71,13 @@ fn programs_that_know_no_proxy_are_led_to_the_gate() {
         ["tcp", "good.test", origin.port(), "hello"],
         ["tcp", "192.0.2.1", origin.port(), "hello"],
     ]);
-    let bare = ["env", "-i", "PATH=/usr/bin:/bin", "/usr/bin/python3", "actor.py"];
+    let bare = [
+        "env",
+        "-i",
+        "PATH=/usr/bin:/bin",
+        "/usr/bin/python3",
+        "actor.py",
+    ];
     let acts = acts.to_string();
     let command = [bare.as_slice(), &[&acts]].concat();
     let run = scene.run(Start::Given, &["-p", &profile], &command);
@@ -94,9 +107,15 @@ fn ports_of_the_jail_are_reached_from_outside_by_its_user() {
     let place: Value = serde_json::from_str(&line).unwrap();
     let url = format!("http://{}/page", place["listen"].as_str().unwrap());
     for _ in 0..3 {
-        let curl = Command::new("curl").args(["-sS", "--noproxy", "*", &url]).output();
+        let curl = Command::new("curl")
+            .args(["-sS", "--noproxy", "*", &url])
+            .output();
         let curl = Run::of(&curl.unwrap());
-        assert_eq!((curl.status, curl.stdout.as_str()), (Some(0), "from the jail\n"), "{curl:?}");
+        assert_eq!(
+            (curl.status, curl.stdout.as_str()),
+            (Some(0), "from the jail\n"),
+            "{curl:?}"
+        );
     }
     assert_eq!(scene.install.events("session.forwarded").len(), 3);
     forwarding.kill().unwrap();

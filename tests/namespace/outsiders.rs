@@ -57,7 +57,12 @@ fn nobody_outside_can_look_into_the_session_or_trace_it() {
     drop(session);
     // A process of theirs that is in no such namespace.
     let mut sleeper = Command::new("sleep");
-    let mut sleeper = sleeper.arg("1000").uid(scene.uid).gid(scene.uid).spawn().unwrap();
+    let mut sleeper = sleeper
+        .arg("1000")
+        .uid(scene.uid)
+        .gid(scene.uid)
+        .spawn()
+        .unwrap();
     let twin = scene.outsider(REACH, &sleeper.id().to_string());
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
@@ -92,7 +97,12 @@ fn nobody_outside_can_join_the_namespace_even_with_a_descriptor_of_it() {
     // A namespace that the user has made themselves is theirs.
     let mut own = Command::new("unshare");
     own.args(["--user", "sh", "-c", "echo made; exec sleep 1000"]);
-    let mut own = own.uid(scene.uid).gid(scene.uid).stdout(Stdio::piped()).spawn().unwrap();
+    let mut own = own
+        .uid(scene.uid)
+        .gid(scene.uid)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     std::io::Read::read_exact(own.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
     assert_eq!(join(scene.uid, own.id()), "joined\n");
     own.kill().unwrap();
@@ -105,7 +115,10 @@ fn a_program_of_the_callers_that_the_session_runs_has_no_right_in_the_namespace(
     let out = scene.install.path("home/status");
     let program = scene.write(
         "home/secret.sh",
-        &format!("#!/bin/sh\ncat /proc/self/status > {}\necho secret\n", out.display()),
+        &format!(
+            "#!/bin/sh\ncat /proc/self/status > {}\necho secret\n",
+            out.display()
+        ),
     );
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
     std::fs::set_permissions(&program, mode).unwrap();

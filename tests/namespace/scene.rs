@@ -78,7 +78,7 @@ impl Scene {
     pub(crate) fn started(&self, start: Start, program: &str) -> Command {
         let groups: Vec<String> = self.groups.iter().map(ToString::to_string).collect();
         let modes = [if self.forbidden { "forbidden," } else { "" }, start.word()].concat();
-        let model = self.install.command([""; 0]);
+        let like = self.install.command([""; 0]);
         let mut command = Command::new(probe());
         command
             .args(["enter", &modes])
@@ -86,7 +86,11 @@ impl Scene {
             .args([&groups.join(","), program])
             .current_dir(self.install.work())
             .env_clear()
-            .envs(model.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                like
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .stdin(Stdio::null());
         command
     }
