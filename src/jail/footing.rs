@@ -38,7 +38,16 @@ impl Footing {
         if !userns::is_given()? {
             return Ok(Self::Own);
         }
-        keep_only(&[Capability::CAP_SETUID, Capability::CAP_KILL]).map_err(io::Error::other)?;
+        if rustix::thread::no_new_privs()? {
+            let why = "no_new_privs is set, by which bubblewrap has no rights; start the session without it";
+            return Err(io::Error::other(why));
+        }
+        let kept = [
+            Capability::CAP_SETUID,
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_KILL,
+        ];
+        keep_only(&kept).map_err(io::Error::other)?;
         Ok(Self::Given)
     }
 
@@ -75,7 +84,7 @@ impl Footing {
     pub(crate) fn raise(self, spawn: Spawn) -> Spawn {
         match self {
             Self::Own => spawn,
-            Self::Given => spawn.as_root_of_namespace(),
+            Self::Given => spawn.run_as_root_of_namespace(),
         }
     }
 
