@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::cli::Run;
+use crate::cli::{Run, Who};
 use crate::service::{ADA, BOB, Service, User};
+use crate::terminal::Terminal;
 
 #[test]
 fn the_command_runs_as_its_caller_with_its_own_status_and_output() {
@@ -179,6 +180,110 @@ fn the_session_of_one_who_goes_away_ends_and_a_detached_one_goes_on() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(9));
     assert_eq!(host.run(ADA, &["stop", &id]).status, Some(0));
+}
+
+#[test]
+fn a_person_at_a_terminal_has_a_real_one_and_the_commands_status() {
+    let host = Service::start("");
+    let script = "test -t 0 && tty; stty size; read -r line; echo \"got $line\"; trap 'echo INT; exit 5' INT; \
+                  while :; do sleep 0.1; done";
+    let mut command = host.portcullis(ADA, &["run", "--", "sh", "-c", script]);
+    command.current_dir("/");
+    let mut terminal = Terminal::new(&command, Who::Root, (31, 97));
+    terminal.shows("31 97");
+    terminal.types("word\n");
+    terminal.shows("got word");
+    terminal.types("\u{3}");
+    terminal.shows("INT");
+    assert_eq!(terminal.status(), Some(5), "{}", terminal.shown());
+}
+
+#[test]
+fn what_a_session_can_be_it_can_be_here_too() {
+    let host = Service::start("");
+    host.admin(
+        "profiles/all.toml",
+        "[network]\ntransparent = true\nmitm = true\n",
+    );
+    // All that is asked for is refused by the gate, whichever way it comes, and TLS is looked into.
+    let script = "NO_PROXY='*' curl -s -m 20 -o /dev/null -w '%{http_code} ' http://blocked.test/ || echo -n \"$? \"; \
+                  test -s $SSL_CERT_FILE && echo ca";
+    let run = host.run(ADA, &["run", "-q", "-p", "all", "--", "sh", "-c", script]);
+    assert!(
+        run.status == Some(0) && run.stdout.ends_with("ca\n"),
+        "{run:#?}"
+    );
+    // A port of the jail on the host.
+    let server = "python3 -m http.server --bind 127.0.0.1 8000";
+    let id = host.detached(ADA, &["--", "sh", "-c", server]);
+    let mut forward = host.portcullis(ADA, &["forward", &id, "0:8000"]);
+    let mut child = forward.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    let at = line.split_whitespace().next().unwrap().to_owned();
+    let fetch = || {
+        let mut command = host.command(
+            ADA,
+            &host.work(ADA),
+            &[
+                "curl",
+                "-s",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                &format!("http://{at}/"),
+            ],
+        );
+        Run::of(&command.output().unwrap()).stdout == "200"
+    };
+    host.until("the jail's server answers", fetch);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(host.run(ADA, &["stop", &id]).status, Some(0));
+}
+
+#[test]
+fn a_session_that_is_killed_leaves_nothing_and_its_log_says_so() {
+    let host = Service::start("");
+    for _ in 0..3 {
+        let id = host.detached(
+            ADA,
+            &[
+                "--limit",
+                "tasks=100",
+                "--",
+                "sh",
+                "-c",
+                "sleep 1000 & sleep 1000",
+            ],
+        );
+        let [session] = &processes(&host, "portcullis")[..] else {
+            panic!("one session");
+        };
+        let pid = rustix::process::Pid::from_raw(session.parse().unwrap()).unwrap();
+        let namespace = fs::read_link(format!("/proc/{session}/ns/user")).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let left = || {
+            fs::read_dir("/proc").unwrap().any(|entry| {
+                let path = entry.unwrap().path().join("ns/user");
+                fs::read_link(path).is_ok_and(|found| found == namespace)
+            })
+        };
+        host.until("its processes are gone", || !left());
+        let gone = |program| processes(&host, program).is_empty();
+        host.until("its gate and its writer are gone", || {
+            gone("portcullis-gate") && gone("portcullis-audit")
+        });
+        let last = host.records(ADA, &id).pop().unwrap();
+        assert_eq!(last["event"], "session.ended");
+        let verified = host.run(ADA, &["audit", "verify", &id]);
+        assert_eq!(verified.status, Some(0), "{verified:#?}");
+    }
 }
 
 #[test]

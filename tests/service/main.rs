@@ -14,6 +14,9 @@ mod cli;
 mod fd_store;
 #[path = "../support/service.rs"]
 mod service;
+#[path = "../support/terminal.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod terminal;
 
 mod frames;
 mod launch;
