@@ -407,9 +407,8 @@ impl Gate {
         while self.restarts.one_more() {
             match self.start_over(since, audit) {
                 Ok(()) => return Ok(since.elapsed()),
-                // It died again, or hangs.
-                Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. })
-                    if audit.fd().is_some() => {}
+                // It died again.
+                Err(CompanionError::Wire { .. }) if audit.fd().is_some() => {}
                 Err(error) => {
                     self.give_up();
                     return Err(error);

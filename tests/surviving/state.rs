@@ -196,7 +196,7 @@ fn an_inspecting_session_keeps_its_authority_and_its_credentials() {
             if round > 0 {
                 scene.kill_gate();
             }
-            let outcome = session.does(&get("/", "Authorization: Bearer $API_KEY\r\n"));
+            let outcome = session.does(&get("/body", "Authorization: Bearer $API_KEY\r\n"));
             assert_eq!(outcome, "200", "{who:?}, round {round}: {:?}", scene.records());
         }
         let (status, errors) = session.end();

@@ -13,8 +13,10 @@ use super::super::memory::{Memory, Note, Used};
 /// that dies.
 const SHARES: u64 = 256;
 
-/// What is noted at once of what has no limit, or is beyond one that only warns: at least this much.
-const UNLIMITED_SHARE: u64 = 1 << 20;
+/// What is noted at once of what has no limit, or is beyond one that only warns: at least so many bytes, or
+/// so many of something else.
+const UNLIMITED_BYTES: u64 = 1 << 20;
+const UNLIMITED_COUNT: u64 = 64;
 
 /// Counts one thing for one scope. Without a limit it only counts.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ impl Meter {
         self.max.set(max);
         self.step.set(max);
         self.action.set(action);
+        // Shares of another size from now on: what is charged next is noted.
+        self.noted.set(self.used.get());
         self.start_over();
     }
 
@@ -158,7 +162,7 @@ impl Meter {
         let noted = if used < max && self.is_limited() {
             used.saturating_add(max / SHARES).min(max)
         } else {
-            used.saturating_add((used / 16).max(UNLIMITED_SHARE))
+            used.saturating_add((used / 16).max(self.unlimited_share()))
         };
         // Exactly the limit is not beyond it.
         let noted = if used == max { used } else { noted };
@@ -172,6 +176,21 @@ impl Meter {
                 step: self.step.get(),
             },
         });
+    }
+
+    fn unlimited_share(&self) -> u64 {
+        let bytes = matches!(
+            self.what,
+            BudgetKind::BytesUp
+                | BudgetKind::BytesDown
+                | BudgetKind::UrlBytes
+                | BudgetKind::HeaderBytes
+        );
+        if bytes {
+            UNLIMITED_BYTES
+        } else {
+            UNLIMITED_COUNT
+        }
     }
 
     /// From now on what is used up is noted. What an earlier gate has noted is used, and a limit that was
@@ -335,8 +354,8 @@ mod tests {
                 notes += u64::from(before.replace(known) != Some(known));
                 assert!(known >= meter.used(), "{known} of {}", meter.used());
                 let spare = match action {
-                    BudgetAction::Warn => UNLIMITED_SHARE + meter.used() / 16,
-                    _ if max == u64::MAX => UNLIMITED_SHARE + meter.used() / 16,
+                    BudgetAction::Warn => UNLIMITED_BYTES + meter.used() / 16,
+                    _ if max == u64::MAX => UNLIMITED_BYTES + meter.used() / 16,
                     _ => max / SHARES,
                 };
                 assert!(known <= meter.used() + spare, "{known} of {}", meter.used());
