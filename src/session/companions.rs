@@ -63,6 +63,9 @@ pub enum CompanionError {
         /// Its own words: cause and cure.
         message: String,
     },
+    /// The service does not do its part.
+    #[error("{0}")]
+    Service(#[from] super::service::ServiceError),
     /// A record is not kept.
     #[error("{0}")]
     Append(#[from] AppendError),

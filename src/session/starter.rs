@@ -13,6 +13,8 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde::Serialize;
 
 use super::companions::{ANSWER, CompanionError, installed, reap};
+use super::service::{ServiceError, Shared};
+use crate::policy::Durability;
 use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::unnamed;
 use crate::wire::audit::AuditBoot;
@@ -24,6 +26,8 @@ use crate::wire::{Channel, WireError};
 pub enum Starter {
     /// The session itself: they are its children.
     Children(Children),
+    /// The service, which wires them: nothing that the session says comes between the two.
+    Service(Shared),
 }
 
 /// The session's ends of the channels to both.
@@ -42,11 +46,24 @@ impl Starter {
         Ok((Self::Children(children), started))
     }
 
+    /// Has the service start both.
+    pub fn service(
+        service: Shared,
+        durability: Durability,
+    ) -> Result<(Self, Started), CompanionError> {
+        let [audit, gate] = service.borrow_mut().companions(durability)?;
+        for end in [&audit, &gate] {
+            bound(end).map_err(|error| wire(GATE, error))?;
+        }
+        Ok((Self::Service(service), Started { audit, gate }))
+    }
+
     /// Ends the gate, whatever became of it, and starts another one, which finds what that one left and
     /// reports to the present audit writer. Answers the control channel.
     pub fn restart_gate(&mut self) -> Result<Channel, CompanionError> {
         match self {
             Self::Children(children) => children.restart_gate(),
+            Self::Service(service) => served(service.borrow_mut().another_gate()),
         }
     }
 
@@ -55,6 +72,7 @@ impl Starter {
     pub fn restart_writer(&mut self) -> Result<Channel, CompanionError> {
         match self {
             Self::Children(children) => children.restart_writer(),
+            Self::Service(service) => served(service.borrow_mut().another_writer()),
         }
     }
 
@@ -63,6 +81,8 @@ impl Starter {
     pub fn end(&mut self) -> io::Result<()> {
         match self {
             Self::Children(children) => children.end(),
+            // It waits for them.
+            Self::Service(_) => Ok(()),
         }
     }
 }
@@ -142,9 +162,7 @@ impl Companion {
         let pair = || Channel::pair().map_err(|error| wire(who, error));
         let ((channel, theirs), (supply, their_supply)) = (pair()?, pair()?);
         for end in [&channel, &supply] {
-            // One that is stopped and reads nothing must not stop us as well.
-            set_socket_timeout(end, Timeout::Send, Some(ANSWER))
-                .map_err(|errno| wire(who, errno.into()))?;
+            bound(end).map_err(|error| wire(who, error))?;
         }
         let path = installed(program)?;
         let fds = [theirs.into(), their_supply.into()];
@@ -216,6 +234,18 @@ fn connect(writer: &Companion, gate: &Companion) -> Result<(), CompanionError> {
         }
     }
     Ok(())
+}
+
+/// One that is stopped and reads nothing must not stop us as well.
+fn bound(end: &Channel) -> io::Result<()> {
+    Ok(set_socket_timeout(end, Timeout::Send, Some(ANSWER))?)
+}
+
+/// What the service has started.
+fn served(given: Result<Channel, ServiceError>) -> Result<Channel, CompanionError> {
+    let channel = given?;
+    bound(&channel).map_err(|error| wire(GATE, error))?;
+    Ok(channel)
 }
 
 fn wire(who: &'static str, error: io::Error) -> CompanionError {

@@ -100,6 +100,11 @@ impl Channel {
         Self { stream }
     }
 
+    /// The same channel once more: whoever reads must be one of the two alone.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.stream.try_clone().map(Self::new)
+    }
+
     /// Says nothing more; the peer reads the end of the channel and may still answer.
     pub fn finish(&self) -> io::Result<()> {
         self.stream.shutdown(std::net::Shutdown::Write)
@@ -145,6 +150,30 @@ impl Channel {
             rest = rest.get(sent..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// Sends one message with descriptors, or fails: never waits for a peer that does not read.
+    pub fn send_now<T: Serialize>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), WireError> {
+        let bytes = encode_wiped(message)?;
+        let bytes = bytes.as_slice();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(WireError::Io(io::ErrorKind::InvalidInput.into()));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, flags)
+            .map_err(io::Error::from)?;
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            // The rest would have to wait: the peer is of no use any more.
+            Err(WireError::Io(io::ErrorKind::WouldBlock.into()))
+        }
     }
 
     /// From now on the kernel tells us with each frame which process sent it, as a pid of our own

@@ -20,13 +20,16 @@ use super::frame::{Ancillary, MAX_FDS, WireError, body_length, decode};
 /// The longest frame that a companion takes while it works, in bytes.
 const LONGEST: usize = 64 << 10;
 
-/// Starter → gate, each with one descriptor.
+/// Starter → gate, each with one descriptor, if it does not say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateSupply {
     /// First: the memory of the session's gates, a file without a name that the starter keeps and never
     /// reads (memfd_create(2)). A gate finds in it what the one before it left.
     Memory,
+    /// Under the service: nothing is allowed beyond what the host's admin insists on, whatever the session says.
+    /// Brings the file with the requirements; without a descriptor there are none.
+    Terms,
     /// Then, and again whenever the audit writer is another: the channel to it. A later one replaces the
     /// one before, whose writer died.
     Lane,
