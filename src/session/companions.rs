@@ -261,8 +261,11 @@ impl AuditWriter {
     /// Has an event recorded; returns once it is. Should the writer die meanwhile, or not answer, another
     /// one gets it: the event is kept once, or twice if the first one had kept it and could not say so.
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+        let mut request = Append { id: 0, event };
         loop {
-            match self.try_append(event.clone()) {
+            request.id = self.next;
+            self.next += 1;
+            match self.try_append(&request) {
                 Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. }) => {
                     self.revive()?;
                 }
@@ -272,17 +275,15 @@ impl AuditWriter {
         }
     }
 
-    fn try_append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+    fn try_append(&self, request: &Append) -> Result<(), CompanionError> {
         let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
-        let id = self.next;
-        self.next += 1;
         channel
-            .send(&Append { id, event })
+            .send(request)
             .map_err(|source| CompanionError::Wire {
                 who: Self::WHO,
                 source,
             })?;
-        kept(receive(Self::WHO, channel, None)?.message, id)?;
+        kept(receive(Self::WHO, channel, None)?.message, request.id)?;
         Ok(())
     }
 
@@ -320,10 +321,6 @@ impl AuditWriter {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)
     }
-
-    /// Closes the channel, which ends the writer once everything is written; it is still to be waited
-    /// for.
-    pub fn close(self) {}
 
     fn gone() -> CompanionError {
         CompanionError::Wire {
@@ -489,9 +486,6 @@ impl Gate {
             readable([self.control.as_fd()], left).map_err(CompanionError::Wait)?;
         }
     }
-
-    /// Closes the control channel, which ends the gate; it is still to be waited for.
-    pub fn close(self) {}
 
     fn complaint(reply: GateReply) -> CompanionError {
         match reply {

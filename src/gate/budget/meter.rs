@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use crate::policy::{Budget, BudgetAction, BudgetKind, HostPattern};
 use crate::wire::gate::LimitNotice;
 
-use super::super::memory::{Memory, Note, Used};
+use super::super::memory::{Memory, Note, Spent};
 
 /// Into how many shares a budget is noted, each before it is used: what is lost of it, at most, to a gate
 /// that dies.
@@ -170,7 +170,7 @@ impl Meter {
         memory.keep(&Note::Used {
             scope: self.host.clone(),
             what: self.what,
-            used: Used {
+            spent: Spent {
                 used: noted,
                 max,
                 step: self.step.get(),
@@ -195,7 +195,7 @@ impl Meter {
 
     /// From now on what is used up is noted. What an earlier gate has noted is used, and a limit that was
     /// raised is raised, if the policy has not set another one since.
-    pub(super) fn keep_in(&self, memory: &Rc<Memory>, known: Option<&Used>) {
+    pub(super) fn keep_in(&self, memory: &Rc<Memory>, known: Option<&Spent>) {
         if let Some(known) = known {
             self.used.set(known.used);
             self.noted.set(known.used);
@@ -328,7 +328,7 @@ mod tests {
     }
 
     /// What a gate that takes this one's place knows.
-    fn left(file: &File) -> Option<Used> {
+    fn left(file: &File) -> Option<Spent> {
         let (_, recalled) = Memory::open(file.try_clone().unwrap()).unwrap();
         recalled.used.get(&(None, BudgetKind::BytesUp)).copied()
     }
@@ -353,10 +353,10 @@ mod tests {
                 let known = left(&file).map_or(0, |left| left.used);
                 notes += u64::from(before.replace(known) != Some(known));
                 assert!(known >= meter.used(), "{known} of {}", meter.used());
-                let spare = match action {
-                    BudgetAction::Warn => UNLIMITED_BYTES + meter.used() / 16,
-                    _ if max == u64::MAX => UNLIMITED_BYTES + meter.used() / 16,
-                    _ => max / SHARES,
+                let spare = if action == BudgetAction::Warn || max == u64::MAX {
+                    UNLIMITED_BYTES + meter.used() / 16
+                } else {
+                    max / SHARES
                 };
                 assert!(known <= meter.used() + spare, "{known} of {}", meter.used());
             }
