@@ -298,8 +298,13 @@ impl AuditWriter {
                     self.news.get_or_insert(News::Restarted);
                     return Ok(());
                 }
-                // It died as well.
-                Err(error) => worth_it = matches!(error, CompanionError::Wire { .. }),
+                // It died as well, or the service knows something that we do not yet.
+                Err(error) => {
+                    worth_it = matches!(
+                        error,
+                        CompanionError::Wire { .. } | CompanionError::Service(_)
+                    );
+                }
             }
         }
         self.news = Some(News::Lost);
@@ -310,6 +315,16 @@ impl AuditWriter {
         let channel = self.starter.borrow_mut().restart_writer()?;
         let reply = receive_within(Self::WHO, &channel, START)?;
         Self::is_ready(reply.message).map(|()| channel)
+    }
+
+    /// Makes sure that there is one, as far as can be told without asking it.
+    fn ensure(&mut self) -> Result<(), CompanionError> {
+        let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
+        match readable([channel.as_fd()], Duration::ZERO) {
+            Ok([false]) => Ok(()),
+            // It never speaks unasked.
+            Ok([true]) | Err(_) => self.revive(),
+        }
     }
 
     /// What became of it since this was last asked.
@@ -407,8 +422,9 @@ impl Gate {
         while self.restarts.one_more() {
             match self.start_over(since, audit) {
                 Ok(()) => return Ok(since.elapsed()),
-                // It died again.
-                Err(CompanionError::Wire { .. }) if audit.fd().is_some() => {}
+                // It died again, or the audit writer did just now.
+                Err(CompanionError::Wire { .. } | CompanionError::Service(_))
+                    if audit.fd().is_some() => {}
                 Err(error) => {
                     self.give_up();
                     return Err(error);
@@ -424,6 +440,8 @@ impl Gate {
         since: Instant,
         audit: &mut AuditWriter,
     ) -> Result<(), CompanionError> {
+        // First the writer, should both be dead: a gate is connected to one when it starts.
+        audit.ensure()?;
         let control = self.starter.borrow_mut().restart_gate()?;
         control.send(&self.boot).map_err(Self::wire)?;
         match receive_within(Self::WHO, &control, START)?.message {
