@@ -90,6 +90,7 @@ pub(super) fn admit(
     Ok(SessionBoot {
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
+        umask: launch.umask,
         environment: launch.environment.clone(),
         request: launch.request.clone(),
         profiles: access.profiles.clone(),

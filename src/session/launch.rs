@@ -287,7 +287,7 @@ fn build(
     let given = given_groups(plan)?;
     let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
     let bwrap = bwrap.answer()?;
-    let settled = resources::settle(&plan.profile, prepared.missing())?;
+    let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
         tell(Progress::Note(note));
     }
