@@ -35,7 +35,6 @@ const FOREIGN: [&str; 14] = [
     "aws_lc_rs::",
     "EVP_",
     "X509_",
-
     "hickory_",
     "tokio::",
     "rcgen::",

@@ -106,11 +106,18 @@ pub(super) fn start(
     launch: &Launch,
     boot: SessionBoot,
     (socket, given): (OwnedFd, Vec<OwnedFd>),
+    reserved: u32,
 ) -> Result<Running, SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
-    let Yield::Fd(namespace) = Operation::MakeNamespace(peer).perform(others)? else {
+    let Yield::Fd(namespace) = Operation::MakeNamespace {
+        caller: peer,
+        reserved,
+    }
+    .perform(others)?
+    else {
         return Err(SupplyError::Unexpected);
     };
+    let held = namespace.try_clone()?;
     let (ours, theirs) = Channel::pair()?;
     let record = Record {
         session: boot.session,
@@ -119,6 +126,7 @@ pub(super) fn start(
         name: launch.name.clone(),
         profile: launch.profile.clone(),
         since: Timestamp::now(),
+        reserved,
         limits: boot.limits.clone(),
         durability: None,
     };
@@ -137,7 +145,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(record, process, ours))
+    Ok(Running::new(record, process, held, ours))
 }
 
 /// Lets one frame with an environment fit into the socket.

@@ -23,6 +23,8 @@ pub enum Part {
     Process,
     /// The service channel.
     Service,
+    /// Its user namespace.
+    Namespace,
     /// What the session's gates leave one another.
     Memory,
     /// The gate.
@@ -36,10 +38,11 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Record,
         Self::Process,
         Self::Service,
+        Self::Namespace,
         Self::Memory,
         Self::Gate,
         Self::GateSupply,
@@ -52,6 +55,7 @@ impl Part {
             Self::Record => "record",
             Self::Process => "process",
             Self::Service => "service",
+            Self::Namespace => "namespace",
             Self::Memory => "memory",
             Self::Gate => "gate",
             Self::GateSupply => "gate-supply",

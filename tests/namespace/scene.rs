@@ -87,8 +87,7 @@ impl Scene {
             .current_dir(self.install.work())
             .env_clear()
             .envs(
-                like
-                    .get_envs()
+                like.get_envs()
                     .filter_map(|(name, value)| Some((name, value?))),
             )
             .stdin(Stdio::null());

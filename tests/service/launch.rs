@@ -87,7 +87,7 @@ fn each_process_is_somebody_else_and_root_runs_the_daemon_alone() {
         .lines()
         .map(|line| line.split_ascii_whitespace().collect())
         .collect();
-    assert_eq!(map, [["0", "4103", "1"], ["4001", "4001", "1"]]);
+    assert_eq!(map, [["0", "1879048192", "1"], ["4001", "4001", "1"]]);
     // One thread, and nothing of a jail's.
     assert_eq!(status(&host.daemon().to_string(), "Threads:"), "1");
 }

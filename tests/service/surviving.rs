@@ -80,12 +80,18 @@ fn the_next_daemon_knows_the_sessions_of_the_one_before() {
         host.kill_daemon();
         host.restart_daemon();
         let listed = host.run(OPERATOR, &["ps", "--all"]).stdout;
-        assert!(listed.contains("ada/on") && !listed.contains(&ended), "{round} {listed}");
+        assert!(
+            listed.contains("ada/on") && !listed.contains(&ended),
+            "{round} {listed}"
+        );
         // What died while there was no daemon is replaced by the next, too.
         kill(&host, "portcullis-gate");
         let restarts = || {
             let records = host.records(ADA, &id);
-            records.iter().filter(|record| record["event"] == "gate.restarted").count()
+            records
+                .iter()
+                .filter(|record| record["event"] == "gate.restarted")
+                .count()
         };
         host.until("the gate is replaced", || restarts() >= round);
     }

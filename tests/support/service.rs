@@ -47,13 +47,11 @@ pub(crate) const USERS: [User; 4] = [ADA, BOB, OPERATOR, AUDITOR];
 const PASSWD: &str = "\
 portcullis-gate:x:4101:4101::/nonexistent:/usr/sbin/nologin
 portcullis-audit:x:4102:4102::/nonexistent:/usr/sbin/nologin
-portcullis-jail:x:4103:4103::/nonexistent:/usr/sbin/nologin
 ";
 
 const GROUP: &str = "\
 portcullis-gate:x:4101:
 portcullis-audit:x:4102:
-portcullis-jail:x:4103:
 portcullis-operators:x:4060:olga
 portcullis-auditors:x:4061:otto
 staff2:x:4050:ada
@@ -240,10 +238,13 @@ impl Service {
             .env("LISTEN_FDS", kept.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"))
             .stdin(Stdio::null());
-        let mappings = kept.into_iter().zip(3..).map(|((_, fd), child_fd)| FdMapping {
-            parent_fd: fd,
-            child_fd,
-        });
+        let mappings = kept
+            .into_iter()
+            .zip(3..)
+            .map(|((_, fd), child_fd)| FdMapping {
+                parent_fd: fd,
+                child_fd,
+            });
         command.fd_mappings(mappings.collect()).unwrap();
         self.daemon = command.spawn().unwrap();
         self.until("the next daemon is ready", || self.store.ready() > ready);
