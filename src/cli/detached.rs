@@ -109,7 +109,7 @@ pub(super) fn session() -> Outcome {
     }
     let mut listener = Some(channel);
     let outcome = session::run(&request, Backing::default(), &mut |progress| {
-        tell(&mut listener, progress)
+        tell(&mut listener, progress);
     });
     match (outcome, listener) {
         (Ok(report), _) => Ok(report.exit),

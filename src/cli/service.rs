@@ -227,9 +227,8 @@ struct Starter {
 impl Starter {
     fn until_the_end(mut self) -> Outcome {
         loop {
-            let message = match self.next()? {
-                Some(message) => message,
-                None => continue,
+            let Some(message) = self.next()? else {
+                continue;
             };
             match message {
                 Launched::Said(_) if self.quiet => {}
@@ -238,7 +237,7 @@ impl Starter {
                     print::line(session).ok();
                     return Ok(Exit::Success);
                 }
-                Launched::Started(session) if self.own_terminal => self.attach(session)?,
+                Launched::Started(session) if self.own_terminal => attach_to(session)?,
                 Launched::Started(_) => {}
                 Launched::Failed { code, message } => {
                     return Err(Failure::new(Exit::Command(code), print::escape(&message)));
@@ -246,16 +245,6 @@ impl Starter {
                 Launched::Ended(code) => return Ok(Exit::Command(code)),
             }
         }
-    }
-
-    /// Puts the person in front of the session's terminal until the command ends. The session says the rest.
-    fn attach(&self, session: SessionId) -> Result<(), Failure> {
-        let caller = caller::Caller::current();
-        let channel = running::all(&caller)
-            .into_iter()
-            .find(|one| one.id == session)
-            .map_or_else(|| connect(session), |one| Ok(one.channel))?;
-        attach::in_front(channel)
     }
 
     /// The next message; `None`: a signal was passed on instead.
@@ -288,6 +277,16 @@ impl Starter {
             }
         }
     }
+}
+
+/// Puts the person in front of the session's terminal until the command ends. The session says the rest.
+fn attach_to(session: SessionId) -> Result<(), Failure> {
+    let caller = caller::Caller::current();
+    let channel = running::all(&caller)
+        .into_iter()
+        .find(|one| one.id == session)
+        .map_or_else(|| connect(session), |one| Ok(one.channel))?;
+    attach::in_front(channel)
 }
 
 fn gone(error: &WireError) -> Failure {

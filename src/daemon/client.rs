@@ -14,13 +14,13 @@ use crate::wire::{Channel, Inbox, WireError};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connections at once, and of one user. The next is closed unheard.
-pub const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 /// See [`MOST`].
-pub const MOST_OF_ONE: usize = 64;
+pub(super) const MOST_OF_ONE: usize = 64;
 
 /// Somebody who has connected.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     /// Who the kernel says it is.
     pub peer: Peer,
     channel: Channel,
@@ -33,7 +33,7 @@ pub struct Client {
 impl Client {
     /// Takes a connection in. `None`: it is not known who it is, or it comes out of a network namespace of
     /// its own, as everything in a jail would.
-    pub fn new(stream: UnixStream) -> Option<Self> {
+    pub(super) fn new(stream: UnixStream) -> Option<Self> {
         let peer = peer::of(&stream).ok()?;
         shares_our_network(&peer).then(|| Self {
             peer,
@@ -45,7 +45,7 @@ impl Client {
     }
 
     /// Its request, once all of it is there.
-    pub fn request(&mut self) -> Result<Option<Received<ControlRequest>>, WireError> {
+    pub(super) fn request(&mut self) -> Result<Option<Received<ControlRequest>>, WireError> {
         let request = self.inbox.next_with(&self.channel, &mut self.came)?;
         if request.is_some() && !self.inbox.is_empty() {
             // The rest would be lost, or taken for somebody else's.
@@ -56,18 +56,13 @@ impl Client {
     }
 
     /// Answers. A peer that does not read goes without.
-    pub fn answer(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) {
+    pub(super) fn answer(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) {
         self.channel.send_now(reply, fds).ok();
     }
 
     /// Answers no.
-    pub fn refuse(&self, kind: Refusal, message: String) {
+    pub(super) fn refuse(&self, kind: Refusal, message: String) {
         self.answer(&ControlReply::Refused { kind, message }, &[]);
-    }
-
-    /// Lets go of it: somebody else speaks with it from now on.
-    pub fn into_socket(self) -> OwnedFd {
-        self.channel.into()
     }
 }
 

@@ -295,13 +295,13 @@ fn ours(path: &str) -> io::Result<OwnedFd> {
 /// A folder in one of ours, named by a user's number: made where it is missing, theirs if it is there.
 fn of_user(parent: &OwnedFd, uid: u32, owner: (u32, u32), mode: u32) -> io::Result<OwnedFd> {
     let name = uid.to_string();
-    let made = match mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o700)) {
+    let is_new = match mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o700)) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno.into()),
     };
     let folder = openat(parent, name.as_str(), FOLDER, Mode::empty())?;
-    if made {
+    if is_new {
         fchown(
             &folder,
             Some(Uid::from_raw(owner.0)),

@@ -62,7 +62,7 @@ impl Process {
 
 /// The processes in a user namespace. Each is one of them still when its descriptor is open: the namespace is
 /// asked for again then.
-pub fn within(namespace: BorrowedFd<'_>) -> io::Result<Vec<Process>> {
+pub(super) fn within(namespace: BorrowedFd<'_>) -> io::Result<Vec<Process>> {
     let wanted = rustix::fs::fstat(namespace)?;
     let is_within = |pid: Pid| {
         let found = rustix::fs::stat(format!("/proc/{}/ns/user", pid.as_raw_nonzero()));

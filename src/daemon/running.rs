@@ -35,7 +35,7 @@ const MAX_RECORD: u64 = 64 << 10;
 /// What the daemon knows of a session, also after a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub(super) struct Record {
     /// The session.
     pub session: SessionId,
     /// Whose it is.
@@ -58,7 +58,7 @@ pub struct Record {
 
 /// Gate or audit writer of a session.
 #[derive(Debug)]
-pub struct Companion {
+pub(super) struct Companion {
     /// The process.
     pub process: Process,
     /// Its supply channel.
@@ -75,7 +75,7 @@ struct Service {
 
 /// A session.
 #[derive(Debug)]
-pub struct Running {
+pub(super) struct Running {
     /// What is known of it.
     pub record: Record,
     process: Process,
@@ -95,7 +95,12 @@ pub struct Running {
 
 impl Running {
     /// A session whose process was just started.
-    pub fn new(record: Record, process: Process, namespace: OwnedFd, service: Channel) -> Self {
+    pub(super) fn new(
+        record: Record,
+        process: Process,
+        namespace: OwnedFd,
+        service: Channel,
+    ) -> Self {
         let running = Self {
             namespace,
             service: Some(Service::new(service)),
@@ -117,7 +122,7 @@ impl Running {
     }
 
     /// A session of the daemon before us, from what was kept of it. `None`: too little was.
-    pub fn adopted(session: SessionId, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
+    pub(super) fn adopted(session: SessionId, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
         let mut record = None;
         let mut process = None;
         let mut service = None;
@@ -157,12 +162,12 @@ impl Running {
     }
 
     /// Its identifier.
-    pub fn id(&self) -> SessionId {
+    pub(super) fn id(&self) -> SessionId {
         self.record.session
     }
 
     /// For a list.
-    pub fn listed(&self) -> Listed {
+    pub(super) fn listed(&self) -> Listed {
         let record = self.record.clone();
         Listed {
             session: record.session,
@@ -175,17 +180,17 @@ impl Running {
     }
 
     /// Whether its own process still runs.
-    pub fn lives(&self) -> bool {
+    pub(super) fn lives(&self) -> bool {
         self.ended.is_none()
     }
 
     /// The service channel, unless the session has closed it.
-    pub fn channel(&self) -> Option<&Channel> {
+    pub(super) fn channel(&self) -> Option<&Channel> {
         self.service.as_ref().map(|service| &service.channel)
     }
 
     /// The memory of its gates, made for the first.
-    pub fn memory(&mut self) -> io::Result<OwnedFd> {
+    pub(super) fn memory(&mut self) -> io::Result<OwnedFd> {
         if let Some(memory) = &self.memory {
             return memory.try_clone();
         }
@@ -195,7 +200,7 @@ impl Running {
     }
 
     /// What may become readable.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let service = self.service.as_ref().map(|service| service.channel.as_fd());
         let process = self.lives().then(|| self.process.as_fd());
         let companions = [&self.gate, &self.writer].into_iter().flatten();
@@ -206,24 +211,24 @@ impl Running {
     }
 
     /// When [`Running::over`] may answer otherwise although nothing became readable.
-    pub fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self) -> Option<Instant> {
         self.ended.map(|_| Instant::now() + AGAIN)
     }
 
     /// Its user namespace.
-    pub fn namespace(&self) -> BorrowedFd<'_> {
+    pub(super) fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
 
     /// Whether it has had its time to end.
-    pub fn is_overdue(&self) -> bool {
+    pub(super) fn is_overdue(&self) -> bool {
         self.ended
             .is_some_and(|ended| ended.elapsed() >= LAST_RECORDS)
     }
 
     /// The next thing that it asks for. One that does not keep to the protocol, or asks too often, is not
     /// listened to any more.
-    pub fn asks(&mut self) -> Option<Ask> {
+    pub(super) fn asks(&mut self) -> Option<Ask> {
         let service = self.service.as_mut()?;
         match service
             .inbox
@@ -247,14 +252,14 @@ impl Running {
     }
 
     /// Says nothing to it any more. It goes on with what it has.
-    pub fn hang_up(&mut self) {
+    pub(super) fn hang_up(&mut self) {
         if self.service.take().is_some() {
             store::forget(self.id(), Part::Service);
         }
     }
 
     /// Has a new gate, in the place of the one before.
-    pub fn take_gate(&mut self, gate: Companion) {
+    pub(super) fn take_gate(&mut self, gate: Companion) {
         store::forget(self.id(), Part::Gate);
         store::forget(self.id(), Part::GateSupply);
         store::keep(self.id(), Part::Gate, gate.process.as_fd());
@@ -263,7 +268,7 @@ impl Running {
     }
 
     /// Has a new audit writer, in the place of the one before.
-    pub fn take_writer(&mut self, writer: Companion, durability: Durability) {
+    pub(super) fn take_writer(&mut self, writer: Companion, durability: Durability) {
         store::forget(self.id(), Part::Writer);
         store::forget(self.id(), Part::WriterSupply);
         store::keep(self.id(), Part::Writer, writer.process.as_fd());
@@ -283,7 +288,7 @@ impl Running {
     }
 
     /// Sees which of its processes have ended. True: all have, or the rest was killed, and it can be forgotten.
-    pub fn over(&mut self) -> bool {
+    pub(super) fn over(&mut self) -> bool {
         let gone = |companion: &Option<Companion>| {
             companion
                 .as_ref()

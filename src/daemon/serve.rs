@@ -139,7 +139,7 @@ impl Service {
         let now = Instant::now();
         for mut client in std::mem::take(&mut self.clients) {
             match client.request() {
-                Ok(Some(request)) => self.request(client, request.message, request.fds),
+                Ok(Some(request)) => self.request(&client, request.message, request.fds),
                 Ok(None) if client.until > now => self.clients.push(client),
                 // Gone, too slow, or talking nonsense.
                 Ok(None) | Err(_) => {}
@@ -147,7 +147,7 @@ impl Service {
         }
     }
 
-    fn request(&mut self, client: Client, request: ControlRequest, fds: Vec<OwnedFd>) {
+    fn request(&mut self, client: &Client, request: ControlRequest, fds: Vec<OwnedFd>) {
         let accounts = match Accounts::read() {
             Ok(accounts) => accounts,
             Err(error) => {
@@ -200,7 +200,7 @@ impl Service {
         }
     }
 
-    fn launch(&mut self, client: Client, launch: &Launch, fds: Vec<OwnedFd>, accounts: &Accounts) {
+    fn launch(&mut self, client: &Client, launch: &Launch, fds: Vec<OwnedFd>, accounts: &Accounts) {
         // The folder, and the standard streams unless it is to have a terminal of its own.
         if !matches!(fds.len(), 1 | 4) {
             let why = format!("{} descriptors came; are both of one version?", fds.len());

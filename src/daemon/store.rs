@@ -16,7 +16,7 @@ const CONTROL: &str = "control";
 
 /// What of a session is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub(super) enum Part {
     /// What the daemon knows of it.
     Record,
     /// Its own process.
@@ -77,7 +77,7 @@ impl Part {
 
 /// What was passed at the start.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(super) struct Inherited {
     /// The listening socket.
     pub control: Option<OwnedFd>,
     /// Parts of sessions that were running when the daemon before us ended.
@@ -85,7 +85,7 @@ pub struct Inherited {
 }
 
 /// Takes what was passed. To be called once, first thing.
-pub fn inherited() -> io::Result<Inherited> {
+pub(super) fn inherited() -> io::Result<Inherited> {
     let mut inherited = Inherited::default();
     for (number, name) in sd_notify::listen_fds_with_names()? {
         let fd = fd::inherit(number)?;
@@ -99,33 +99,33 @@ pub fn inherited() -> io::Result<Inherited> {
 }
 
 /// Has one descriptor kept. Not being able to costs the session its place after a restart, no more.
-pub fn keep(session: SessionId, part: Part, fd: BorrowedFd<'_>) {
+pub(super) fn keep(session: SessionId, part: Part, fd: BorrowedFd<'_>) {
     let name = part.name(session);
     let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
     sd_notify::notify_with_fds(&state, &[fd]).ok();
 }
 
 /// Has it kept no longer.
-pub fn forget(session: SessionId, part: Part) {
+pub(super) fn forget(session: SessionId, part: Part) {
     let name = part.name(session);
     sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]).ok();
 }
 
 /// Has nothing of a session kept any longer.
-pub fn forget_all(session: SessionId) {
+pub(super) fn forget_all(session: SessionId) {
     for part in Part::ALL {
         forget(session, part);
     }
 }
 
 /// Tells systemd that requests are taken, and how many sessions there are.
-pub fn ready(sessions: usize) {
+pub(super) fn ready(sessions: usize) {
     let status = format!("{sessions} sessions");
     sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]).ok();
 }
 
 /// Tells systemd that we are alive, and how many sessions there are.
-pub fn alive(sessions: usize) {
+pub(super) fn alive(sessions: usize) {
     let status = format!("{sessions} sessions");
     sd_notify::notify(&[NotifyState::Watchdog, NotifyState::Status(&status)]).ok();
 }

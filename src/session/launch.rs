@@ -77,7 +77,7 @@ pub fn run(
         jail::cgroup::make_room(&plan.profile.limits);
     }
     let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| {
-        tell(Progress::Note(note))
+        tell(Progress::Note(note));
     })?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));

@@ -1,6 +1,7 @@
 //! A host with the service: a mount namespace with its own `/etc`, `/run` and `/var/log`, and a `portcullisd` in
 //! it that was started by hand.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -116,13 +117,9 @@ impl Service {
         let mut group = fs::read_to_string("/etc/group").unwrap() + GROUP;
         for user in USERS {
             let home = path("home").join(user.name);
-            passwd += &format!(
-                "{0}:x:{1}:{1}::{2}:/bin/sh\n",
-                user.name,
-                user.uid,
-                home.display()
-            );
-            group += &format!("{}:x:{}:\n", user.name, user.uid);
+            let (name, uid) = (user.name, user.uid);
+            writeln!(passwd, "{name}:x:{uid}:{uid}::{}:/bin/sh", home.display()).unwrap();
+            writeln!(group, "{name}:x:{uid}:").unwrap();
             fs::create_dir_all(home.join("work")).unwrap();
             fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
             for folder in [home.join("work"), home] {
@@ -269,6 +266,7 @@ impl Service {
     }
 
     /// Waits until this holds.
+    #[expect(clippy::unused_self, reason = "reads as a wait for the host")]
     pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
         let until = Instant::now() + Duration::from_secs(40);
         while !holds() {
