@@ -11,6 +11,7 @@ use std::process::{Child, ExitStatus};
 use super::bwrap::{self, Bwrap};
 use super::cgroup::{Groups, Meter, Missing, Places};
 use super::error::JailError;
+use super::footing::Footing;
 use super::identity::UserNames;
 use super::layout::lay_out;
 use super::placeholder::Sweeper;
@@ -20,11 +21,13 @@ use crate::audit::event::ShownSocket;
 use crate::policy::{FilesystemPolicy, ResourceLimits, UnixSocket};
 use crate::sys::fd::sealed;
 use crate::sys::process::{Spawn, kill_with_children};
-use crate::wire::init::InitPlan;
+use crate::wire::init::{InitPlan, Takeover};
 
 /// What the session wants.
 #[derive(Debug)]
 pub struct JailRequest<'a> {
+    /// In whose user namespace.
+    pub footing: Footing,
     /// What of the host shows.
     pub policy: &'a FilesystemPolicy,
     /// The project: absolute, free of symbolic links.
@@ -59,6 +62,7 @@ pub struct JailRequest<'a> {
 #[must_use = "placeholders on the host stand for nothing"]
 pub struct Prepared {
     spec: JailSpec,
+    uid: u32,
     sockets: Vec<ShownSocket>,
     socket_paths: Vec<PathBuf>,
     sources: Vec<OwnedFd>,
@@ -101,7 +105,9 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     let (groups, missing) = groups(request, places, sweeper.as_ref())?;
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
+        uid: request.user.uid,
         spec: JailSpec {
+            footing: request.footing,
             hostname: request.hostname.clone(),
             workspace: request.workspace.to_owned(),
             mounts: layout.mounts,
@@ -165,6 +171,11 @@ impl Prepared {
         self.spec.landlock_paths()
     }
 
+    /// What init does first, for the [`InitPlan`].
+    pub fn takeover(&self) -> Option<Takeover> {
+        self.spec.footing.takeover(&self.spec, self.uid)
+    }
+
     /// Starts bubblewrap, and in it init, with this plan and the other end of `control`. Must be
     /// called from a thread that lives as long as the jail (prctl(2), PR_SET_PDEATHSIG: the parent is
     /// a thread).
@@ -195,6 +206,8 @@ impl Prepared {
             let joins = groups.joins().map_err(io::Error::from);
             spawn = spawn.join(joins.map_err(starting("bubblewrap"))?);
         }
+        // After it has joined its groups: these are the caller's.
+        let spawn = self.spec.footing.raise(spawn);
         let child = spawn.start().map_err(starting("bubblewrap"))?;
         Ok(Running {
             bwrap: BwrapProcess(child),

@@ -12,13 +12,12 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Interceptor, Running};
+use crate::jail::{self, Footing, Interceptor, Running};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
-use super::Progress;
 use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
@@ -30,6 +29,7 @@ use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
 use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
+use super::{Backing, Progress};
 
 /// How a session went.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub struct Report {
 
 /// Runs one session:
 ///
-/// 1. keep what we inherited from our children, and take signals as data;
+/// 1. keep what we inherited from our children, rights included, and take signals as data;
 /// 2. settle everything that has a name: profile, workspace, command, log folder ([`Plan::make`]), and
 ///    who is asked ([`Desk`]);
 /// 3. start the jail: bubblewrap mounts, init binds the listeners in it and confines itself, and then
@@ -64,12 +64,17 @@ pub struct Report {
 /// Whatever fails from step 4 on, step 8 still runs; a jail that is dropped is killed.
 pub fn run(
     request: &LaunchRequest,
+    backing: Backing,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Report, LaunchError> {
-    let mut signals = step_aside()?;
-    let mut plan = Plan::make(request, tell)?;
-    jail::cgroup::make_room(&plan.profile.limits);
-    let mut desk = Desk::open(request, &plan, &mut |note| tell(Progress::Note(note)))?;
+    let (mut signals, footing) = step_aside()?;
+    let mut plan = Plan::make(request, (footing, backing.service.clone()), tell)?;
+    if plan.service.is_none() {
+        jail::cgroup::make_room(&plan.profile.limits);
+    }
+    let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| {
+        tell(Progress::Note(note))
+    })?;
     let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     let live = live.and_then(|live| {
@@ -97,10 +102,12 @@ pub fn run(
 }
 
 /// Step 1. Descriptors that our caller left open stay ours: close_range(2) before anything is started.
-fn step_aside() -> Result<Signals, LaunchError> {
+fn step_aside() -> Result<(Signals, Footing), LaunchError> {
     let system = |what| move |source| LaunchError::System { what, source };
     crate::sys::fd::cloexec_from(3).map_err(system("mark descriptors close-on-exec"))?;
-    Signals::watch().map_err(system("watch signals"))
+    let footing = Footing::settle().map_err(system("look at the user namespace"))?;
+    let signals = Signals::watch().map_err(system("watch signals"))?;
+    Ok((signals, footing))
 }
 
 /// Steps 3 and 4, in the order that the policy asks for.
@@ -138,14 +145,14 @@ struct Companions {
 impl Companions {
     /// Step 4.
     fn start(plan: &Plan, desk: &Desk) -> Result<Self, LaunchError> {
-        let folder =
-            plan.log
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|source| LaunchError::System {
-                    what: "pass the log folder",
-                    source,
-                })?;
+        let no_folder = || io::Error::from(io::ErrorKind::NotFound);
+        let folder = plan.log.as_ref().ok_or_else(no_folder);
+        let folder = folder
+            .and_then(|log| log.as_fd().try_clone_to_owned())
+            .map_err(|source| LaunchError::System {
+                what: "pass the log folder",
+                source,
+            })?;
         let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
@@ -245,7 +252,8 @@ fn build(
     let outside = |path: &Path| is_outside(path, &plan.writable);
     let trusted = |program: &Path| program.parent().is_some_and(outside) && outside(program);
     let path = plan.caller.variable("PATH").unwrap_or_default();
-    let bwrap = jail::bwrap::find(path, trusted, &plan.command.bundled_bwrap)?;
+    let bundled = &plan.command.bundled_bwrap;
+    let bwrap = plan.footing.find_bwrap(path, trusted, bundled)?;
     let bwrap = known_bwrap::version(bwrap, &plan.caller.state_folder(), &plan.writable)?;
     let program = companions::installed("portcullis-init")?;
     let program = File::open(&program).map_err(|source| CompanionError::Start {
@@ -253,7 +261,7 @@ fn build(
         source,
     })?;
     let transparent = plan.profile.network.transparent;
-    let interceptor = transparent.then(|| Interceptor::start(&program));
+    let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
     let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing())?;
@@ -262,6 +270,7 @@ fn build(
     }
     let init_plan = plan.init_plan(
         &bwrap,
+        prepared.takeover(),
         prepared.landlock_paths(),
         prepared.socket_paths(),
         settled.rlimits,
@@ -332,11 +341,18 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program.and_then(|program| Inward::new(program, network, &confined.listeners));
+        let inward = program.and_then(|program| {
+            Inward::new(program, network, &confined.listeners, plan.footing)
+        });
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,
         })?);
+        let down = plan.footing.step_down();
+        down.map_err(|source| LaunchError::System {
+            what: "give up capabilities",
+            source,
+        })?;
         confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions.gate.serve(confined.listeners, signals)?;
         companions.since = Instant::now();

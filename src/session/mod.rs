@@ -12,7 +12,6 @@
 
 use crate::ids::SessionId;
 
-mod admin_file;
 pub mod approvals;
 pub mod caller;
 pub mod command;
@@ -32,8 +31,10 @@ pub mod plan;
 pub mod profiles;
 mod project_file;
 pub mod registries;
+pub mod requester;
 pub mod resources;
 pub mod running;
+pub mod service;
 pub mod signals;
 pub mod socket;
 pub mod terminal;
@@ -47,6 +48,15 @@ pub use error::LaunchError;
 pub use launch::{Report, run};
 pub use plan::LaunchRequest;
 pub use watch::Notice;
+
+/// What a session leans on that it did not make itself.
+#[derive(Debug, Default)]
+pub struct Backing {
+    /// The service that started it; `None`: it starts gate and audit writer itself.
+    pub service: Option<service::Shared>,
+    /// Whoever asked for it, where that is another process that waits for its end.
+    pub requester: Option<requester::Requester>,
+}
 
 /// What a person should hear before the command ends.
 #[derive(Debug, Clone)]

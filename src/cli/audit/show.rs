@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{FolderArg, finish, log_failure, naming, open_folder, phrase, verify};
+use super::logs::Logs;
+use super::{FolderArg, finish, log_failure, naming, phrase, verify};
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Lines, ReadError};
 use crate::audit::summary::{Destination, SessionSummary, Start};
@@ -35,7 +36,7 @@ pub struct ShowArgs {
 pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let (name, seq) = parse_id(&arguments.id)?;
     let path = arguments.folder.path()?;
-    let folder = open_folder(&path)?.ok_or_else(|| naming::unknown(&path, name))?;
+    let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
     let log = path.join(file_name(session));
     let file = folder
