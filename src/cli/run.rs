@@ -216,6 +216,17 @@ pub(super) fn lines(progress: Progress<'_>) -> Vec<(String, bool)> {
         Progress::Note(note) => (note.to_owned(), false),
         Progress::Notice(Notice::Said(line)) => (line, false),
         Progress::Notice(Notice::Problem(line)) => (line, true),
+        Progress::Notice(Notice::GateRestarted(outage)) => (
+            format!(
+                "the gate died and another one took its place after {} ms: connections that it held are gone",
+                outage.as_millis()
+            ),
+            true,
+        ),
+        Progress::Notice(Notice::AuditRestarted) => (
+            "the audit writer died and another one goes on with the log".to_owned(),
+            true,
+        ),
         Progress::Notice(Notice::GateLost) => (
             "the gate died: this session has no network any more".to_owned(),
             true,

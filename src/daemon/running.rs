@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
@@ -179,7 +178,7 @@ impl Running {
         if let Some(memory) = &self.memory {
             return memory.try_clone();
         }
-        let memory = memfd_create("gate", MemfdFlags::CLOEXEC)?;
+        let memory = OwnedFd::from(fd::unnamed("portcullis-gates")?);
         store::keep(self.id(), Part::Memory, memory.as_fd());
         self.memory.insert(memory).try_clone()
     }

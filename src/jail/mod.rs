@@ -47,4 +47,4 @@ pub use identity::{UserNames, name_service};
 pub use intercept::Interceptor;
 pub use source::links_on_the_way;
 pub use spec::JailSpec;
-pub use start::{JailRequest, Prepared, Running, prepare};
+pub use start::{GivenGroups, JailRequest, Prepared, Running, prepare, prepare_in};

@@ -86,10 +86,24 @@ pub struct Running {
 #[derive(Debug)]
 struct BwrapProcess(Child);
 
-/// Opens everything, makes the placeholders and lists the mounts.
+/// Control groups that somebody else has made, if there are any, and the limits that none of them holds.
+pub type GivenGroups = (Option<Groups>, Vec<Missing>);
+
+/// Opens everything, makes the placeholders and control groups and lists the mounts.
 pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
+    prepare_in(request, None)
+}
+
+/// The same in control groups that somebody else has made, where that is so.
+pub fn prepare_in(
+    request: &JailRequest<'_>,
+    given: Option<GivenGroups>,
+) -> Result<Prepared, JailError> {
     // Before the layout, because the sweeper takes as long to be there as the layout takes.
-    let places = Places::find(request.limits);
+    let places = match given {
+        Some(_) => Places::default(),
+        None => Places::find(request.limits),
+    };
     let mut sweeper = if protect::needs_placeholder(request) || places.folders().count() > 0 {
         Some(Sweeper::start(request.init)?)
     } else {
@@ -102,7 +116,10 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     mask::apply(&mut layout, request)?;
     unix_socket::hide_others(&mut layout, request)?;
     layout.add_parents();
-    let (groups, missing) = groups(request, places, sweeper.as_ref())?;
+    let (groups, missing) = match given {
+        Some(given) => given,
+        None => groups(request, places, sweeper.as_ref())?,
+    };
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
         uid: request.user.uid,

@@ -1,9 +1,11 @@
 //! A launch, as one numbered list (`ARCHITECTURE.md` walks it): [`run`].
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -12,13 +14,14 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Footing, Interceptor, Running};
+use crate::jail::{self, Footing, GivenGroups, Interceptor, Running};
+use crate::sys::harden;
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
-use super::companions::{self, AuditWriter, CompanionError, Gate, reap, receive, receive_from};
+use super::companions::{self, AuditWriter, CompanionError, Gate, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
 use super::jail_trust::JailTrust;
@@ -27,6 +30,7 @@ use super::limits::Limits;
 use super::plan::{LaunchRequest, Plan};
 use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
+use super::starter::Starter;
 use super::trust::is_outside;
 use super::watch::{self, Notice, Watch};
 use super::{Backing, Progress};
@@ -92,7 +96,8 @@ pub fn run(
             }
         }
     }
-    // From here on the gate alone has the credentials' values.
+    // From here on the gate alone has the credentials' values, and leaves them to the one that takes its
+    // place should it die: another start of a gate needs none from here.
     plan.credentials.forget();
     let outcome =
         live.and_then(|live| live.watch(&plan, &mut companions, &mut desk, &mut signals, tell));
@@ -135,6 +140,7 @@ fn start(
 
 /// The processes beside the jail, and when they were started.
 struct Companions {
+    starter: Rc<RefCell<Starter>>,
     audit: AuditWriter,
     gate: Gate,
     /// Whether the log is open: only then does it want a last record.
@@ -145,21 +151,36 @@ struct Companions {
 impl Companions {
     /// Step 4.
     fn start(plan: &Plan, desk: &Desk) -> Result<Self, LaunchError> {
-        let no_folder = || io::Error::from(io::ErrorKind::NotFound);
-        let folder = plan.log.as_ref().ok_or_else(no_folder);
-        let folder = folder
-            .and_then(|log| log.as_fd().try_clone_to_owned())
-            .map_err(|source| LaunchError::System {
-                what: "pass the log folder",
+        if plan.profile.network.inspects() {
+            // What a gate leaves to the next lies behind a descriptor of ours, and the CA's key is in it.
+            harden::unreadable().map_err(|source| LaunchError::System {
+                what: "make this process unreadable",
                 source,
             })?;
-        let (audit, gate_audit) = AuditWriter::start(&plan.audit_boot(), folder)?;
+        }
+        let (starter, started) = match (&plan.service, &plan.log) {
+            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.durability)?,
+            (None, log) => {
+                let no_folder = || io::Error::from(io::ErrorKind::NotFound);
+                let folder = log.as_ref().ok_or_else(no_folder);
+                let folder = folder
+                    .and_then(|log| log.as_fd().try_clone_to_owned())
+                    .map_err(|source| LaunchError::System {
+                        what: "pass the log folder",
+                        source,
+                    })?;
+                Starter::children(plan.audit_boot(), folder)?
+            }
+        };
+        let starter = Rc::new(RefCell::new(starter));
+        let audit = AuditWriter::new(Rc::clone(&starter), started.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
-        let gate = Gate::start(&boot, gate_audit)?;
+        let gate = Gate::start(Rc::clone(&starter), started.gate, boot)?;
         Ok(Self {
+            starter,
             audit,
             gate,
             recording: false,
@@ -188,14 +209,13 @@ impl Companions {
         if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        let closing = [self.gate.close(), self.audit.close()];
+        self.gate.close();
+        self.audit.close();
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
         };
-        for mut companion in closing {
-            reap(&mut companion).map_err(system)?;
-        }
+        self.starter.borrow_mut().end().map_err(system)?;
         let ended = outcome?;
         ended.running.finish().map_err(system)?;
         Ok(Report {
@@ -262,7 +282,8 @@ fn build(
     })?;
     let transparent = plan.profile.network.transparent;
     let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
-    let prepared = jail::prepare(&plan.jail_request(&program, trust))?;
+    let given = given_groups(plan)?;
+    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing())?;
     if let Some(note) = &settled.note {
@@ -297,6 +318,19 @@ fn build(
         sockets,
         shortfalls: settled.shortfalls,
     })
+}
+
+/// The control groups that the service makes: with root's rights, so that nobody else can take the limits off.
+fn given_groups(plan: &Plan) -> Result<Option<GivenGroups>, LaunchError> {
+    let Some(service) = &plan.service else {
+        return Ok(None);
+    };
+    if jail::cgroup::is_wanted(&plan.profile.limits) {
+        let groups = service.borrow_mut().groups(&plan.profile.limits)?;
+        Ok(Some(groups))
+    } else {
+        Ok(Some((None, Vec::new())))
+    }
 }
 
 /// What init has done when it waits for the word to execute the command.
@@ -470,7 +504,7 @@ impl Live {
             signals,
             jail: self.running.child(),
             command: &self.command,
-            gate: Some(&companions.gate),
+            gate: Some(&mut companions.gate),
             audit: Some(&mut companions.audit),
             desk: &mut *desk,
             limits: &mut limits,

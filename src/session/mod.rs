@@ -1,7 +1,7 @@
 //! A session: one confined run, from its command line to its last record.
 //!
 //! Owns: who calls ([`caller`]), what is settled first ([`plan`]), the companions it starts
-//! ([`companions`]), the launch and the end ([`launch`]), the wait between
+//! ([`companions`], by its [`starter`]), the launch and the end ([`launch`]), the wait between
 //! ([`watch`]) and what is done meanwhile ([`desk`]: [`approvals`], a [`live`] profile, the [`socket`],
 //! a [`terminal`] of its own if it is detached). Trusts: the caller, whose rights it has and never exceeds; of the
 //! jail nothing but that it can end. Never: reads or judges traffic (the gate does), writes the log
@@ -33,10 +33,12 @@ mod project_file;
 pub mod registries;
 pub mod requester;
 pub mod resources;
+pub mod restarts;
 pub mod running;
 pub mod service;
 pub mod signals;
 pub mod socket;
+pub mod starter;
 pub mod terminal;
 pub mod trust;
 pub mod trust_store;

@@ -203,6 +203,22 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
             "entered    {times} from outside, by portcullis forward"
         ));
     }
+    let times = |count| match count {
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    };
+    if summary.gate_restarts > 0 {
+        let often = times(summary.gate_restarts);
+        lines.push(format!(
+            "gate       restarted {often}: connections that it held have no end on record"
+        ));
+    }
+    if summary.log_resumed > 0 {
+        let often = times(summary.log_resumed);
+        lines.push(format!(
+            "log        resumed {often} by another writer: a record may stand there twice"
+        ));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }

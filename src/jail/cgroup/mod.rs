@@ -54,6 +54,11 @@ pub struct Groups {
     groups: Vec<Group>,
 }
 
+/// Whether any of the limits is one that a group holds.
+pub fn is_wanted(limits: &ResourceLimits) -> bool {
+    !wanted(limits).is_empty()
+}
+
 /// Which resources a group limits.
 fn wanted(limits: &ResourceLimits) -> Vec<Resource> {
     let all = Resource::ALL.into_iter();

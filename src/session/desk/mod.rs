@@ -227,6 +227,20 @@ impl Desk {
         }
     }
 
+    /// Another gate has taken the place of the one before: it is asked again for what that one had not
+    /// answered.
+    pub fn meet(&mut self, gate: &Gate) -> Result<(), CompanionError> {
+        self.approvals.withdraw_all();
+        self.tell_watchers();
+        for _ in &self.counting {
+            gate.command(&GateCommand::Counters)?;
+        }
+        for (_, profile) in &self.applying {
+            gate.command(&GateCommand::Policy(Box::new(profile.network.clone())))?;
+        }
+        Ok(())
+    }
+
     /// Does what there is to do: answers that have come, requests of peers, files that changed. Never
     /// waits for a person. An error means that the gate is lost.
     pub fn attend(
