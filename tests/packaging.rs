@@ -198,7 +198,7 @@ fn the_service_is_as_exposed_as_it_has_to_be_and_not_more() {
 
     let open = fs::read_to_string(&unit)
         .unwrap()
-        .replace("NoNewPrivileges=yes", "");
+        .replace("ProtectClock=yes", "");
     fs::write(&unit, open).unwrap();
     assert!(!security.output().unwrap().status.success());
 }
@@ -219,6 +219,7 @@ fn what_the_unit_says_of_an_open_setting_stands_in_it() {
         "IPAddressDeny",
         "LockPersonality",
         "MemoryDenyWriteExecute",
+        "NoNewPrivileges",
         "PrivateDevices",
         "PrivateMounts",
         "PrivateNetwork",

@@ -144,12 +144,7 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
         };
-        let judge = || {
-            (
-                is_roots(&at("bin/bwrap"), root),
-                is_roots(&at("link"), root),
-            )
-        };
+        let judge = || (is_roots(&at("bin/bwrap"), root), is_roots(&at("link"), root));
         let good = judge();
         assert_eq!(good.0, good.1);
         if root == 0 && folder.path().starts_with("/var") {
@@ -189,7 +184,12 @@ mod tests {
                 mount("/home/u/.codex", MountKind::Folder),
                 mount("/home/u/.codex/config.toml", MountKind::Copy { source }),
                 mount("/home/u/.codex/locked", MountKind::Data { source }),
-                mount("/home/u/link", MountKind::Symlink { target: "x".into() }),
+                mount(
+                    "/home/u/link",
+                    MountKind::Symlink {
+                        target: "x".into(),
+                    },
+                ),
                 mount("/home/u/work", bind),
                 mount("/home/u/work/.git", MountKind::Copy { source }),
                 mount("/home/u/work/mask", tmpfs.clone()),

@@ -159,9 +159,7 @@ impl Companions {
             })?;
         }
         let (starter, started) = match (&plan.service, &plan.log) {
-            (Some(service), _) => {
-                Starter::service(Rc::clone(service), plan.profile.audit.durability)?
-            }
+            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.durability)?,
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -377,8 +375,9 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program
-            .and_then(|program| Inward::new(program, network, &confined.listeners, plan.footing));
+        let inward = program.and_then(|program| {
+            Inward::new(program, network, &confined.listeners, plan.footing)
+        });
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,

@@ -121,10 +121,7 @@ pub fn make(map: &IdMap) -> io::Result<OwnedFd> {
 /// The child: makes the namespace, says how that went (0, or the errno), and waits until nobody needs it.
 fn stand(mut says: io::PipeWriter, mut waits: io::PipeReader) -> ! {
     let made = nix::sched::unshare(CloneFlags::CLONE_NEWUSER);
-    let answer = made.map_or_else(
-        |errno| u8::try_from(errno as i32).unwrap_or(u8::MAX),
-        |()| 0,
-    );
+    let answer = made.map_or_else(|errno| u8::try_from(errno as i32).unwrap_or(u8::MAX), |()| 0);
     if says.write(&[answer]).is_ok() {
         // Its end is the signal, whatever it says.
         waits.read(&mut [0]).ok();

@@ -62,14 +62,8 @@ fn forbid_namespaces() {
         let program = BpfProgram::try_from(filter.unwrap()).unwrap();
         load(&program);
     };
-    install(
-        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
-        libc::ENOSYS,
-    );
-    let rules = [
-        (libc::SYS_clone, newuser(0)),
-        (libc::SYS_unshare, newuser(0)),
-    ];
+    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS);
+    let rules = [(libc::SYS_clone, newuser(0)), (libc::SYS_unshare, newuser(0))];
     install(BTreeMap::from(rules), libc::EPERM);
 }
 
@@ -81,12 +75,7 @@ fn load(program: &BpfProgram) {
     };
     // SAFETY: the program lives until the call returns, and the kernel copies it.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
