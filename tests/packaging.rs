@@ -604,7 +604,7 @@ fn the_debian_package_is_whole_and_what_it_unpacks_works() {
         );
     }
     assert_eq!(files["usr/bin/portcullis"], "../lib/portcullis/portcullis");
-    for name in PROGRAMS.iter().chain(&["end-sessions"]) {
+    for name in PROGRAMS.iter().chain(&["hold-groups", "end-sessions"]) {
         assert!(
             files.contains_key(&format!("usr/lib/portcullis/{name}")),
             "{name}"
