@@ -212,7 +212,8 @@ fn processes_in_the_background_end_with_the_command() {
 #[test]
 fn a_dead_gate_is_told_and_the_next_one_refuses_what_it_would_have() {
     let install = Install::new(Who::User);
-    let script = "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
+    let script =
+        "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
     pipe(&install, "work/go");
     let mut session = start(&install, script);
     kill(companion(&install, "portcullis-gate"), Signal::SIGKILL).unwrap();

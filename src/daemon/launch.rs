@@ -91,6 +91,7 @@ pub(super) fn admit(
     Ok(SessionBoot {
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
+        umask: launch.umask,
         environment: launch.environment.clone(),
         request: launch.request.clone(),
         profiles: access.profiles.clone(),
@@ -107,11 +108,18 @@ pub(super) fn start(
     boot: SessionBoot,
     slot: Slot,
     (socket, given): (OwnedFd, Vec<OwnedFd>),
+    reserved: u32,
 ) -> Result<Running, SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
-    let Yield::Fd(namespace) = Operation::MakeNamespace(peer).perform(others)? else {
+    let Yield::Fd(namespace) = Operation::MakeNamespace {
+        caller: peer,
+        reserved,
+    }
+    .perform(others)?
+    else {
         return Err(SupplyError::Unexpected);
     };
+    let held = namespace.try_clone()?;
     let (ours, theirs) = Channel::pair()?;
     let record = Record {
         session: boot.session,
@@ -120,6 +128,7 @@ pub(super) fn start(
         name: launch.name.clone(),
         profile: launch.profile.clone(),
         since: Timestamp::now(),
+        reserved,
         limits: boot.limits.clone(),
         durability: None,
     };
@@ -138,7 +147,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(slot, record, process, ours))
+    Ok(Running::new(slot, record, process, held, ours))
 }
 
 /// Lets one frame with an environment fit into the socket.

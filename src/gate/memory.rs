@@ -290,7 +290,10 @@ mod tests {
         drop(memory);
         let (memory, found) = Memory::open(file.try_clone().unwrap()).unwrap();
         let names: Vec<_> = found.names.iter().map(ToString::to_string).collect();
-        assert_eq!((names.join(" ").as_str(), found.conns), ("a.test b.test", 7));
+        assert_eq!(
+            (names.join(" ").as_str(), found.conns),
+            ("a.test b.test", 7)
+        );
         let key = (None, BudgetKind::Requests);
         assert_eq!(found.used.get(&key), Some(&used(2)));
         memory.keep(&name("c.test"));

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use crate::audit::AuditEvent;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
+use crate::secret::Secret;
 use crate::sys::fd::inherit;
 use crate::sys::harden::harden;
-use crate::secret::Secret;
 use crate::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 

@@ -159,7 +159,9 @@ impl Companions {
             })?;
         }
         let (starter, started) = match (&plan.service, &plan.log) {
-            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.durability)?,
+            (Some(service), _) => {
+                Starter::service(Rc::clone(service), plan.profile.audit.durability)?
+            }
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -285,7 +287,7 @@ fn build(
     let given = given_groups(plan)?;
     let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
     let bwrap = bwrap.answer()?;
-    let settled = resources::settle(&plan.profile, prepared.missing())?;
+    let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
         tell(Progress::Note(note));
     }
@@ -375,9 +377,8 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program.and_then(|program| {
-            Inward::new(program, network, &confined.listeners, plan.footing)
-        });
+        let inward = program
+            .and_then(|program| Inward::new(program, network, &confined.listeners, plan.footing));
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,
