@@ -259,16 +259,29 @@ fn start_gate(others: &Others, running: &mut Running) -> Result<OwnedFd, SupplyE
     Ok(ours.into())
 }
 
-/// A lane between gate and audit writer.
+/// A lane between gate and audit writer. One of them that is dead by now is replaced later, and connected
+/// then.
 fn connect(running: &Running) -> Result<(), SupplyError> {
     let (Some(gate), Some(writer)) = (&running.gate, &running.writer) else {
         return Ok(());
     };
     let (gates, writers) = Channel::pair()?;
-    writer
-        .supply
-        .send_now(&WriterSupply::Gate, &[writers.as_fd()])?;
-    gate.supply.send_now(&GateSupply::Lane, &[gates.as_fd()])?;
+    let supplied = [
+        writer
+            .supply
+            .send_now(&WriterSupply::Gate, &[writers.as_fd()]),
+        gate.supply.send_now(&GateSupply::Lane, &[gates.as_fd()]),
+    ];
+    for outcome in supplied {
+        match outcome {
+            Err(WireError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) => {}
+            other => other?,
+        }
+    }
     Ok(())
 }
 

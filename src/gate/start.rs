@@ -117,9 +117,13 @@ fn run(control: &Channel) -> Result<(), StartError> {
     harden().map_err(ConfineError::Harden)?;
     let mut boot: GateBoot = control.recv()?;
     let first = supply::first(&supply).map_err(StartError::Supply)?;
-    let (memory, recalled) = Memory::open(first.memory)?;
+    let (memory, mut recalled) = Memory::open(first.memory)?;
     let terms = Terms::read(first.terms).map_err(StartError::Terms)?;
     boot.policy = terms.hold(&boot.policy).map_err(StartError::Terms)?;
+    if let Some(policy) = &mut recalled.policy {
+        // The gate before held it to the terms of its time.
+        **policy = terms.hold(policy).map_err(StartError::Terms)?;
+    }
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -158,7 +158,7 @@ impl Companions {
                 source,
             })?;
         }
-        let (starter, started) = match (&plan.service, &plan.log) {
+        let (starter, channels) = match (&plan.service, &plan.log) {
             (Some(service), _) => {
                 Starter::service(Rc::clone(service), plan.profile.audit.durability)?
             }
@@ -175,12 +175,12 @@ impl Companions {
             }
         };
         let starter = Rc::new(RefCell::new(starter));
-        let audit = AuditWriter::new(Rc::clone(&starter), started.audit);
+        let audit = AuditWriter::new(Rc::clone(&starter), channels.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
-        let gate = Gate::start(Rc::clone(&starter), started.gate, boot)?;
+        let gate = Gate::start(Rc::clone(&starter), channels.gate, boot)?;
         Ok(Self {
             starter,
             audit,
@@ -211,8 +211,8 @@ impl Companions {
         if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        self.gate.close();
-        self.audit.close();
+        // The ends of their channels end both.
+        drop((self.gate, self.audit));
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,

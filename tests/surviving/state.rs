@@ -13,20 +13,20 @@ fn a_budget_of_bytes_is_not_refilled() {
     let scene = Scene::new(Who::User, "", "[network.budgets]\nbytes_up = '100K'\n");
     let mut session = scene.session(&[]);
     let port = scene.allowed.port();
-    let mut post = |path: &str, bytes: u64| {
+    let mut upload = |path: &str, bytes: u64| {
         let act = json!(["http", ALLOWED, port, path, bytes]);
         let outcome = session.does(&act);
         scene.kill_gate();
         outcome
     };
-    assert_eq!(post("/one", 40_000), "200");
+    assert_eq!(upload("/one", 40_000), "200");
     assert_eq!(
-        post("/two", 40_000),
+        upload("/two", 40_000),
         "200",
         "a restart costs next to nothing"
     );
-    assert_ne!(post("/three", 40_000), "200");
-    assert_ne!(post("/four", 40_000), "200", "nor does another one help");
+    assert_ne!(upload("/three", 40_000), "200");
+    assert_ne!(upload("/four", 40_000), "200", "nor does another one help");
     session.end();
     let sent = scene.allowed.log.raw_bytes();
     assert!((80_000..=103_000).contains(&sent), "{sent} bytes");
@@ -206,7 +206,7 @@ fn an_inspecting_session_keeps_its_authority_and_its_credentials() {
             if round > 0 {
                 scene.kill_gate();
             }
-            let outcome = session.does(&get("/", "Authorization: Bearer $API_KEY\r\n"));
+            let outcome = session.does(&get("/body", "Authorization: Bearer $API_KEY\r\n"));
             assert_eq!(
                 outcome,
                 "200",
