@@ -14,6 +14,7 @@ mod escape;
 pub mod failure;
 pub mod forward;
 pub mod logs;
+pub mod man;
 pub mod mitm;
 pub mod policy;
 pub mod print;
@@ -82,6 +83,9 @@ enum Verb {
     Audit(audit::AuditCommand),
     /// Print a script that completes portcullis's words in your shell
     Completions(completions::CompletionsArguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArguments),
 }
 
 /// Entry of `portcullis`.
@@ -106,6 +110,7 @@ pub fn main() -> ExitCode {
         Verb::Counters(arguments) => counters::run(&arguments),
         Verb::Audit(command) => audit::run(command),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
+        Verb::Man(arguments) => man::run(&arguments),
     };
     outcome
         .unwrap_or_else(|failure| {

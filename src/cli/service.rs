@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Resource, getrlimit};
 
 use super::failure::{Failure, Outcome};
 use super::{attach, detached, print, run};
@@ -150,6 +151,7 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
         name: request.name.clone(),
         detached,
         umask: umask(),
+        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         environment: environment(),
         request: text,
     };

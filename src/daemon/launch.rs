@@ -12,6 +12,7 @@ use super::config::Config;
 use super::operation::{LOGS, Operation, OperationError, Others, Yield};
 use super::process::Process;
 use super::running::{Companion, Record, Running};
+use super::store::Slot;
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, Resource, ResourceLimits};
@@ -91,6 +92,7 @@ pub(super) fn admit(
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
         umask: launch.umask,
+        open_files: launch.open_files,
         environment: launch.environment.clone(),
         request: launch.request.clone(),
         profiles: access.profiles.clone(),
@@ -105,6 +107,7 @@ pub(super) fn start(
     peer: &Peer,
     launch: &Launch,
     boot: SessionBoot,
+    slot: Slot,
     (socket, given): (OwnedFd, Vec<OwnedFd>),
     reserved: u32,
 ) -> Result<Running, SupplyError> {
@@ -145,7 +148,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(record, process, held, ours))
+    Ok(Running::new(slot, record, process, held, ours))
 }
 
 /// Lets one frame with an environment fit into the socket.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::ids::SessionId;
 use crate::jail::cgroup::{Groups, Handed, Missing};
@@ -78,7 +79,7 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Waits for the daemon's first word. The caller's umask is ours from then on.
+    /// Waits for the daemon's first word. The caller's umask and limit of open files are ours from then on.
     pub fn receive(channel: Channel) -> Result<Self, ServiceError> {
         let Received { message, fds, .. } = channel.recv_with::<ToSession>()?;
         let ToSession::Boot(boot) = message else {
@@ -88,6 +89,7 @@ impl Boot {
             session,
             user,
             umask,
+            open_files,
             environment,
             request,
             profiles,
@@ -95,6 +97,12 @@ impl Boot {
             detached,
         } = *boot;
         rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+        let mut limit = getrlimit(Resource::Nofile);
+        // Never more than we may ourselves.
+        limit.current = limit
+            .maximum
+            .map_or(Some(open_files), |most| Some(open_files.min(most)));
+        setrlimit(Resource::Nofile, limit).map_err(|errno| WireError::Io(errno.into()))?;
         let mut fds = fds.into_iter();
         let (Some(requester), Some(folder)) = (fds.next(), fds.next()) else {
             return Err(ServiceError::Unexpected);

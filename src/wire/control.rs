@@ -54,6 +54,8 @@ pub struct Launch {
     pub detached: bool,
     /// The peer's file mode creation mask (umask(2)).
     pub umask: u32,
+    /// How many files the peer may have open (`RLIMIT_NOFILE`, the soft one).
+    pub open_files: u64,
     /// The peer's variables, as far as they are UTF-8. The daemon only hands them on.
     pub environment: Vec<(String, String)>,
     /// The session's launch request, as JSON text (`session::LaunchRequest`). The daemon only hands it on.

@@ -48,6 +48,8 @@ pub struct SessionBoot {
     pub user: String,
     /// The caller's file mode creation mask (umask(2)).
     pub umask: u32,
+    /// How many files the caller may have open (`RLIMIT_NOFILE`, the soft one).
+    pub open_files: u64,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
     /// `session::LaunchRequest`, as JSON text.

@@ -136,7 +136,7 @@ fn a_flood_of_descriptors_is_cut_off_and_none_of_them_stays() {
 #[test]
 fn a_launch_that_is_incomplete_is_refused_with_a_reason() {
     let host = Service::start("");
-    let launch = r#"{"launch":{"profile":"base","name":null,"detached":false,"umask":18,"environment":[],"request":"{}"}}"#;
+    let launch = r#"{"launch":{"profile":"base","name":null,"detached":false,"umask":18,"open_files":1024,"environment":[],"request":"{}"}}"#;
     let said = answer(&host, &frame(launch), &[]);
     // The tests run as root, whose sessions are its own; what is missing is seen first.
     assert!(said.contains("0 descriptors came"), "{said}");

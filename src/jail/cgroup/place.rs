@@ -17,6 +17,11 @@ use crate::policy::Resource;
 /// gives controllers to children has no processes of its own (cgroups(7), "no internal processes").
 const LEAF: &str = "portcullis";
 
+/// The unit beside that of `portcullisd` whose group is there for the groups of sessions
+/// (`systemd/portcullis-sessions.service`). Below the daemon's own no controller could be given away: the daemon is in
+/// it, and systemd puts the next one there.
+const FOR_SESSIONS: &str = "portcullis-sessions.service";
+
 /// A folder in which a group is to be made.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -119,6 +124,8 @@ fn candidates(hierarchies: &[Hierarchy], root: bool) -> Vec<(Version, PathBuf)> 
         for hierarchy in hierarchies.iter().filter(|h| h.version == version) {
             if version == Version::V2 {
                 folders.extend(above_the_leaf(hierarchy).map(|above| (version, above)));
+                let unit = for_sessions(hierarchy).filter(|unit| root && unit.is_dir());
+                folders.extend(unit.map(|unit| (version, unit)));
             }
             folders.push((version, hierarchy.own.clone()));
             if root && hierarchy.mount != hierarchy.own {
@@ -127,6 +134,13 @@ fn candidates(hierarchies: &[Hierarchy], root: bool) -> Vec<(Version, PathBuf)> 
         }
     }
     folders
+}
+
+/// The group beside our own that is there for the groups of sessions, if there is one.
+pub(super) fn for_sessions(hierarchy: &Hierarchy) -> Option<PathBuf> {
+    let below = hierarchy.own != hierarchy.mount && hierarchy.version == Version::V2;
+    let slice = hierarchy.own.parent().filter(|_| below)?;
+    Some(slice.join(FOR_SESSIONS))
 }
 
 /// The group that we made room in, by going into a leaf of it.
@@ -243,4 +257,32 @@ pub(super) fn seen() -> io::Result<Vec<Hierarchy>> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")?;
     let membership = std::fs::read_to_string("/proc/self/cgroup")?;
     Ok(super::hierarchy::parse(&mountinfo, &membership))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_the_service_stand_in_the_unit_that_is_there_for_them() {
+        let mount = tempfile::tempdir().unwrap();
+        let slice = mount.path().join("portcullis.slice");
+        let (own, unit) = (slice.join("portcullisd.service"), slice.join(FOR_SESSIONS));
+        let hierarchies = [Hierarchy {
+            version: Version::V2,
+            controllers: Vec::new(),
+            mount: mount.path().to_owned(),
+            own: own.clone(),
+        }];
+        let tried = |root| -> Vec<PathBuf> {
+            let tried = candidates(&hierarchies, root).into_iter();
+            tried.map(|(_, path)| path).collect()
+        };
+        let top = mount.path().to_owned();
+        assert_eq!(tried(true), [own.clone(), top.clone()]);
+        std::fs::create_dir_all(&unit).unwrap();
+        assert_eq!(tried(true), [unit, own.clone(), top]);
+        // A user has a slice of their own, in which nothing of that name is ours.
+        assert_eq!(tried(false), [own]);
+    }
 }
