@@ -1,4 +1,4 @@
-//! `portcullis ps`: the caller's running sessions, a line each.
+//! `portcullis ps`: the caller's running sessions, a line each. Sweeps up what dead ones left.
 
 use std::io::IsTerminal;
 
@@ -36,6 +36,7 @@ pub struct PsArguments {
 /// Prints them.
 pub fn run(arguments: &PsArguments) -> Exit {
     let caller = Caller::current();
+    running::sweep_leftovers(&caller);
     let mut headed = false;
     for session in running::all(&caller) {
         let line = if arguments.quiet {

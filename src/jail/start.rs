@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::bwrap::{self, Bwrap};
 use super::cgroup::{Groups, Meter, Missing, Places};
@@ -72,13 +75,12 @@ pub struct Prepared {
 /// A jail that runs. Dropping it kills it and removes its placeholders and control groups.
 #[derive(Debug)]
 pub struct Running {
-    /// Before the sweeper, which waits for the jail's end: fields drop in this order.
     bwrap: BwrapProcess,
     sweeper: Option<Sweeper>,
     groups: Option<Groups>,
 }
 
-/// bubblewrap's outer process, killed when dropped; the jail dies with it (`--die-with-parent`).
+/// bubblewrap's outer process; the jail dies with it (`--die-with-parent`).
 #[derive(Debug)]
 struct BwrapProcess(Child);
 
@@ -211,6 +213,16 @@ impl Running {
         &mut self.bwrap.0
     }
 
+    /// Learns which process the jail's first is. To be called when init has spoken, which is a child of it:
+    /// should the sweeper die, it is we who wait for its end.
+    pub fn learn_first(&mut self) {
+        if let Some(sweeper) = &mut self.sweeper
+            && let Some(first) = only_child(self.bwrap.0.id())
+        {
+            sweeper.know(Some(first));
+        }
+    }
+
     /// What tells of limits that the jail reaches, where control groups hold any.
     pub fn meter(&self) -> io::Result<Option<Meter>> {
         let meter = self.groups.as_ref().map(Groups::meter);
@@ -233,12 +245,43 @@ impl Running {
     }
 }
 
-impl Drop for BwrapProcess {
+impl Drop for Running {
     fn drop(&mut self) {
-        // Its child waits for it until it has been told who it is, and would do so for ever.
-        // Fails only when it was waited for already.
-        kill_with_children(&mut self.0).ok();
+        let over = self.bwrap.end();
+        if let (Some(sweeper), Some(first)) = (&mut self.sweeper, over) {
+            sweeper.know(first);
+        }
     }
+}
+
+impl BwrapProcess {
+    /// Ends it. Gives the jail's first process if it is that which is left to be waited for, `Some(None)` where
+    /// there is none; `None`: not known.
+    fn end(&mut self) -> Option<Option<OwnedFd>> {
+        // Its child waits for it until it has been told who it is, and would do so for ever.
+        if let Ok(Some(children)) = kill_with_children(&mut self.0) {
+            return Some(children.into_iter().next());
+        }
+        let status = self.0.try_wait().ok().flatten()?;
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            // By somebody else: it may have left its child.
+            super::orphan::end_all();
+        }
+        // One that was not killed has waited for its child, as far as it had one.
+        status.code().map(|_| None)
+    }
+}
+
+/// The one child of a process that nobody has reaped. Without `/proc/PID/task/TID/children`
+/// (CONFIG_PROC_CHILDREN) it is not known.
+fn only_child(parent: u32) -> Option<OwnedFd> {
+    let file = format!("/proc/{parent}/task/{parent}/children");
+    let listed = || std::fs::read_to_string(&file).ok();
+    let before = listed()?;
+    let number = Pid::from_raw(before.trim().parse().ok()?)?;
+    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    // The number was its own when the descriptor was made.
+    (listed()? == before).then_some(process)
 }
 
 fn sealed_plan(plan: &InitPlan) -> Result<File, JailError> {

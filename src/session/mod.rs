@@ -13,6 +13,7 @@
 use crate::ids::SessionId;
 
 mod admin_file;
+mod alive;
 pub mod approvals;
 pub mod caller;
 pub mod command;
