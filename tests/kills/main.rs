@@ -20,7 +20,7 @@ mod scene;
 mod traces;
 mod tree;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -33,7 +33,6 @@ use fence::Fence;
 use random::Random;
 use rustix::process::Signal;
 use scene::{Ground, Origin};
-use traces::Host;
 use tree::{Identity, Member, Role, Tree};
 
 const KILLS: u64 = 1000;
@@ -115,10 +114,11 @@ struct Battle {
     fence: Fence,
     origin: Origin,
     grounds: Vec<Ground>,
+    /// What was there before.
+    host: BTreeSet<String>,
     trees: Vec<Tree>,
     /// Processes that we started, and have not reaped; with the session's name.
     started: Vec<Started>,
-    host: Host,
     kills: u64,
     sessions: u64,
     by_role: BTreeMap<Role, u64>,
@@ -149,12 +149,17 @@ impl Battle {
             .map(|ground| Tree::new(&ground.install.path("bin")));
         Self {
             random: Random::new(seed),
+            host: traces::of_host(
+                &grounds
+                    .iter()
+                    .map(|ground| &ground.install)
+                    .collect::<Vec<_>>(),
+            ),
             trees: trees.collect(),
             fence,
             origin,
             grounds,
             started: Vec::new(),
-            host: Host::now(),
             kills: 0,
             sessions: 0,
             by_role: BTreeMap::new(),
@@ -346,7 +351,9 @@ impl Battle {
         let installs: Vec<_> = self.grounds.iter().map(|ground| &ground.install).collect();
         traces::await_no_process(&installs, &self.fence, context);
         reaper.join().unwrap();
-        assert_eq!(Host::now(), self.host, "{context}");
+        let host = traces::of_host(&installs);
+        let new: Vec<_> = host.difference(&self.host).collect();
+        assert_eq!(new, Vec::<&String>::new(), "{context}");
         self.killed.clear();
         if self.spares_one {
             // Either of the two cleans up at once.

@@ -14,28 +14,33 @@ use crate::tree;
 /// How long the last process may take to go after everything was told to end, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What of the host no session may change: mounts, and how packets go.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Host {
-    mounts: BTreeSet<String>,
-    rules: Vec<String>,
+/// What of the host's own mounts and network would be a session's: whatever has to do with the folders of these
+/// installations, namespaces that are kept by a mount, what makes a jail's connections lead to its gate. Others
+/// may change the rest meanwhile.
+pub(crate) fn of_host(installs: &[&Install]) -> BTreeSet<String> {
+    let marks = marks(installs);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts = mounts
+        .lines()
+        .filter(|line| line.contains(" - nsfs ") || marks.iter().any(|mark| line.contains(mark)));
+    let tables = printed(&["nft", "list", "tables"]);
+    let tables = tables.lines().filter(|line| line.contains("portcullis"));
+    let routes = printed(&["ip", "route", "show", "table", "all"]);
+    let routes = routes
+        .lines()
+        .filter(|line| line.contains("default dev lo"));
+    let found = mounts.chain(tables).chain(routes);
+    found.map(ToOwned::to_owned).collect()
 }
 
-impl Host {
-    pub(crate) fn now() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mounts = mounts.lines().map(ToOwned::to_owned).collect();
-        let rules = [
-            &["ip", "rule"][..],
-            &["ip", "route", "show", "table", "all"],
-            &["ip", "-o", "link", "show"],
-            &["nft", "list", "ruleset"],
-        ];
-        Self {
-            mounts,
-            rules: rules.iter().map(|command| printed(command)).collect(),
-        }
-    }
+/// What every path of an installation begins with.
+fn marks(installs: &[&Install]) -> Vec<String> {
+    let marks = installs
+        .iter()
+        .map(|install| install.path("").display().to_string());
+    marks
+        .map(|mark| mark.trim_end_matches('/').to_owned())
+        .collect()
 }
 
 /// What a command prints; a program that is not there prints nothing.
@@ -91,11 +96,7 @@ pub(crate) fn await_no_process(installs: &[&Install], fence: &Fence, context: &s
 /// variables, mounts, descriptors.
 fn marked(installs: &[&Install]) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap();
-    let marks: Vec<String> = installs
-        .iter()
-        .map(|install| install.path("").display().to_string())
-        .map(|mark| mark.trim_end_matches('/').to_owned())
-        .collect();
+    let marks = marks(installs);
     let has = |text: &[u8]| {
         let mut marks = marks.iter().map(String::as_bytes);
         marks.any(|mark| text.windows(mark.len()).any(|part| part == mark))
