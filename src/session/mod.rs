@@ -22,6 +22,7 @@ mod credentials;
 pub mod desk;
 pub mod environment;
 pub mod error;
+mod folders;
 pub mod forward;
 pub mod jail_trust;
 pub mod java_keystore;

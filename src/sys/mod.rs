@@ -7,6 +7,7 @@
 pub mod beside;
 pub mod capability;
 pub mod fd;
+pub mod folder_signal;
 pub mod harden;
 pub mod namespace;
 pub mod process;
