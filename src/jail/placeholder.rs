@@ -49,17 +49,17 @@ pub(crate) struct Sweeper {
     due: VecDeque<(Arc<OwnedFd>, Vec<u8>)>,
     /// The placeholders that stand, with the sweeper's own lock on each.
     held: Vec<Held>,
-    jail: Jail,
+    first: First,
 }
 
-/// What is known of the jail, whose end is waited for before anything is removed.
+/// What is known of a jail's first process, whose end is waited for before anything is removed.
 #[derive(Debug)]
-enum Jail {
-    /// There is none.
-    NotStarted,
-    /// Nobody has looked yet which its first process is.
+pub(crate) enum First {
+    /// There is no jail, or none any more.
+    Nobody,
+    /// Nobody has looked yet which it is.
     Unknown,
-    /// Its first process (pidfd_open(2)).
+    /// This one (pidfd_open(2)).
     Known(OwnedFd),
 }
 
@@ -97,7 +97,7 @@ impl Sweeper {
             _reader: reader,
             due: VecDeque::new(),
             held: Vec::new(),
-            jail: Jail::NotStarted,
+            first: First::Nobody,
         })
     }
 
@@ -174,15 +174,15 @@ impl Sweeper {
 
     /// Where bubblewrap is to write which process is the jail's first: the sweeper waits for its end.
     pub(crate) fn take_info(&mut self) -> Option<PipeWriter> {
-        self.jail = Jail::Unknown;
+        self.first = First::Unknown;
         self.info.take()
     }
 
-    /// Which process the jail's first is (pidfd_open(2)), in case it is we who have to wait for its end; `None`:
-    /// there is none. What is known already stays.
-    pub(crate) fn know(&mut self, first: Option<OwnedFd>) {
-        if let Jail::Unknown = self.jail {
-            self.jail = first.map_or(Jail::NotStarted, Jail::Known);
+    /// Which process the jail's first is, in case it is we who have to wait for its end. What is known already
+    /// stays.
+    pub(crate) fn know(&mut self, first: First) {
+        if let First::Unknown = self.first {
+            self.first = first;
         }
     }
 }
@@ -203,11 +203,11 @@ impl Sweeper {
 impl Sweeper {
     /// Does what the sweeper cannot do any more: it is dead.
     fn take_over(&self) {
-        let over = match &self.jail {
-            Jail::NotStarted => true,
+        let over = match &self.first {
+            First::Nobody => true,
             // What stands is taken over by the next session in the workspace.
-            Jail::Unknown => false,
-            Jail::Known(first) => ends(first, SWEEP),
+            First::Unknown => false,
+            First::Known(first) => ends(first, SWEEP),
         };
         if over {
             for held in &self.held {

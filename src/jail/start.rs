@@ -16,7 +16,7 @@ use super::cgroup::{Groups, Meter, Missing, Places};
 use super::error::JailError;
 use super::identity::UserNames;
 use super::layout::lay_out;
-use super::placeholder::Sweeper;
+use super::placeholder::{First, Sweeper};
 use super::spec::JailSpec;
 use super::{mask, protect, replace, unix_socket};
 use crate::audit::event::ShownSocket;
@@ -219,7 +219,7 @@ impl Running {
         if let Some(sweeper) = &mut self.sweeper
             && let Some(first) = only_child(self.bwrap.0.id())
         {
-            sweeper.know(Some(first));
+            sweeper.know(First::Known(first));
         }
     }
 
@@ -247,28 +247,36 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let over = self.bwrap.end();
-        if let (Some(sweeper), Some(first)) = (&mut self.sweeper, over) {
+        let first = self.bwrap.end();
+        if let Some(sweeper) = &mut self.sweeper {
             sweeper.know(first);
         }
     }
 }
 
 impl BwrapProcess {
-    /// Ends it. Gives the jail's first process if it is that which is left to be waited for, `Some(None)` where
-    /// there is none; `None`: not known.
-    fn end(&mut self) -> Option<Option<OwnedFd>> {
+    /// Ends it, and says who is left to be waited for.
+    fn end(&mut self) -> First {
         // Its child waits for it until it has been told who it is, and would do so for ever.
         if let Ok(Some(children)) = kill_with_children(&mut self.0) {
-            return Some(children.into_iter().next());
+            return children
+                .into_iter()
+                .next()
+                .map_or(First::Nobody, First::Known);
         }
-        let status = self.0.try_wait().ok().flatten()?;
+        let Ok(Some(status)) = self.0.try_wait() else {
+            return First::Unknown;
+        };
         if status.signal() == Some(Signal::KILL.as_raw()) {
             // By somebody else: it may have left its child.
             super::orphan::end_all();
         }
         // One that was not killed has waited for its child, as far as it had one.
-        status.code().map(|_| None)
+        if status.code().is_some() {
+            First::Nobody
+        } else {
+            First::Unknown
+        }
     }
 }
 

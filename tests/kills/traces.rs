@@ -12,7 +12,7 @@ use crate::fence::Fence;
 use crate::tree;
 
 /// How long the last process may take to go after everything was told to end, on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What of the host's own mounts and network would be a session's: whatever has to do with the folders of these
 /// installations, namespaces that are kept by a mount, what makes a jail's connections lead to its gate. Others
@@ -134,11 +134,13 @@ fn described(pid: i32) -> String {
         .lines()
         .filter(|line| lines.iter().any(|name| line.starts_with(name)));
     format!(
-        "{pid}: {} | {} | at {} | {:?}",
+        "{pid}: {} | {} | at {} | {}",
         text("cmdline").replace('\0', " "),
         lines.collect::<Vec<_>>().join(", ").replace('\t', " "),
         text("wchan"),
-        fs::read_link(folder.join("exe")).unwrap_or_default(),
+        fs::read_link(folder.join("exe"))
+            .unwrap_or_default()
+            .display(),
     )
 }
 
@@ -155,7 +157,8 @@ pub(crate) fn files(install: &Install) -> Vec<PathBuf> {
     for folder in ["", "home"] {
         found.extend(listed(&install.path(folder)).into_iter().filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            !matches!(name, "bin" | "home" | "work" | ".local") && !name.ends_with(".toml")
+            let profile = path.extension().is_some_and(|ending| ending == "toml");
+            !matches!(name, "bin" | "home" | "work" | ".local") && !profile
         }));
     }
     let mut folders = vec![install.path("home/.local")];
