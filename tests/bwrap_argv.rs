@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::jail::bwrap::argv;
 use portcullis::jail::spec::{Access, Mount, MountKind, SourceId};
-use portcullis::jail::{JailRequest, JailSpec, UserNames, prepare};
+use portcullis::jail::{Footing, JailRequest, JailSpec, UserNames, prepare};
 use portcullis::policy::{FilesystemMode, FilesystemPolicy};
 
 fn mount(dest: &str, kind: MountKind) -> Mount {
@@ -44,6 +44,7 @@ fn lines(argv: &[OsString]) -> String {
 #[test]
 fn every_kind_of_mount_has_its_option() {
     let spec = JailSpec {
+        footing: Footing::Own,
         hostname: "jail".to_owned(),
         workspace: "/work".into(),
         mounts: vec![
@@ -109,6 +110,7 @@ fn every_kind_of_mount_has_its_option() {
 #[test]
 fn landlock_follows_the_mounts() {
     let spec = JailSpec {
+        footing: Footing::Own,
         hostname: "jail".to_owned(),
         workspace: "/home/u/work".into(),
         mounts: vec![
@@ -152,6 +154,7 @@ fn specification(mode: FilesystemMode) -> JailSpec {
     };
     let init = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
     let prepared = prepare(&JailRequest {
+        footing: Footing::Own,
         policy: &policy,
         workspace: &at("work"),
         home: &at("home"),
@@ -263,4 +266,40 @@ fn only_the_mode_decides_what_of_the_host_can_be_written() {
     );
     let full = writable(FilesystemMode::DangerFullAccess);
     assert_eq!(full.first(), Some(&None), "the root: {full:?}");
+}
+
+#[test]
+fn in_a_namespace_that_root_made_no_other_is_asked_for_and_init_has_what_it_takes_to_become_the_user()
+ {
+    let spec = JailSpec {
+        footing: Footing::Given,
+        hostname: "jail".to_owned(),
+        workspace: "/work".into(),
+        mounts: vec![
+            mount("/tmp", MountKind::Tmpfs { mode: 0o1777 }),
+            mount("/work", bind("/work", 0, Access::ReadWrite)),
+            mount("/work/.git", bind("/work/.git", 1, Access::ReadOnly)),
+        ],
+        sealed: vec!["/".into()],
+        reports_pid: false,
+    };
+    insta::assert_snapshot!(lines(&argv(&spec)), @"
+    --unshare-pid
+    --unshare-net
+    --unshare-ipc
+    --unshare-uts
+    --unshare-cgroup
+    --die-with-parent
+    --clearenv
+    --cap-drop ALL
+    --cap-add CAP_CHOWN
+    --cap-add CAP_SETUID
+    --cap-add CAP_SETPCAP
+    --hostname jail
+    --perms 1777
+    --tmpfs /tmp
+    --bind /sys/1 /work
+    --remount-ro /
+    --chdir /
+    ");
 }

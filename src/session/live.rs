@@ -9,7 +9,6 @@ use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::admin_file;
 use super::approvals::remember;
 use super::caller::Caller;
 use super::folders::Folders;
@@ -19,6 +18,7 @@ use super::registries::{self, Found};
 use super::trust::is_outside;
 use crate::policy::profile::LayerText;
 use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
+use crate::sys::admin_file;
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);

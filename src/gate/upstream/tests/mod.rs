@@ -29,9 +29,11 @@ use crate::gate::budget::Seen;
 use crate::gate::confine::confine;
 use crate::gate::hop::strip_request;
 use crate::gate::live::apply;
+use crate::gate::memory::{Memory, Recalled};
 use crate::gate::respond::{After, refuse};
 use crate::gate::start::build;
 use crate::gate::state::Gate;
+use crate::gate::terms::Terms;
 use crate::gate::upgrade::relay_upgraded;
 use crate::ids::ConnId;
 use crate::policy::{
@@ -97,6 +99,11 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
     }
 }
 
+/// No gate before, and none after.
+fn nothing() -> (Memory, Recalled) {
+    (Memory::none(), Recalled::default())
+}
+
 /// A gate with its audit writer.
 #[derive(Clone)]
 struct Scene {
@@ -121,7 +128,7 @@ impl Scene {
             .unwrap();
         let (audit, writer) = StdUnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        let gate = build(&runtime, boot, audit).unwrap();
+        let gate = build(&runtime, boot, (audit, Terms::default()), nothing()).unwrap();
         before(&gate);
         runtime.block_on(LocalSet::new().run_until(async move {
             let events = Rc::new(RefCell::new(Vec::new()));
