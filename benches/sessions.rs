@@ -294,6 +294,7 @@ fn jail(workspace: &Path, script: &Path) -> Running {
     policy.mode = FilesystemMode::ReadOnly;
     let init = File::open(script).unwrap();
     let prepared = prepare(&JailRequest {
+        footing: portcullis::jail::Footing::Own,
         policy: &policy,
         workspace,
         home: Path::new("/root"),
@@ -320,6 +321,7 @@ fn jail(workspace: &Path, script: &Path) -> Running {
         version: String::new(),
     };
     let plan = InitPlan {
+        takeover: None,
         listen: Vec::new(),
         network: false,
         datagrams: None,
