@@ -317,6 +317,135 @@ fn a_sweeper_that_hangs_does_not_keep_a_session_from_its_end() {
     assert_nothing_is_left(&install);
 }
 
+#[test]
+fn a_session_whose_sweeper_was_killed_removes_its_placeholders_itself() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        let mut session = start(&install, "echo ready; sleep 0.5; exit 6");
+        kill(sweepers(&install)[0], Signal::SIGKILL).unwrap();
+        assert!(install.work().join(".envrc").exists());
+        assert_eq!(session.child.wait().unwrap().code(), Some(6));
+        assert_nothing_is_left(&install);
+    }
+}
+
+#[test]
+fn a_killed_sweeper_does_not_let_another_session_take_the_placeholders_away() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        pipe(&install, "home/go");
+        let go = install.path("home/go").display().to_string();
+        let script = "echo ready; read go <\"$0\"; echo x >.envrc; echo $?";
+        let arguments = ["run", "-q", "--ro", &go, "--", "sh", "-c", script, &go];
+        let mut command = install.command(arguments);
+        let mut first = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(first.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        kill(sweepers(&install)[0], Signal::SIGKILL).unwrap();
+        assert_eq!(install.run(&[], &["true"]).status, Some(0));
+        assert!(install.work().join(".envrc").is_dir(), "{who:?}");
+        fs::write(&go, "go\n").unwrap();
+        assert_ne!(lines.next().unwrap().unwrap(), "0", "it is protected still");
+        first.wait().unwrap();
+        assert_nothing_is_left(&install);
+    }
+}
+
+#[test]
+fn a_session_killed_with_its_sweeper_leaves_placeholders_to_the_next_and_no_socket_after_ps() {
+    for who in EVERYONE {
+        let install = Install::new(who);
+        let mut session = start(&install, "echo ready; sleep 1000");
+        kill(sweepers(&install)[0], Signal::SIGKILL).unwrap();
+        session.child.kill().unwrap();
+        session.child.wait().unwrap();
+        let sockets = || {
+            let files = fs::read_dir(install.path("home/.local/state/portcullis/run")).unwrap();
+            let names = files.map(|file| file.unwrap().file_name());
+            names.filter(|name| name != "sessions.lock").count()
+        };
+        assert_eq!(sockets(), 1);
+        let ps = install.portcullis(["ps"]);
+        assert_eq!((ps.status.code(), ps.stdout.len()), (Some(0), 0));
+        assert_eq!(sockets(), 0);
+        assert!(install.work().join(".envrc").exists(), "nobody was there");
+        assert_eq!(install.run(&[], &["true"]).status, Some(0));
+        assert_nothing_is_left(&install);
+    }
+}
+
+/// A process that is to bubblewrap's first what it is when its outer one was killed too early: the first of a
+/// namespace, with the same arguments, and its parent is gone.
+#[test]
+fn a_jail_whose_bubblewrap_was_killed_too_early_is_ended_by_ps() {
+    let install = Install::new(Who::Root);
+    let mut outer = Command::new("unshare")
+        .args(["--pid", "--fork", "--", "sh", "-c", "echo ready; read end"])
+        .args(["--args", "5", "--", "/proc/self/fd/6"])
+        .current_dir(install.work())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Should this test fail, it ends with this.
+    let _input = outer.stdin.take();
+    let mut line = String::new();
+    let mut output = BufReader::new(outer.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let count = || processes(&install).len();
+    assert_eq!(count(), 2);
+    install.portcullis(["ps"]);
+    assert_eq!(count(), 2, "one that has its parent is left alone");
+    outer.kill().unwrap();
+    outer.wait().unwrap();
+    install.portcullis(["ps"]);
+    assert_nothing_is_left(&install);
+}
+
+#[test]
+fn a_log_that_was_opened_has_the_end_of_a_session_that_was_killed_before_its_first_record() {
+    let install = Install::new(Who::User);
+    let log = || {
+        let folder = fs::read_dir(install.path("home/.local/state/portcullis/audit"));
+        folder.into_iter().flatten().count()
+    };
+    // Until the writer was stopped before it had opened the log, and had been told whose it is.
+    for _ in 0..50 {
+        let mut session = install
+            .command(["run", "-q", "--", "sleep", "0.2"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let before = log();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let writer = loop {
+            if let Some(writer) = find(&install, "portcullis-audit") {
+                break writer;
+            }
+            assert!(Instant::now() < deadline, "no writer");
+        };
+        // It may have ended by itself.
+        kill(writer, Signal::SIGSTOP).ok();
+        session.kill().unwrap();
+        session.wait().unwrap();
+        let early = log() == before;
+        kill(writer, Signal::SIGCONT).ok();
+        assert_nothing_is_left(&install);
+        if log() > before {
+            let records = install.records();
+            assert_eq!(records.last().unwrap()["event"], "session.ended");
+            if early {
+                return;
+            }
+        }
+    }
+}
+
 /// Every feature that has a process or a socket of its own.
 const EVERYTHING: &str = "extends = 'base'\n[network]\ntransparent = true\nmitm = true\n\
                           enable_socks5_udp = true\n";

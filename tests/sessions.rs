@@ -267,3 +267,62 @@ fn nobody_else_sees_or_stops_a_session() {
     assert_eq!(portcullis(&install, &["stop"]).status, Some(0), "the twin");
     drop(session.end());
 }
+
+/// Takes what is left of this user's instances of inotify, and holds them until its input ends.
+const NO_INOTIFY: &str = "
+import ctypes, sys
+libc = ctypes.CDLL(None)
+while libc.inotify_init() >= 0:
+    pass
+print('none left', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_profile_is_watched_however_many_sessions_the_user_has() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::process::CommandExt;
+    let install = Install::new(Who::User);
+    let profile = "home/.config/portcullis/profiles/p.toml";
+    install.write(profile, "");
+    for folder in [
+        "home/.config",
+        "home/.config/portcullis",
+        "home/.config/portcullis/profiles",
+    ] {
+        install.own(folder);
+    }
+    let mut others = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", NO_INOTIFY])
+        .uid(cli::USER)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = BufReader::new(others.stdout.take().unwrap());
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "none left\n");
+    let mut session = Session::start(&install, &["-p", "p"], "exec sleep 1000");
+    let process = session.0.id();
+    let instances = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let mut links = instances.map(|fd| std::fs::read_link(fd.unwrap().path()).unwrap());
+    assert!(!links.any(|link| link.to_str() == Some("anon_inode:inotify")));
+    let mut said = BufReader::new(session.0.stderr.take().unwrap()).lines();
+    // Beside it, which is nothing, as an editor does, and in its place.
+    install.write("home/.config/portcullis/profiles/other.toml", "[");
+    for host in ["one.test", "two.test"] {
+        let text = format!("[[network.rules]]\nhost = '{host}'\naction = 'allow'\n");
+        let beside = install.write("home/.config/portcullis/profiles/.p.swp", &text);
+        std::fs::rename(beside, install.path(profile)).unwrap();
+        let line = said.next().unwrap().unwrap();
+        let applied = line.starts_with("portcullis: policy ") && line.ends_with(" is in force");
+        assert!(applied, "{line}");
+    }
+    std::fs::write(install.path(profile), "[network]\nmode = 3\n").unwrap();
+    let line = said.next().unwrap().unwrap();
+    assert!(line.contains("the policy in force stays"), "{line}");
+    drop(session);
+    drop(others.stdin.take());
+    others.wait().unwrap();
+}

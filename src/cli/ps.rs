@@ -1,4 +1,4 @@
-//! `portcullis ps`: the caller's running sessions, a line each.
+//! `portcullis ps`: the caller's running sessions, a line each. Sweeps up what dead ones left.
 
 use std::io::IsTerminal;
 
@@ -41,6 +41,7 @@ pub struct PsArguments {
 /// Prints them.
 pub fn run(arguments: &PsArguments) -> Outcome {
     let caller = Caller::current();
+    running::sweep_leftovers(&caller);
     let mut headed = false;
     let sessions = if arguments.all {
         sessions::of_everybody(&caller)?

@@ -113,12 +113,12 @@ pub(crate) fn confine(
 }
 
 /// Confines the sweeper of placeholders: it can make and remove folders and look into them, and
-/// nothing else with files.
+/// nothing else with files. It may send signals, because it ends a jail that was orphaned while it started.
 pub(crate) fn confine_sweeper() -> Result<(), LandlockError> {
     let folders = AccessFs::MakeDir | AccessFs::RemoveDir | AccessFs::ReadDir;
     let rules = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
+        .scope(Scope::AbstractUnixSocket)?
         .create()?;
     allow(rules, Path::new("/"), folders)?.restrict_self()?;
     Ok(())

@@ -8,7 +8,7 @@
 //! Reading order: [`footing`] (in whose user namespace) → [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
 //! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → `stage` → [`start`] →
 //! [`init`] (the numbered list inside) → `takeover`, `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
-//! two sides of what stands on the host for as long as a session runs; [`cgroup`] makes the groups that limit it. [`intercept`] with `netlink`, `routes` and
+//! two sides of what stands on the host for as long as a session runs, `held` is what both hold; [`cgroup`] makes the groups that limit it; [`orphan`] ends jails whose session was killed at the wrong moment. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy; [`reach`] connects to
 //! what listens in it.
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ pub mod bwrap;
 pub mod cgroup;
 pub mod error;
 pub mod footing;
+mod held;
 pub mod identity;
 pub mod init;
 pub mod intercept;
@@ -24,6 +25,7 @@ mod landlock;
 mod layout;
 mod mask;
 mod netlink;
+pub mod orphan;
 mod placeholder;
 mod protect;
 pub mod reach;

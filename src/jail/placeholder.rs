@@ -1,17 +1,22 @@
 //! Placeholders: empty folders on the host that stand where a protected path is missing, for as long
 //! as a session runs. A process of their own makes and removes them ([`super::sweep`]), so that they
-//! go away even when the session process is killed.
+//! go away even when the session process is killed. Where the sweeper is killed, the session does its work
+//! at its own end; where both are, the next session in the workspace takes over what stands there.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, RawDir, Stat, openat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, RawDir, Stat, fstat, openat};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::error::JailError;
+use super::held::Held;
 use super::source::is_dir;
 use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::proc_path;
@@ -40,6 +45,22 @@ pub(crate) struct Sweeper {
     info: Option<PipeWriter>,
     /// Read by nobody here. Without a reader bubblewrap would end in the middle of its start.
     _reader: PipeReader,
+    /// Claims without an answer: the folder, and the name in it.
+    due: VecDeque<(Arc<OwnedFd>, Vec<u8>)>,
+    /// The placeholders that stand, with the sweeper's own lock on each.
+    held: Vec<Held>,
+    first: First,
+}
+
+/// What is known of a jail's first process, whose end is waited for before anything is removed.
+#[derive(Debug)]
+pub(crate) enum First {
+    /// There is no jail, or none any more.
+    Nobody,
+    /// Nobody has looked yet which it is.
+    Unknown,
+    /// This one (pidfd_open(2)).
+    Known(OwnedFd),
 }
 
 /// What became of a claim.
@@ -74,27 +95,54 @@ impl Sweeper {
             child,
             info: Some(info),
             _reader: reader,
+            due: VecDeque::new(),
+            held: Vec::new(),
+            first: First::Nobody,
         })
     }
 
     /// Asks for a placeholder in a folder. What becomes of it [`Sweeper::answer`] tells, in the order of
     /// the claims; of no more than [`AHEAD`] may the answer be due.
-    pub(crate) fn claim(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), JailError> {
+    pub(crate) fn claim(&mut self, folder: &OwnedFd, name: &OsStr) -> Result<(), JailError> {
         let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
-        let claim = Claim::Placeholder(name.as_encoded_bytes().to_owned());
-        Ok(channel.send_with(&claim, &[folder.as_fd()])?)
+        let name = name.as_encoded_bytes().to_owned();
+        channel.send_with(&Claim::Placeholder(name.clone()), &[folder.as_fd()])?;
+        let folder = self.shared(folder).map_err(WireError::Io)?;
+        self.due.push_back((folder, name));
+        Ok(())
+    }
+
+    /// One descriptor for all claims in a row in the same folder.
+    fn shared(&self, folder: &OwnedFd) -> io::Result<Arc<OwnedFd>> {
+        let ours = fstat(folder)?;
+        let due = self.due.back().map(|(folder, _)| folder);
+        if let Some(last) = due.or(self.held.last().map(|held| &held.folder)) {
+            let last_stat = fstat(last)?;
+            if (last_stat.st_dev, last_stat.st_ino) == (ours.st_dev, ours.st_ino) {
+                return Ok(last.clone());
+            }
+        }
+        folder.try_clone().map(Arc::new)
     }
 
     /// Waits for the answer to the oldest claim that has none yet.
-    pub(crate) fn answer(&self) -> Result<Place, JailError> {
+    pub(crate) fn answer(&mut self) -> Result<Place, JailError> {
         let channel = self.channel.as_ref().ok_or(WireError::Closed)?;
         let Received {
             message: claimed,
             fds,
             ..
         } = channel.recv_with()?;
+        let (folder, name) = self.due.pop_front().ok_or(WireError::Closed)?;
         Ok(match (claimed, fds.into_iter().next()) {
-            (Claimed::Stands, Some(fd)) => Place::Stands(fd),
+            (Claimed::Stands, Some(fd)) => {
+                self.held.push(Held {
+                    folder,
+                    name,
+                    placeholder: fd.try_clone().map_err(WireError::Io)?,
+                });
+                Place::Stands(fd)
+            }
             (Claimed::Failed(errno), _) => Place::Forbidden(errno),
             (Claimed::Stands | Claimed::Taken, _) => Place::Forbidden(nix::libc::EBUSY),
         })
@@ -126,7 +174,16 @@ impl Sweeper {
 
     /// Where bubblewrap is to write which process is the jail's first: the sweeper waits for its end.
     pub(crate) fn take_info(&mut self) -> Option<PipeWriter> {
+        self.first = First::Unknown;
         self.info.take()
+    }
+
+    /// Which process the jail's first is, in case it is we who have to wait for its end. What is known already
+    /// stays.
+    pub(crate) fn know(&mut self, first: First) {
+        if let First::Unknown = self.first {
+            self.first = first;
+        }
     }
 }
 
@@ -143,6 +200,23 @@ impl Sweeper {
     }
 }
 
+impl Sweeper {
+    /// Does what the sweeper cannot do any more: it is dead.
+    fn take_over(&self) {
+        let over = match &self.first {
+            First::Nobody => true,
+            // What stands is taken over by the next session in the workspace.
+            First::Unknown => false,
+            First::Known(first) => ends(first, SWEEP),
+        };
+        if over {
+            for held in &self.held {
+                held.sweep();
+            }
+        }
+    }
+}
+
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.begin();
@@ -151,16 +225,29 @@ impl Drop for Sweeper {
                 .map_err(io::Error::from)?;
             channel.recv::<Swept>().map(|_| ())
         });
-        if let Some(Err(WireError::Closed)) = said {
-            // An error here means that somebody else waited: it is gone either way.
-            self.child.wait().ok();
-        } else {
-            // Its process goes on for a moment: the file system takes milliseconds to let go of a
-            // removed folder, and nobody has to wait for that; nor for one that is stopped, which
-            // sweeps when it goes on.
-            self.child.try_wait().ok();
+        let hangs = |error: &WireError| matches!(error, WireError::Io(error) if error.kind() == io::ErrorKind::WouldBlock);
+        match said {
+            Some(Err(error)) if !hangs(&error) => {
+                // An error here means that somebody else waited: it is gone either way.
+                self.child.wait().ok();
+                self.take_over();
+            }
+            _ => {
+                // Its process goes on for a moment: the file system takes milliseconds to let go of a
+                // removed folder, and nobody has to wait for that; nor for one that is stopped, which
+                // sweeps when it goes on.
+                self.child.try_wait().ok();
+            }
         }
     }
+}
+
+/// Waits for the end of a process.
+fn ends(process: &OwnedFd, patience: Duration) -> bool {
+    let timeout = Timespec::try_from(patience).ok();
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    // A signal in between gives up early: then the next session takes over.
+    poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether this is a placeholder: one of ours, of another session, or left by a sweeper that was

@@ -54,11 +54,11 @@ pub(crate) fn apply(
         for path in &request.policy.protected {
             claims.extend(protect(layout, &root, path, sweeper, request)?);
             if claims.len() == AHEAD {
-                settle(layout, &root, claims.pop_front(), sweeper.as_ref())?;
+                settle(layout, &root, claims.pop_front(), sweeper.as_mut())?;
             }
         }
         while !claims.is_empty() {
-            settle(layout, &root, claims.pop_front(), sweeper.as_ref())?;
+            settle(layout, &root, claims.pop_front(), sweeper.as_mut())?;
         }
     }
     pin_all(layout, |mount| {
@@ -146,7 +146,7 @@ fn settle(
     layout: &mut Layout,
     root: &Root,
     claim: Option<Claim<'_>>,
-    sweeper: Option<&Sweeper>,
+    sweeper: Option<&mut Sweeper>,
 ) -> Result<(), JailError> {
     let (Some(Claim { path, part, folder }), Some(sweeper)) = (claim, sweeper) else {
         return Ok(());

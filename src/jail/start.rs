@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use super::bwrap::{self, Bwrap};
 use super::cgroup::{Groups, Meter, Missing, Places};
@@ -14,7 +17,7 @@ use super::error::JailError;
 use super::footing::Footing;
 use super::identity::UserNames;
 use super::layout::lay_out;
-use super::placeholder::Sweeper;
+use super::placeholder::{First, Sweeper};
 use super::spec::JailSpec;
 use super::stage;
 use super::{mask, protect, replace, unix_socket};
@@ -77,13 +80,12 @@ pub struct Prepared {
 /// A jail that runs. Dropping it kills it and removes its placeholders and control groups.
 #[derive(Debug)]
 pub struct Running {
-    /// Before the sweeper, which waits for the jail's end: fields drop in this order.
     bwrap: BwrapProcess,
     sweeper: Option<Sweeper>,
     groups: Option<Groups>,
 }
 
-/// bubblewrap's outer process, killed when dropped; the jail dies with it (`--die-with-parent`).
+/// bubblewrap's outer process; the jail dies with it (`--die-with-parent`).
 #[derive(Debug)]
 struct BwrapProcess(Child);
 
@@ -247,6 +249,16 @@ impl Running {
         &mut self.bwrap.0
     }
 
+    /// Learns which process the jail's first is. To be called when init has spoken, which is a child of it:
+    /// should the sweeper die, it is we who wait for its end.
+    pub fn learn_first(&mut self) {
+        if let Some(sweeper) = &mut self.sweeper
+            && let Some(first) = only_child(self.bwrap.0.id())
+        {
+            sweeper.know(First::Known(first));
+        }
+    }
+
     /// What tells of limits that the jail reaches, where control groups hold any.
     pub fn meter(&self) -> io::Result<Option<Meter>> {
         let meter = self.groups.as_ref().map(Groups::meter);
@@ -269,12 +281,51 @@ impl Running {
     }
 }
 
-impl Drop for BwrapProcess {
+impl Drop for Running {
     fn drop(&mut self) {
-        // Its child waits for it until it has been told who it is, and would do so for ever.
-        // Fails only when it was waited for already.
-        kill_with_children(&mut self.0).ok();
+        let first = self.bwrap.end();
+        if let Some(sweeper) = &mut self.sweeper {
+            sweeper.know(first);
+        }
     }
+}
+
+impl BwrapProcess {
+    /// Ends it, and says who is left to be waited for.
+    fn end(&mut self) -> First {
+        // Its child waits for it until it has been told who it is, and would do so for ever.
+        if let Ok(Some(children)) = kill_with_children(&mut self.0) {
+            return children
+                .into_iter()
+                .next()
+                .map_or(First::Nobody, First::Known);
+        }
+        let Ok(Some(status)) = self.0.try_wait() else {
+            return First::Unknown;
+        };
+        if status.signal() == Some(Signal::KILL.as_raw()) {
+            // By somebody else: it may have left its child.
+            super::orphan::end_all();
+        }
+        // One that was not killed has waited for its child, as far as it had one.
+        if status.code().is_some() {
+            First::Nobody
+        } else {
+            First::Unknown
+        }
+    }
+}
+
+/// The one child of a process that nobody has reaped. Without `/proc/PID/task/TID/children`
+/// (CONFIG_PROC_CHILDREN) it is not known.
+fn only_child(parent: u32) -> Option<OwnedFd> {
+    let file = format!("/proc/{parent}/task/{parent}/children");
+    let listed = || std::fs::read_to_string(&file).ok();
+    let before = listed()?;
+    let number = Pid::from_raw(before.trim().parse().ok()?)?;
+    let process = pidfd_open(number, PidfdFlags::empty()).ok()?;
+    // The number was its own when the descriptor was made.
+    (listed()? == before).then_some(process)
 }
 
 fn sealed_plan(plan: &InitPlan) -> Result<File, JailError> {

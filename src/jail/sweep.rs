@@ -4,8 +4,8 @@
 //! Trusts: its session, the same user. Never: removes anything but an empty folder that is still the one it
 //! made or shared, or a control group that its session has named.
 //!
-//! It answers claims until the channel closes (the session ended, however), waits until the jail's
-//! first process is dead, because removing a folder takes the mount on it away from a jail that still
+//! It answers claims until the channel closes (the session ended, however), kills the jail's first process
+//! if it is not dead yet and waits until it is, because removing a folder takes the mount on it away from a jail that still
 //! runs, and sweeps. Several sessions can share a placeholder: each sweeper holds a shared lock
 //! (flock(2)) on it, and the one that gets the exclusive lock is the last and removes it.
 
@@ -16,18 +16,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, statat, unlinkat,
-};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, umask};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, umask};
 
 use super::cgroup;
+use super::held::Held;
 use super::landlock::confine_sweeper;
-use super::placeholder::{MODE, is_empty, is_placeholder};
+use super::placeholder::{MODE, is_placeholder};
 use super::source::is_plain_relative;
 use crate::exit::Exit;
 use crate::sys::capability::Capability;
@@ -39,14 +39,6 @@ use crate::wire::{Channel, WireError};
 /// The top of a hierarchy of control groups can be written by nobody, so that even its owner needs this to
 /// remove a group in it. An ordinary user has neither.
 const REMOVES_GROUPS: Capability = Capability::CAP_DAC_OVERRIDE;
-
-/// A placeholder that we hold.
-struct Held {
-    folder: OwnedFd,
-    name: Vec<u8>,
-    /// Open and share-locked.
-    placeholder: OwnedFd,
-}
 
 /// Entry of `portcullis-init sweep`. Nobody reads its status: what it could not make it has said on
 /// the channel, and what it could not remove stays as an empty folder.
@@ -196,7 +188,7 @@ fn claim_in(folder: OwnedFd, name: Vec<u8>) -> Result<Option<Held>, Errno> {
             return Ok(None);
         }
         return Ok(Some(Held {
-            folder,
+            folder: Arc::new(folder),
             name,
             placeholder,
         }));
@@ -236,7 +228,7 @@ impl JailWatch {
         }
     }
 
-    /// Reads what there is. End of file before the closing brace: there was no jail.
+    /// Reads what there is. End of file before the process is named: there was no jail.
     fn read(&mut self) {
         let Some(info) = &mut self.info else { return };
         let mut part = [0; 512];
@@ -249,7 +241,8 @@ impl JailWatch {
         }
     }
 
-    /// Waits for its end.
+    /// Kills it, and waits for its end. It dies with the session, but not in the first moments of its life:
+    /// then it waits for a parent that is dead ([`super::orphan`]).
     fn wait(mut self) -> io::Result<()> {
         while self.info.is_some() {
             self.read();
@@ -257,6 +250,8 @@ impl JailWatch {
         let Some(pidfd) = self.pidfd else {
             return Ok(());
         };
+        // Dead is as good. One that is somebody else's by the rules of its namespace dies with its parent.
+        pidfd_send_signal(&pidfd, Signal::KILL).ok();
         loop {
             match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None) {
                 Err(Errno::INTR) => {}
@@ -268,26 +263,37 @@ impl JailWatch {
 
 /// A descriptor of the process that bubblewrap named; none when it is dead already.
 fn first_process(info: &[u8]) -> Option<OwnedFd> {
-    let info: serde_json::Value = serde_json::from_slice(info).ok()?;
-    let number = info.get("child-pid")?.as_i64()?;
-    let pid = Pid::from_raw(i32::try_from(number).ok()?)?;
+    let pid = Pid::from_raw(named(info)?)?;
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-impl Held {
-    /// Removes the placeholder unless another session uses it, somebody put something into it, or
-    /// something else has its name by now.
-    fn sweep(&self) {
-        let path = Path::new(OsStr::from_bytes(&self.name));
-        let last = flock(&self.placeholder, FlockOperation::NonBlockingLockExclusive);
-        let same = fstat(&self.placeholder).and_then(|ours| {
-            let named = statat(&self.folder, path, AtFlags::SYMLINK_NOFOLLOW)?;
-            Ok((ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino))
-        });
-        let empty = is_empty(&self.placeholder).unwrap_or(false);
-        if last.is_ok() && same == Ok(true) && empty {
-            // A failure leaves an empty folder, which the next session adopts.
-            unlinkat(&self.folder, path, AtFlags::REMOVEDIR).ok();
+/// The number in `{ "child-pid": N, …`, which bubblewrap writes first and with all its digits at once: it may
+/// have been killed before the rest.
+fn named(info: &[u8]) -> Option<i32> {
+    let text = std::str::from_utf8(info).ok()?;
+    let (_, value) = text.split_once("\"child-pid\"")?;
+    let value = value.trim_start().strip_prefix(':')?.trim_start();
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    value.get(..digits)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_jails_first_process_is_known_as_soon_as_bubblewrap_has_named_it() {
+        for (info, number) in [
+            ("{\n    \"child-pid\": 5219", Some(5219)),
+            (
+                "{\n    \"child-pid\": 5219,\n    \"cgroup-namespace\": 40\n}\n",
+                Some(5219),
+            ),
+            ("{\n    \"child-pid\": ", None),
+            ("{\n    \"child-pid\": 99999999999", None),
+            ("", None),
+        ] {
+            assert_eq!(named(info.as_bytes()), number, "{info}");
         }
     }
 }

@@ -370,6 +370,7 @@ impl Jail {
         signals: &mut Signals,
     ) -> Result<OwnedFd, LaunchError> {
         let mut confined = self.confined(plan, signals)?;
+        self.running.learn_first();
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {

@@ -1,20 +1,17 @@
 //! A profile that changes while its session runs.
 //!
-//! Owns: which files the profile was read from, the watch on their folders (inotify(7)), reading again.
+//! Owns: which files the profile was read from, the watch on them ([`Folders`]), reading again.
 //! Trusts: files that this session cannot have written, nothing else: else the code in the jail would
 //! write its own policy. Never: touches the policy in force unless the new one is valid as a whole.
 
-use std::collections::BTreeSet;
-use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-
 use super::approvals::remember;
 use super::caller::Caller;
+use super::folders::Folders;
 use super::plan::LaunchRequest;
 use super::profiles::{self, Shelf};
 use super::registries::{self, Found};
@@ -47,9 +44,7 @@ pub struct Live {
     left_out: Vec<Credential>,
     /// What is in force, as it was read.
     current: Profile,
-    inotify: Option<Inotify>,
-    /// Names of the files that matter, in any of the folders that are watched.
-    names: BTreeSet<OsString>,
+    folders: Folders,
     due: Option<Instant>,
 }
 
@@ -81,7 +76,6 @@ impl Live {
         let without_value = |rule: &&Credential| !launched.credentials.contains(rule);
         let left_out = current.network.credentials.iter().filter(without_value);
         let left_out = left_out.cloned().collect();
-        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
         let hidden = launched.caller.config_folder();
         let mut live = Self {
             caller: launched.caller.clone(),
@@ -95,8 +89,7 @@ impl Live {
             found,
             left_out,
             current,
-            inotify: Inotify::init(flags).ok(),
-            names: BTreeSet::new(),
+            folders: Folders::new(),
             due: None,
         };
         live.watch();
@@ -105,7 +98,7 @@ impl Live {
 
     /// What becomes readable when a file changes.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.inotify.as_ref().map(AsFd::as_fd)
+        self.folders.fd()
     }
 
     /// When [`Live::is_due`] is to be asked.
@@ -115,7 +108,7 @@ impl Live {
 
     /// Takes what the kernel tells of the folders; answers whether it is time to read again.
     pub fn is_due(&mut self) -> bool {
-        if self.has_changed() {
+        if self.folders.have_changed() {
             self.due = Some(Instant::now() + SETTLE);
         }
         let due = self.due.is_some_and(|due| due <= Instant::now());
@@ -123,18 +116,6 @@ impl Live {
             self.due = None;
         }
         due
-    }
-
-    fn has_changed(&self) -> bool {
-        let mut changed = false;
-        while let Some(events) = self.inotify.as_ref().and_then(|i| i.read_events().ok()) {
-            changed |= events.iter().any(|event| match &event.name {
-                Some(name) => self.names.contains(name),
-                // More than fits the queue, or the folder itself.
-                None => true,
-            });
-        }
-        changed
     }
 
     /// Reads the profile again, with the flags of the command line. The error is one line.
@@ -265,23 +246,10 @@ impl Live {
             .filter_map(|file| file.canonicalize().ok())
             .collect();
         files.extend(linked);
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_ONLYDIR;
         for file in files {
-            if !self.is_trusted(&file) {
-                continue;
+            if self.is_trusted(&file) {
+                self.folders.watch(&file);
             }
-            let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else {
-                continue;
-            };
-            if let Some(inotify) = &self.inotify {
-                // A folder that is not there yet is tried again at the next reading.
-                inotify.add_watch(folder, flags).ok();
-            }
-            self.names.insert(OsStr::to_owned(name));
         }
     }
 }

@@ -12,6 +12,7 @@
 
 use crate::ids::SessionId;
 
+mod alive;
 pub mod approvals;
 pub mod caller;
 pub mod command;
@@ -20,6 +21,7 @@ mod credentials;
 pub mod desk;
 pub mod environment;
 pub mod error;
+mod folders;
 pub mod forward;
 pub mod jail_trust;
 pub mod java_keystore;

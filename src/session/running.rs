@@ -36,6 +36,14 @@ pub fn all(caller: &Caller) -> Vec<RunningSession> {
         .collect()
 }
 
+/// Removes what sessions leave that were killed at the wrong moment, or together with their sweepers: sockets,
+/// jails that had only begun to start, control groups.
+pub fn sweep_leftovers(caller: &Caller) {
+    socket::sweep(caller);
+    crate::jail::orphan::end_all();
+    crate::jail::cgroup::sweep_leftovers();
+}
+
 /// Those that this means: by the beginning of the identifier, or by the name.
 pub fn meant(caller: &Caller, text: &str) -> Vec<RunningSession> {
     let mut all = all(caller);

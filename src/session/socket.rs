@@ -6,7 +6,7 @@
 //! (`JailRequest::hidden`), so what runs in it cannot answer its own questions.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -17,6 +17,7 @@ use nix::unistd::{Uid, User, getuid};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 
+use super::alive;
 use super::caller::Caller;
 use crate::ids::SessionId;
 use crate::wire::service::{May, Visitor};
@@ -85,6 +86,8 @@ pub struct Socket {
     listener: UnixListener,
     folder: OwnedFd,
     name: String,
+    /// Shows that we live.
+    _alive: Option<File>,
     owner: Uid,
     peers: BTreeMap<PeerId, Peer>,
     last: u64,
@@ -121,20 +124,20 @@ impl Socket {
         if stat.st_uid != owner.as_raw() || stat.st_mode & 0o022 != 0 {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        for stale in sessions_in(path) {
-            // Another session's that lives answers; a dead one's refuses.
-            let refused = connect_in(&folder, stale)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-            if refused {
-                remove(&folder, &file_name(stale));
-            }
+        if sweep_in(path, &folder) {
+            // One was killed: it may have left more than that.
+            crate::jail::orphan::end_all();
         }
         let name = file_name(session);
+        // Before there is a socket: one that nobody listens on yet must not be taken for a dead session's.
+        // A file system without such locks has sessions that are asked instead.
+        let alive = alive::hold(&folder, session).ok();
         let listener = UnixListener::bind(below(&folder, &name))?;
         let socket = Self {
             listener,
             folder,
             name,
+            _alive: alive,
             owner,
             peers: BTreeMap::new(),
             last: 0,
@@ -299,6 +302,44 @@ pub fn sessions(caller: &Caller) -> Vec<SessionId> {
     sessions
 }
 
+/// Removes the sockets that dead sessions of this caller left.
+pub fn sweep(caller: &Caller) {
+    for path in folders(caller) {
+        let Ok(folder) = open_folder(&path) else {
+            continue;
+        };
+        let owner = rustix::fs::fstat(&folder).map(|stat| stat.st_uid);
+        if owner == Ok(caller.uid.as_raw()) {
+            sweep_in(&path, &folder);
+        }
+    }
+}
+
+/// Answers whether there were any.
+fn sweep_in(path: &Path, folder: &OwnedFd) -> bool {
+    let mut any = false;
+    let sessions = sessions_in(path);
+    if sessions.is_empty() {
+        return any;
+    }
+    let locks = alive::open(folder);
+    for session in sessions {
+        // One that lives is not woken by everybody who starts another.
+        let lives = |locks: &File| alive::is_held(locks, session).unwrap_or(false);
+        if locks.as_ref().is_ok_and(lives) {
+            continue;
+        }
+        // One that lives without a lock answers; a dead one refuses.
+        let refused = connect_in(folder, session)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if refused {
+            remove(folder, &file_name(session));
+            any = true;
+        }
+    }
+    any
+}
+
 /// Connects to a running session.
 pub fn connect(caller: &Caller, session: SessionId) -> io::Result<Channel> {
     let mut failed = io::Error::from(io::ErrorKind::NotFound);
@@ -390,6 +431,25 @@ mod tests {
     }
 
     #[test]
+    fn a_dead_sessions_socket_is_removed_and_never_one_that_is_just_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, opened) = (folder.path(), open_folder(folder.path()).unwrap());
+        let bound = |session| {
+            use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, socket};
+            // Not listening (yet): whoever knocks is refused.
+            let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+            let address = SocketAddrUnix::new(path.join(file_name(session))).unwrap();
+            bind(&socket, &address).unwrap();
+            socket
+        };
+        let (dead, starting) = (SessionId::generate(), SessionId::generate());
+        let _alive = alive::hold(&opened, starting).unwrap();
+        let _sockets = [bound(dead), bound(starting)];
+        assert!(sweep_in(path, &opened));
+        assert_eq!(sessions_in(path), [starting]);
+    }
+
+    #[test]
     fn a_folder_that_others_can_write_holds_no_socket_and_any_other_stays_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
@@ -406,6 +466,8 @@ mod tests {
         drop(open(getuid()).unwrap());
         let metadata = path.metadata().unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o755);
-        assert_eq!(path.read_dir().unwrap().count(), 0);
+        let left = path.read_dir().unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [alive::FILE]);
     }
 }

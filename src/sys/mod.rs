@@ -9,6 +9,7 @@ pub mod admin_file;
 pub mod beside;
 pub mod capability;
 pub mod fd;
+pub mod folder_signal;
 pub mod harden;
 pub mod identity;
 pub mod namespace;

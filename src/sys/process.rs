@@ -268,14 +268,15 @@ fn await_ready(fd: BorrowedFd<'_>, until: Instant) -> io::Result<()> {
 }
 
 /// Kills a child of ours with its own children, which a parent that is killed alone leaves behind: it is
-/// stopped first, so that it makes no more of them. Ended already is as good as killed.
-pub fn kill_with_children(child: &mut Child) -> io::Result<()> {
+/// stopped first, so that it makes no more of them. Gives these children (pidfd_open(2)), which may take a
+/// moment to end; `None`: ended already, which is as good as killed.
+pub fn kill_with_children(child: &mut Child) -> io::Result<Option<Vec<OwnedFd>>> {
     use rustix::process::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open,
         pidfd_send_signal, waitid,
     };
     if child.try_wait()?.is_some() {
-        return Ok(());
+        return Ok(None);
     }
     // Not reaped yet, so the number is its own.
     let pid = Pid::from_child(child);
@@ -294,11 +295,11 @@ pub fn kill_with_children(child: &mut Child) -> io::Result<()> {
         .collect();
     child.kill()?;
     child.wait()?;
-    for child in children {
+    for child in &children {
         // Gone with its parent.
         pidfd_send_signal(child, Signal::KILL).ok();
     }
-    Ok(())
+    Ok(Some(children))
 }
 
 /// Looks a program up in a `PATH`-like list, as execvp(3) would; a name with a slash is itself.
@@ -358,11 +359,12 @@ mod tests {
         let mut line = [0];
         let mut output = child.stdout.take().unwrap();
         output.read_exact(&mut line).unwrap();
-        kill_with_children(&mut child).unwrap();
+        let children = kill_with_children(&mut child).unwrap();
+        assert_eq!(children.map(|children| children.len()), Some(1));
         // The end of the pipe: nobody holds it any more.
         await_ready(output.as_fd(), Instant::now() + Duration::from_secs(30)).unwrap();
         assert_eq!(output.read(&mut line).unwrap(), 0);
-        kill_with_children(&mut child).unwrap();
+        assert!(kill_with_children(&mut child).unwrap().is_none());
     }
 
     #[test]

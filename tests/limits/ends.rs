@@ -79,6 +79,63 @@ fn a_killed_sweeper_leaves_no_group() {
 
 // N04
 #[test]
+fn groups_of_a_session_killed_with_its_sweeper_go_with_the_next_session_or_ps() {
+    let install = Install::new(Who::Root);
+    if !has_groups(&install) {
+        return;
+    }
+    let living = Session::start(&install, &LIMITS, "echo ready; sleep 1000");
+    let others = only(&install);
+    for look in [
+        &["ps"][..],
+        &[
+            "run",
+            "-q",
+            "--limit",
+            "memory=256M",
+            "--limit",
+            "cpu=100%",
+            "--",
+            "true",
+        ],
+    ] {
+        let mut session = Session::start(&install, &LIMITS, "echo ready; sleep 1000");
+        let id = only(&install);
+        let sweepers = find(&install, |_, line| line.ends_with(b"\0sweep\0"));
+        // Its own is the younger one.
+        let own = sweepers
+            .into_iter()
+            .max_by_key(|pid| started(*pid))
+            .unwrap();
+        kill(own, Signal::SIGKILL).unwrap();
+        session.child.kill().unwrap();
+        session.child.wait().unwrap();
+        eventually("the jail is left", || {
+            let groups = groups(&id);
+            !groups.is_empty()
+                && groups.iter().all(|group| {
+                    fs::read_to_string(group.join("cgroup.procs"))
+                        .unwrap()
+                        .is_empty()
+                })
+        });
+        let looked = install.portcullis(look);
+        assert_eq!(looked.status.code(), Some(0), "{looked:?}");
+        assert_eq!(groups(&id), Vec::<PathBuf>::new(), "{look:?}");
+        assert!(!groups(&others).is_empty(), "one that lives keeps its own");
+    }
+    drop(living);
+}
+
+/// When a process started, in ticks since boot.
+fn started(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = text.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(19).unwrap().parse().unwrap()
+}
+
+// N04
+#[test]
 fn a_killed_bubblewrap_leaves_no_group() {
     let install = Install::new(Who::Root);
     if !has_groups(&install) {

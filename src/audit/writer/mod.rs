@@ -85,8 +85,9 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    is read.
     confine::confine()?;
 
-    // 6. Say that records are taken.
-    session.send(&AuditReply::Ready)?;
+    // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
+    //    that its end belongs into it.
+    drop(session.send(&AuditReply::Ready));
     Ok(Opened { log, ended, supply })
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::Missing;
 use super::file::{open, put, text};
 use super::hierarchy::Version;
+use super::leftover;
 use super::place::Place;
 use crate::policy::{Resource, ResourceLimits};
 
@@ -17,6 +18,9 @@ const OUR_TASKS: u64 = 2;
 
 /// The period in which time on processors is given out, in microseconds: the kernel's default.
 const PERIOD: u64 = 100_000;
+
+/// How often a group is made that somebody else takes for a dead session's.
+const TRIES: u32 = 100;
 
 /// How long a group may stay busy after its last process has ended.
 const REMOVAL: Duration = Duration::from_secs(5);
@@ -47,8 +51,8 @@ impl Group {
         limits: &ResourceLimits,
         missing: &mut Vec<Missing>,
     ) -> Result<Self, Errno> {
-        mkdirat(&place.parent, name, Mode::from_raw_mode(0o755))?;
-        let made = Self::opened(place, name, limits, missing);
+        let folder = made(&place.parent, name)?;
+        let made = Self::opened(place, folder, limits, missing);
         made.map_err(|(parent, errno)| {
             unlinkat(parent, name, AtFlags::REMOVEDIR).ok();
             errno
@@ -57,21 +61,20 @@ impl Group {
 
     fn opened(
         place: Place,
-        name: &str,
+        folder: OwnedFd,
         limits: &ResourceLimits,
         missing: &mut Vec<Missing>,
     ) -> Result<Self, (OwnedFd, Errno)> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = openat(&place.parent, name, flags, Mode::empty()).and_then(|folder| {
+        let opened = || {
             // Below a group of threads no process can be in any.
             if place.version == Version::V2 && text(&folder, "cgroup.type")?.trim_end() != "domain"
             {
                 return Err(Errno::OPNOTSUPP);
             }
-            Ok((open(&folder, "cgroup.procs", OFlags::WRONLY)?, folder))
-        });
-        let (procs, folder) = match opened {
-            Ok(opened) => opened,
+            open(&folder, "cgroup.procs", OFlags::WRONLY)
+        };
+        let procs = match opened() {
+            Ok(procs) => procs,
             Err(errno) => return Err((place.parent, errno)),
         };
         let mut resources = Vec::new();
@@ -103,6 +106,24 @@ impl Group {
             resources,
         })
     }
+}
+
+/// Makes the folder of a group, locked as that of a session that lives.
+fn made(parent: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+    for _ in 0..TRIES {
+        match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
+            // Ours from the time before, which somebody wanted to remove.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(parent, name, flags, Mode::empty()) {
+            Ok(folder) if leftover::hold(parent, name, &folder)? => return Ok(folder),
+            Ok(_) | Err(Errno::NOENT) => std::thread::sleep(Duration::from_millis(2)),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::BUSY)
 }
 
 /// Sets one limit (cgroup-v2.rst; for version 1 cgroup-v1/memory.rst, pids.rst, and sched-bwc.rst).

@@ -2,7 +2,7 @@
 //! together, counted and limited by the kernel.
 //!
 //! Owns: finding the hierarchies ([`hierarchy`]) and a place in each ([`place`]), the groups ([`group`]) and what
-//! the kernel says of them ([`meter`]). Trusts: the kernel's texts, read strictly. Never: reads anything of
+//! the kernel says of them ([`meter`]), what dead sessions leave ([`leftover`]). Trusts: the kernel's texts, read strictly. Never: reads anything of
 //! a user's; it takes numbers and a name, and everything after [`Places::find`] goes through open
 //! descriptors, so that somebody with more rights can make the groups and hand them over.
 //!
@@ -14,6 +14,7 @@ mod file;
 mod group;
 pub mod handed;
 mod hierarchy;
+mod leftover;
 mod meter;
 mod place;
 
@@ -78,6 +79,15 @@ pub fn make_room(limits: &ResourceLimits) {
     }
 }
 
+/// Removes the groups of sessions that are dead, wherever we would make ours.
+pub fn sweep_leftovers() {
+    let hierarchies = place::seen().unwrap_or_default();
+    let root = rustix::process::geteuid().is_root();
+    for folder in place::folders(&hierarchies, root) {
+        leftover::sweep(folder);
+    }
+}
+
 /// Where hierarchies are mounted, for those who must not see them: a process that reaches the files of its own
 /// group with the rights of their owner takes its limits off.
 pub fn mounts() -> Vec<PathBuf> {
@@ -117,6 +127,7 @@ impl Places {
         } = self;
         let mut groups = Vec::new();
         for place in places {
+            leftover::sweep(&place.parent);
             let resources = place.resources.clone();
             match Group::make(place, name, limits, &mut missing) {
                 Ok(group) => groups.push(group),
@@ -135,9 +146,12 @@ impl Places {
 // === impl Groups ===
 
 impl Groups {
+    /// What the name of each group begins with.
+    const PREFIX: &str = "portcullis-";
+
     /// The name that each group of a session has.
     pub(crate) fn name_of(session: &str) -> String {
-        format!("portcullis-{session}")
+        format!("{}{session}", Self::PREFIX)
     }
 
     /// What a process writes to on its way in, and whether it must not go on outside.

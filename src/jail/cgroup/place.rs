@@ -143,6 +143,15 @@ pub(super) fn for_sessions(hierarchy: &Hierarchy) -> Option<PathBuf> {
     Some(slice.join(FOR_SESSIONS))
 }
 
+/// The folders in which there may be groups of sessions.
+pub(super) fn folders(hierarchies: &[Hierarchy], root: bool) -> Vec<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folders = candidates(hierarchies, root).into_iter();
+    folders
+        .filter_map(|(_, path)| open(path, flags, Mode::empty()).ok())
+        .collect()
+}
+
 /// The group that we made room in, by going into a leaf of it.
 fn above_the_leaf(hierarchy: &Hierarchy) -> Option<PathBuf> {
     let above = hierarchy.own.parent()?;

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use crate::ids::SessionId;
 use crate::session::caller::Caller;
 use crate::session::socket;
+use crate::sys::fd::proc_path;
 
 /// The most that is kept, in bytes: then the older half goes.
 pub const MAX: u64 = 64 << 20;
@@ -123,7 +124,14 @@ impl Log {
     /// A new file with the newer half takes the old one's name: who reads the old one can read on.
     fn halve(&mut self) -> io::Result<()> {
         let name = format!("{}.new", self.name);
-        let mut file = create(&self.folder, &name)?;
+        // Without a name until it is whole: whoever is killed meanwhile leaves nothing.
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let unnamed = rustix::fs::openat(&self.folder, ".", flags, Mode::RUSR | Mode::WUSR);
+        let (mut file, is_named) = match unnamed {
+            Ok(file) => (File::from(file), false),
+            // Not every file system can.
+            Err(_) => (create(&self.folder, &name)?, true),
+        };
         let mut at = self.length - self.max / 2;
         let mut chunk = vec![0; 1 << 20];
         loop {
@@ -133,6 +141,13 @@ impl Log {
             }
             file.write_all(chunk.get(..got).unwrap_or_default())?;
             at += got as u64;
+        }
+        if !is_named {
+            // Mostly there is none.
+            rustix::fs::unlinkat(&self.folder, &name, AtFlags::empty()).ok();
+            let itself = proc_path(&file);
+            let follow = AtFlags::SYMLINK_FOLLOW;
+            rustix::fs::linkat(rustix::fs::CWD, itself, &self.folder, &name, follow)?;
         }
         rustix::fs::renameat(&self.folder, &name, &self.folder, self.name.as_str())?;
         self.length = file.metadata()?.size();
