@@ -17,6 +17,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{Seek, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,7 @@ use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{Append, AuditBoot, AuditReply};
+use portcullis::wire::supply::WriterSupply;
 use sha2::{Digest, Sha256};
 
 const RECORDS: u64 = 20_000;
@@ -101,9 +103,10 @@ fn append_raw(folder: &Path, text: &[u8]) -> Duration {
 fn append_through_process(folder: &Path) -> Duration {
     let (session, their_session) = Channel::pair().unwrap();
     let (gate, their_gate) = Channel::pair().unwrap();
+    let (supply, their_supply) = Channel::pair().unwrap();
     let mut child = Spawn::new(Path::new(env!("CARGO_BIN_EXE_portcullis-audit")))
         .fd(their_session, 3)
-        .fd(their_gate, 4)
+        .fd(their_supply, 4)
         .fd(open_or_create(folder).unwrap(), 5)
         .start()
         .unwrap();
@@ -115,8 +118,12 @@ fn append_through_process(folder: &Path) -> Duration {
         folder: folder.into(),
         durability,
     };
-    session.send(&boot).unwrap();
+    supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);
+    supply
+        .send_with(&WriterSupply::Gate, &[their_gate.as_fd()])
+        .unwrap();
+    drop(their_gate);
     let gate = gate.into_stream();
     let (sender, receiver) = (Channel::new(gate.try_clone().unwrap()), Channel::new(gate));
     let start = Instant::now();

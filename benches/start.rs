@@ -181,6 +181,7 @@ fn same_mounts(workspace: &Path) -> Duration {
     let init = File::open("/bin/true").unwrap();
     let user = nix::unistd::getuid();
     let prepared = prepare(&JailRequest {
+        footing: portcullis::jail::Footing::Own,
         policy: &policy,
         workspace,
         home: Path::new("/root"),
@@ -204,6 +205,7 @@ fn same_mounts(workspace: &Path) -> Duration {
     let found = bwrap::find(OsStr::new(&path), |_| true, &[]).unwrap();
     let bubblewrap = bwrap::ask(found).unwrap().answer().unwrap();
     let plan = InitPlan {
+        takeover: None,
         listen: Vec::new(),
         network: false,
         datagrams: None,

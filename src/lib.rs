@@ -24,4 +24,6 @@ pub mod gate;
 
 pub mod session;
 
+pub mod daemon;
+
 pub mod cli;

@@ -7,13 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Leaves first. One row may be imported by every row below it.
-const ROWS: [&str; 12] = [
+const ROWS: [&str; 13] = [
     "exit", "ids", "secret", "sys", "policy", "audit", "codex", "wire", "jail", "gate", "session",
-    "cli",
+    "daemon", "cli",
 ];
 
 /// Pairs that the order would permit and the design forbids: processes talk over `wire`.
-const FORBIDDEN: [(&str, &str, &str); 4] = [
+const FORBIDDEN: [(&str, &str, &str); 8] = [
     (
         "gate",
         "jail",
@@ -26,6 +26,18 @@ const FORBIDDEN: [(&str, &str, &str); 4] = [
     ),
     ("cli", "gate", "the command line never runs a gate's code"),
     ("jail", "policy::ruleset", "the jail knows no rules"),
+    (
+        "daemon",
+        "gate",
+        "root starts the gate and never runs its code",
+    ),
+    (
+        "daemon",
+        "session",
+        "root starts the session and never runs its code",
+    ),
+    ("daemon", "policy::ruleset", "root knows no rules"),
+    ("daemon", "codex", "root does not know what a session runs"),
 ];
 
 /// Pairs against the order that are sound, each with its reason.

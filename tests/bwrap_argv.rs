@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::jail::bwrap::argv;
 use portcullis::jail::spec::{Access, Mount, MountKind, SourceId};
-use portcullis::jail::{JailRequest, JailSpec, UserNames, prepare};
+use portcullis::jail::{Footing, JailRequest, JailSpec, UserNames, prepare};
 use portcullis::policy::{FilesystemMode, FilesystemPolicy};
 
 fn mount(dest: &str, kind: MountKind) -> Mount {
@@ -44,6 +44,7 @@ fn lines(argv: &[OsString]) -> String {
 #[test]
 fn every_kind_of_mount_has_its_option() {
     let spec = JailSpec {
+        footing: Footing::Own,
         hostname: "jail".to_owned(),
         workspace: "/work".into(),
         mounts: vec![
@@ -109,6 +110,7 @@ fn every_kind_of_mount_has_its_option() {
 #[test]
 fn landlock_follows_the_mounts() {
     let spec = JailSpec {
+        footing: Footing::Own,
         hostname: "jail".to_owned(),
         workspace: "/home/u/work".into(),
         mounts: vec![
@@ -152,6 +154,7 @@ fn specification(mode: FilesystemMode) -> JailSpec {
     };
     let init = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
     let prepared = prepare(&JailRequest {
+        footing: Footing::Own,
         policy: &policy,
         workspace: &at("work"),
         home: &at("home"),

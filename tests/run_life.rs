@@ -210,12 +210,45 @@ fn processes_in_the_background_end_with_the_command() {
 }
 
 #[test]
-fn a_dead_gate_is_told_and_the_jail_has_no_network() {
+fn a_dead_gate_is_told_and_the_next_one_refuses_what_it_would_have() {
+    let install = Install::new(Who::User);
+    let script = "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
+    pipe(&install, "work/go");
+    let mut session = start(&install, script);
+    kill(companion(&install, "portcullis-gate"), Signal::SIGKILL).unwrap();
+    fs::write(install.path("work/go"), "go\n").unwrap();
+    assert_eq!(session.rest(), ["403"]);
+    let output = session.child.wait_with_output().unwrap();
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("the gate died"),
+        "{output:?}"
+    );
+    let records = install.records();
+    let words: Vec<_> = records
+        .iter()
+        .map(|record| record["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "session.started",
+            "gate.restarted",
+            "policy.applied",
+            "egress.decided",
+            "session.ended"
+        ]
+    );
+}
+
+#[test]
+fn a_gate_that_cannot_be_replaced_is_told_and_the_jail_has_no_network() {
     let install = Install::new(Who::User);
     let script = "echo ready; read go < go; curl -sS --max-time 5 http://example.com; echo $?";
     pipe(&install, "work/go");
     let mut session = start(&install, script);
-    kill(companion(&install, "portcullis-gate"), Signal::SIGKILL).unwrap();
+    let gate = companion(&install, "portcullis-gate");
+    fs::remove_file(install.path("bin/portcullis-gate")).unwrap();
+    kill(gate, Signal::SIGKILL).unwrap();
     fs::write(install.path("work/go"), "go\n").unwrap();
     let rest = session.rest();
     assert_eq!(rest, ["7"], "curl could not connect to its proxy");
@@ -233,13 +266,16 @@ fn a_dead_gate_is_told_and_the_jail_has_no_network() {
 }
 
 #[test]
-fn a_dead_audit_writer_is_told_and_everything_is_refused() {
+fn an_audit_writer_that_cannot_be_replaced_is_told_and_everything_is_refused() {
     let install = Install::new(Who::User);
     let script =
         "echo ready; read go < go; curl -s -o /dev/null -w '%{http_code}\\n' http://example.com";
     pipe(&install, "work/go");
     let mut session = start_with(&install, &["--allow", "example.com"], script);
-    kill(companion(&install, "portcullis-audit"), Signal::SIGKILL).unwrap();
+    let writer = companion(&install, "portcullis-audit");
+    // No other can take its place.
+    fs::remove_file(install.path("bin/portcullis-audit")).unwrap();
+    kill(writer, Signal::SIGKILL).unwrap();
     fs::write(install.path("work/go"), "go\n").unwrap();
     let rest = session.rest();
     assert_eq!(rest, ["503"], "no record, no traffic");

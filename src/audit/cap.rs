@@ -122,6 +122,8 @@ impl AuditEvent {
             } => cut(why, TEXT),
             Self::SessionEnded { .. }
             | Self::LimitHit { .. }
+            | Self::GateRestarted { .. }
+            | Self::LogResumed { .. }
             | Self::GateLost { .. }
             | Self::DnsDropped { .. }
             | Self::EgressDialed { .. }

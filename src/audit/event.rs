@@ -209,8 +209,24 @@ pub enum AuditEvent {
         /// What is wrong with it, for a person.
         error: String,
     },
-    /// The gate ended by itself or does not answer: the jail had no network from then on, and
-    /// connections that it held have no `egress.closed`. Written when the session ends.
+    /// The gate ended by itself or did not answer, and another one is about to take its place, under the
+    /// same policy. Connections that the first one held have no `egress.closed`; what the jail connected
+    /// to meanwhile waited. Records that it had sent and that were not acknowledged may follow.
+    #[serde(rename = "gate.restarted")]
+    GateRestarted {
+        /// Milliseconds for which there was none, from when it was noticed to this record.
+        ms: u64,
+    },
+    /// The audit writer died and another one goes on with its log, which was whole up to here. What was
+    /// not acknowledged before is sent again, so it may stand in the log twice.
+    #[serde(rename = "log.resumed")]
+    LogResumed {
+        /// Bytes of a last record that was written only in part, and cut off. It was not acknowledged.
+        lost_bytes: u64,
+    },
+    /// The gate ended by itself or does not answer, and no other could take its place: the jail had no
+    /// network from then on, and connections that it held have no `egress.closed`. Written when the
+    /// session ends.
     #[serde(rename = "gate.lost")]
     GateLost {
         /// Milliseconds from `session.started` to this record.
@@ -276,6 +292,8 @@ impl AuditEvent {
             Self::ApprovalAnswered { .. } => "approval.answered",
             Self::PolicyApplied { .. } => "policy.applied",
             Self::PolicyRejected { .. } => "policy.rejected",
+            Self::GateRestarted { .. } => "gate.restarted",
+            Self::LogResumed { .. } => "log.resumed",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
@@ -290,12 +308,14 @@ impl AuditEvent {
         match self {
             Self::SessionStarted { .. }
             | Self::PolicyRejected { .. }
+            | Self::GateRestarted { .. }
             | Self::GateLost { .. }
             | Self::SessionStopping { .. }
             | Self::SessionForwarded { .. }
             | Self::SessionAttached { .. }
             | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
+            Self::LogResumed { .. } => Source::Writer,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,
             Self::LimitHit { .. }
@@ -318,12 +338,14 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
+    /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
     /// share of the machine.
     Session,
     /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else.
     Gate,
+    /// The audit writer itself: `log.resumed`. No channel is its own.
+    Writer,
 }
 
 impl std::fmt::Display for Source {
@@ -331,6 +353,7 @@ impl std::fmt::Display for Source {
         f.write_str(match self {
             Self::Session => "session",
             Self::Gate => "gate",
+            Self::Writer => "audit writer",
         })
     }
 }

@@ -5,16 +5,17 @@
 //! record that counts, and nothing is taken any more: a chain with a hole is worth nothing.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use super::chain::ChainHash;
 use super::event::AuditEvent;
 use super::record::{Form, SealError};
+use super::verify::{Flaw, State, verify};
 use super::{cap, folder, lock};
 use crate::ids::SessionId;
 use crate::policy::Durability;
@@ -29,6 +30,14 @@ pub enum LogError {
         path: PathBuf,
         /// Why.
         error: io::Error,
+    },
+    /// What stands in the file cannot be continued.
+    #[error("audit log {}: {why}; it is not continued: see portcullis audit verify", path.display())]
+    NotContinued {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The file did not take a batch, now or earlier.
     #[error("audit log {}: {cause}; {cure}; the session can do nothing more", path.display())]
@@ -74,6 +83,15 @@ pub struct Log {
     staged: Vec<u8>,
     /// Set by the first failure, repeated for everything after it.
     failed: Option<Failed>,
+}
+
+/// What a log was like that is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resumed {
+    /// Bytes of an incomplete last line that were cut off.
+    pub lost_bytes: u64,
+    /// The place of `session.ended`, if it stands there already: nothing follows.
+    pub ended: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -123,6 +141,67 @@ impl Log {
             staged: Vec::new(),
             failed: None,
         })
+    }
+
+    /// Goes on with the log of a writer that died, at its last whole record. A last line that was written
+    /// only in part is cut off: it was never acknowledged. Anything else that does not verify ends it
+    /// here, because what would follow could not be told from what was forged.
+    pub fn resume(
+        folder: impl AsFd,
+        shown: &Path,
+        (session, user): (SessionId, &str),
+        durability: Durability,
+        host_id: &str,
+    ) -> Result<(Self, Resumed), LogError> {
+        let name = folder::file_name(session);
+        let path = shown.join(&name);
+        let form = Form::new(host_id, session, &cap::user(user))?;
+        let failed = |error: io::Error| LogError::Open {
+            path: path.clone(),
+            error,
+        };
+        let open = || -> io::Result<(File, u64)> {
+            let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NONBLOCK;
+            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = File::from(rustix::fs::openat(&folder, &name, flags, Mode::empty())?);
+            let found = rustix::fs::fstat(&file)?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+                return Err(io::Error::other("not a file"));
+            }
+            // Whoever wrote it before is gone, or this fails.
+            lock::hold(&file)?;
+            let length = u64::try_from(found.st_size).map_err(io::Error::other)?;
+            Ok((file, length))
+        };
+        let (file, found) = open().map_err(failed)?;
+        let source = BufReader::with_capacity(256 << 10, &file);
+        let report = verify(source, Some(session)).map_err(failed)?;
+        let length = match report.broken {
+            None => found,
+            Some(broken) if broken.flaw == Flaw::Truncated => {
+                rustix::fs::ftruncate(&file, broken.offset)
+                    .map_err(|errno| failed(errno.into()))?;
+                broken.offset
+            }
+            Some(broken) => {
+                let why = broken.to_string();
+                return Err(LogError::NotContinued { path, why });
+            }
+        };
+        let ended = (report.state == State::Complete).then_some(report.records);
+        let log = Self {
+            file,
+            path,
+            form,
+            durability,
+            head: report.head.unwrap_or_else(|| ChainHash::genesis(session)),
+            seq: report.records,
+            length,
+            staged: Vec::new(),
+            failed: None,
+        };
+        let lost_bytes = found.saturating_sub(length);
+        Ok((log, Resumed { lost_bytes, ended }))
     }
 
     /// Puts a record into the next batch and answers its place in the chain.

@@ -39,7 +39,14 @@ pub struct SessionSummary {
     pub stopped_by: Option<String>,
     /// Connections from outside to the jail's own ports that were asked for.
     pub forwarded: u64,
-    /// Whether the gate was lost: connections it held then have no end on record.
+    /// How often another gate took the place of one that died: connections that it held have no end on
+    /// record.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub gate_restarts: u64,
+    /// How often another writer went on with the log: a record that stands twice was sent again.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub log_resumed: u64,
+    /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
     pub destinations: Vec<Destination>,
@@ -135,6 +142,14 @@ pub struct Limit {
     pub count: u64,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl SessionSummary {
     /// Takes the next record in.
     pub fn add(&mut self, record: AuditRecord) {
@@ -204,6 +219,8 @@ impl SessionSummary {
                 }
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
+            AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
+            AuditEvent::LogResumed { .. } => self.log_resumed += 1,
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,

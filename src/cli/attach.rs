@@ -72,37 +72,16 @@ pub fn run(arguments: &AttachArguments) -> Outcome {
         return Err(Failure::new(Exit::Usage, why));
     }
     let (id, channel) = sessions::find(&Caller::current(), arguments.session.as_deref())?;
-    let system = |error: io::Error| Failure::new(Exit::Internal, format!("attach: {error}"));
-    // Before the first size is told: a change after that is a signal.
-    let signals = watch_signals().map_err(system)?;
-    let stream = ask(&channel, arguments.read_only)?;
-    stream.set_nonblocking(true).map_err(system)?;
-    let kind = if arguments.read_only {
-        Kind::View
-    } else {
-        Kind::Drive
-    };
-    let mut view = View {
-        channel,
-        inbox: Inbox::new(MAX_REPLY),
-        stream,
-        signals,
-        reads: io::stdin().is_terminal(),
-        read_only: arguments.read_only,
-        escape: Escape::new(arguments.escape),
-        typed: Vec::new(),
-        filter: Filter::new(kind),
-        ended: None,
-    };
-    let raw = view.reads.then(Raw::enter).transpose().map_err(system)?;
-    let end = view.until_the_end();
-    if io::stdout().is_terminal() {
-        let mut reset = Vec::new();
-        view.filter.reset(&mut reset);
-        print::bytes(&reset).ok();
-    }
-    drop(raw);
-    tell(id, &view.channel, end.map_err(system)?)
+    let mut view = View::new(channel, arguments.read_only, arguments.escape)?;
+    let end = view.show_until_the_end()?;
+    tell(id, &view.channel, end)
+}
+
+/// Puts the person in front of a session's terminal until its command ends; no key leaves it.
+pub(super) fn in_front(channel: Channel) -> Result<(), Failure> {
+    View::new(channel, false, EscapeKey::None)?
+        .show_until_the_end()
+        .map(drop)
 }
 
 /// Asks for the stream.
@@ -142,6 +121,10 @@ fn tell(id: SessionId, channel: &Channel, end: End) -> Outcome {
     }
 }
 
+fn system(error: &io::Error) -> Failure {
+    Failure::new(Exit::Internal, format!("attach: {error}"))
+}
+
 fn watch_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [
@@ -176,6 +159,42 @@ struct View {
 }
 
 impl View {
+    fn new(channel: Channel, read_only: bool, escape: EscapeKey) -> Result<Self, Failure> {
+        // Before the first size is told: a change after that is a signal.
+        let signals = watch_signals().map_err(|error| system(&error))?;
+        let stream = ask(&channel, read_only)?;
+        stream
+            .set_nonblocking(true)
+            .map_err(|error| system(&error))?;
+        let kind = if read_only { Kind::View } else { Kind::Drive };
+        Ok(Self {
+            channel,
+            inbox: Inbox::new(MAX_REPLY),
+            stream,
+            signals,
+            reads: io::stdin().is_terminal(),
+            read_only,
+            escape: Escape::new(escape),
+            typed: Vec::new(),
+            filter: Filter::new(kind),
+            ended: None,
+        })
+    }
+
+    /// Shows it, and leaves the person's terminal as it was.
+    fn show_until_the_end(&mut self) -> Result<End, Failure> {
+        let raw = self.reads.then(Raw::enter).transpose();
+        let raw = raw.map_err(|error| system(&error))?;
+        let end = self.until_the_end();
+        if io::stdout().is_terminal() {
+            let mut reset = Vec::new();
+            self.filter.reset(&mut reset);
+            print::bytes(&reset).ok();
+        }
+        drop(raw);
+        end.map_err(|error| system(&error))
+    }
+
     fn until_the_end(&mut self) -> io::Result<End> {
         loop {
             let [stream, keys, channel, signals] = self.wait()?;

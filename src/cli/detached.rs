@@ -9,7 +9,7 @@ use super::failure::{Failure, Outcome};
 use super::print;
 use crate::exit::Exit;
 use crate::session::caller::Caller;
-use crate::session::{self, Ask, LaunchRequest, Notice, Progress};
+use crate::session::{self, Ask, Backing, LaunchRequest, Notice, Progress};
 use crate::sys::fd;
 use crate::sys::process::Spawn;
 use crate::wire::detached::{CHANNEL_FD, Launched};
@@ -61,7 +61,7 @@ pub(super) fn start(request: &LaunchRequest, quiet: bool) -> Outcome {
     loop {
         match channel.recv().map_err(wire)? {
             Launched::Said(_) if quiet => {}
-            Launched::Said(line) => print::error(print::escape(&line)),
+            Launched::Said(line) | Launched::Warned(line) => print::error(print::escape(&line)),
             Launched::Started(session) => {
                 // It runs, whether or not somebody reads this.
                 print::line(session).ok();
@@ -70,6 +70,7 @@ pub(super) fn start(request: &LaunchRequest, quiet: bool) -> Outcome {
             Launched::Failed { code, message } => {
                 return Err(Failure::new(Exit::Command(code), print::escape(&message)));
             }
+            Launched::Ended(code) => return Ok(Exit::Command(code)),
         }
     }
 }
@@ -107,7 +108,9 @@ pub(super) fn session() -> Outcome {
         return failed(&channel, Exit::NotStarted, format!("setsid: {errno}"));
     }
     let mut listener = Some(channel);
-    let outcome = session::run(&request, &mut |progress| tell(&mut listener, progress));
+    let outcome = session::run(&request, Backing::default(), &mut |progress| {
+        tell(&mut listener, progress)
+    });
     match (outcome, listener) {
         (Ok(report), _) => Ok(report.exit),
         (Err(error), Some(channel)) => failed(&channel, error.exit(), error.to_string()),

@@ -14,11 +14,13 @@ mod escape;
 pub mod failure;
 pub mod forward;
 pub mod logs;
+pub mod man;
 pub mod mitm;
 pub mod policy;
 pub mod print;
 pub mod ps;
 pub mod run;
+mod service;
 mod sessions;
 pub mod show;
 pub mod stop;
@@ -66,6 +68,9 @@ enum Verb {
     /// The session process of run -d
     #[command(hide = true)]
     DetachedSession,
+    /// The session process of the service
+    #[command(hide = true)]
+    ServiceSession,
     /// Ask what a policy would say, and why
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -78,6 +83,9 @@ enum Verb {
     Audit(audit::AuditCommand),
     /// Print a script that completes portcullis's words in your shell
     Completions(completions::CompletionsArguments),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(man::ManArguments),
 }
 
 /// Entry of `portcullis`.
@@ -88,7 +96,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match arguments.verb {
         Verb::Run(arguments) => run::run(arguments),
-        Verb::Ps(arguments) => Ok(ps::run(&arguments)),
+        Verb::Ps(arguments) => ps::run(&arguments),
         Verb::Show(arguments) => show::run(&arguments),
         Verb::Top(arguments) => top::run(&arguments),
         Verb::Stop(arguments) => stop::run(&arguments),
@@ -96,11 +104,13 @@ pub fn main() -> ExitCode {
         Verb::Attach(arguments) => attach::run(&arguments),
         Verb::Logs(arguments) => logs::run(&arguments),
         Verb::DetachedSession => detached::session(),
+        Verb::ServiceSession => service::session(),
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
         Verb::Counters(arguments) => counters::run(&arguments),
         Verb::Audit(command) => audit::run(command),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
+        Verb::Man(arguments) => man::run(&arguments),
     };
     outcome
         .unwrap_or_else(|failure| {

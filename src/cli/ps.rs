@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::audit::phrase;
-use super::{counters, print};
+use super::failure::Outcome;
+use super::{counters, print, sessions};
 use crate::exit::Exit;
 use crate::session::caller::Caller;
 use crate::session::running::{self, RunningSession};
@@ -22,9 +23,13 @@ const COMMAND: usize = 48;
 #[command(after_help = "\
 Examples:
   portcullis ps              the oldest first
+  portcullis ps --all        those of others too, for operators and auditors
   portcullis ps --json       one line a session, for a program
   portcullis ps -q           the ids alone: portcullis ps -q | xargs -n 1 portcullis stop")]
 pub struct PsArguments {
+    /// Those of others too, where the service lets you see them
+    #[arg(short, long)]
+    all: bool,
     /// Print the ids alone
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
@@ -34,17 +39,22 @@ pub struct PsArguments {
 }
 
 /// Prints them.
-pub fn run(arguments: &PsArguments) -> Exit {
+pub fn run(arguments: &PsArguments) -> Outcome {
     let caller = Caller::current();
     let mut headed = false;
-    for session in running::all(&caller) {
+    let sessions = if arguments.all {
+        sessions::of_everybody(&caller)?
+    } else {
+        running::all(&caller)
+    };
+    for session in sessions {
         let line = if arguments.quiet {
             session.id.to_string()
         } else {
-            describe(&session, arguments.json)
+            describe(&session, arguments)
         };
         let plain = !arguments.quiet && !arguments.json;
-        let head = (plain && !headed).then(heading);
+        let head = (plain && !headed).then(|| heading(arguments.all));
         headed = true;
         if head
             .into_iter()
@@ -57,11 +67,12 @@ pub fn run(arguments: &PsArguments) -> Exit {
     if !headed && !arguments.json && std::io::stdout().is_terminal() {
         print::error("no session of yours runs; portcullis run starts one");
     }
-    Exit::Success
+    Ok(Exit::Success)
 }
 
 /// What a session says of itself. One that does not answer is asked for nothing more.
-fn describe(session: &RunningSession, json: bool) -> String {
+fn describe(session: &RunningSession, arguments: &PsArguments) -> String {
+    let json = arguments.json;
     let known = match running::describe(session) {
         Ok(known) => known,
         Err(problem) if json => {
@@ -77,17 +88,30 @@ fn describe(session: &RunningSession, json: bool) -> String {
     if json {
         json!({ "session": known, "counters": counters }).to_string()
     } else {
-        row(&known, counters.as_deref())
+        row(&known, counters.as_deref(), arguments.all)
     }
 }
 
-fn heading() -> String {
+fn heading(all: bool) -> String {
     columns([
-        "ID", "NAME", "PROFILE", "RUNNING", "UP", "DOWN", "REFUSED", "COMMAND",
+        "ID",
+        if all { "USER/NAME" } else { "NAME" },
+        "PROFILE",
+        "RUNNING",
+        "UP",
+        "DOWN",
+        "REFUSED",
+        "COMMAND",
     ])
 }
 
-fn row(session: &Description, counters: Option<&Counters>) -> String {
+fn row(session: &Description, counters: Option<&Counters>, all: bool) -> String {
+    let name = session.name.as_ref().map_or("-", |name| name.as_str());
+    let name = if all {
+        format!("{}/{name}", print::escape(&session.user))
+    } else {
+        name.to_owned()
+    };
     let number = |value: fn(&Counters) -> String| counters.map_or_else(|| "?".to_owned(), value);
     let mut command = phrase::command(&session.argv);
     if std::io::stdout().is_terminal() && command.chars().count() > COMMAND {
@@ -95,7 +119,7 @@ fn row(session: &Description, counters: Option<&Counters>) -> String {
     }
     columns([
         &session.session.to_string(),
-        session.name.as_ref().map_or("-", |name| name.as_str()),
+        &name,
         &print::escape(&session.profile),
         &age(session.started),
         &number(|c| phrase::bytes(c.bytes_up)),

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use super::detached;
 use super::failure::{Failure, Outcome};
 use super::mitm::Mitm;
-use super::print;
+use super::{print, service};
 use crate::codex::auth::SIGN_IN_HOST;
 use crate::exit::Exit;
 use crate::ids::SessionName;
@@ -17,8 +17,9 @@ use crate::policy::{
     BudgetAction, DenyReason, EgressRequest, FilesystemMode, Host, Overrides, Resource, remedy,
     spelled_out,
 };
+use crate::session::caller::Caller;
 use crate::session::resources::ResourceHit;
-use crate::session::{self, Ask, LaunchRequest, Notice, Progress, Report};
+use crate::session::{self, Ask, Backing, LaunchRequest, Notice, Progress, Report};
 use crate::wire::gate::DeniedDestination;
 
 /// Flags of `run`.
@@ -84,6 +85,9 @@ pub struct RunArguments {
     /// or file_size=10G
     #[arg(long, value_name = "KEY=AMOUNT")]
     limit: Vec<String>,
+    /// Start the session from here, although this host has the service
+    #[arg(long)]
+    standalone: bool,
     /// Say nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -141,21 +145,22 @@ impl From<Mode> for FilesystemMode {
 pub fn run(arguments: RunArguments) -> Outcome {
     let quiet = arguments.quiet;
     let detach = arguments.detach;
+    let standalone = arguments.standalone;
     let mut request = request(arguments)?;
+    if !standalone && service::serves(&Caller::current()) {
+        return service::launch(request, detach, quiet);
+    }
     if detach {
         request.terminal = Some(detached::size());
         return detached::start(&request, quiet);
     }
-    let report = session::run(&request, &mut |progress| tell(progress, quiet))
+    let host = Backing::default();
+    let report = session::run(&request, host, &mut |progress| tell(progress, quiet))
         .map_err(|error| Failure::new(error.exit(), error))?;
-    if !quiet {
-        explain_denials(&report);
-    }
-    if let Some(limit) = &report.killed {
-        print::error(format!("session killed: {limit}"));
-    }
-    if let Some(hit) = report.ended_by {
-        print::error(ending(hit));
+    for (line, matters) in last_lines(&report) {
+        if matters || !quiet {
+            print::error(print::escape(&line));
+        }
     }
     Ok(report.exit)
 }
@@ -196,52 +201,80 @@ fn request(arguments: RunArguments) -> Result<LaunchRequest, Failure> {
 }
 
 fn tell(progress: Progress<'_>, quiet: bool) {
-    match progress {
-        Progress::Started(_) => {}
-        Progress::Note(_)
-        | Progress::Notice(Notice::Limit(_) | Notice::Resource(_) | Notice::Said(_))
-            if quiet => {}
-        Progress::Note(note) => print::error(print::escape(note)),
-        Progress::Notice(Notice::Said(line) | Notice::Problem(line)) => {
+    for (line, matters) in lines(progress) {
+        if matters || !quiet {
             print::error(print::escape(&line));
-        }
-        Progress::Notice(Notice::GateLost) => {
-            print::error("the gate died: this session has no network any more");
-        }
-        Progress::Notice(Notice::AuditLost) => {
-            print::error(
-                "the audit writer died: every request is refused from now on; see portcullis audit verify",
-            );
-        }
-        Progress::Notice(Notice::Killing) => {
-            print::error("the command did not end when asked: killing the jail");
-        }
-        Progress::Notice(Notice::Limit(limit)) => {
-            print::error(format!("{limit}: {}", consequence(limit.action)));
-        }
-        Progress::Notice(Notice::Resource(hit)) => {
-            print::error(format!("{hit}: {}", effect(hit.what)));
         }
     }
 }
 
-/// The last lines: what was refused, and the flag that would allow it.
-fn explain_denials(report: &Report) {
-    let Some(summary) = &report.summary else {
-        return;
+/// What a person is told meanwhile, each with whether it matters to one who wants to hear of errors alone. May
+/// hold text of the jail's.
+pub(super) fn lines(progress: Progress<'_>) -> Vec<(String, bool)> {
+    let (line, matters) = match progress {
+        Progress::Started(_) => return Vec::new(),
+        Progress::Note(note) => (note.to_owned(), false),
+        Progress::Notice(Notice::Said(line)) => (line, false),
+        Progress::Notice(Notice::Problem(line)) => (line, true),
+        Progress::Notice(Notice::GateRestarted(outage)) => (
+            format!(
+                "the gate died and another one took its place after {} ms: connections that it held are gone",
+                outage.as_millis()
+            ),
+            true,
+        ),
+        Progress::Notice(Notice::AuditRestarted) => (
+            "the audit writer died and another one goes on with the log".to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::GateLost) => (
+            "the gate died: this session has no network any more".to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::AuditLost) => (
+            "the audit writer died: every request is refused from now on; see portcullis audit verify"
+                .to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::Killing) => (
+            "the command did not end when asked: killing the jail".to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::Limit(limit)) => {
+            (format!("{limit}: {}", consequence(limit.action)), false)
+        }
+        Progress::Notice(Notice::Resource(hit)) => (format!("{hit}: {}", effect(hit.what)), false),
     };
-    for limit in &summary.limits {
-        print::error(format!("{limit} ({})", limit.action));
+    vec![(line, matters)]
+}
+
+/// The last lines: what was refused, the flag that would allow it, and what ended the command.
+pub(super) fn last_lines(report: &Report) -> Vec<(String, bool)> {
+    let mut lines: Vec<_> = denials(report)
+        .into_iter()
+        .map(|line| (line, false))
+        .collect();
+    if let Some(limit) = &report.killed {
+        lines.push((format!("session killed: {limit}"), true));
     }
-    for denied in &summary.denied {
-        print::error(print::escape(&denial(denied)));
-    }
-    if !summary.denied.is_empty() || !summary.limits.is_empty() {
-        print::error(format!(
+    lines.extend(report.ended_by.map(|hit| (ending(hit), true)));
+    lines
+}
+
+fn denials(report: &Report) -> Vec<String> {
+    let Some(summary) = &report.summary else {
+        return Vec::new();
+    };
+    let limits = summary.limits.iter();
+    let limits = limits.map(|limit| format!("{limit} ({})", limit.action));
+    let mut lines: Vec<_> = limits.chain(summary.denied.iter().map(denial)).collect();
+    if !lines.is_empty() {
+        lines.push(format!(
             "all of it: portcullis audit show {}",
             report.session
         ));
     }
+    lines
 }
 
 /// What follows when a budget is used up.

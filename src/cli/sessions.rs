@@ -10,17 +10,63 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::failure::Failure;
 use super::print::escape;
+use super::service;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::session::caller::Caller;
-use crate::session::running;
+use crate::session::running::{self, RunningSession};
+use crate::wire::control::Listed;
 use crate::wire::session::{SessionReply, SessionRequest};
 use crate::wire::{Channel, WireError};
+
+/// Every running session that the caller may know of: their own, and where the host has the service and lets
+/// them, those of others.
+pub(super) fn of_everybody(caller: &Caller) -> Result<Vec<RunningSession>, Failure> {
+    let mut all = running::all(caller);
+    for listed in listed()? {
+        if all.iter().all(|one| one.id != listed.session)
+            && let Ok(channel) = service::connect(listed.session)
+        {
+            let id = listed.session;
+            all.push(RunningSession { id, channel });
+        }
+    }
+    all.sort_unstable_by_key(|one| one.id);
+    Ok(all)
+}
+
+fn listed() -> Result<Vec<Listed>, Failure> {
+    if service::is_there() {
+        service::list()
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+/// Sessions of others that this means.
+fn of_others(text: &str) -> Result<Vec<RunningSession>, Failure> {
+    let wanted = text.to_ascii_lowercase();
+    let mut listed = listed()?;
+    let begins = |one: &Listed| one.session.to_string().starts_with(&wanted);
+    if listed.iter().any(begins) {
+        listed.retain(begins);
+    } else {
+        listed.retain(|one| one.name.as_ref().is_some_and(|name| name.as_str() == text));
+    }
+    let found = listed.into_iter().map(|one| {
+        let id = one.session;
+        service::connect(id).map(|channel| RunningSession { id, channel })
+    });
+    found.collect()
+}
 
 /// The one running session that this means: by the beginning of its identifier, by its name, or by being
 /// the only one.
 pub(super) fn find(caller: &Caller, text: Option<&str>) -> Result<(SessionId, Channel), Failure> {
     let mut meant = text.map_or_else(|| running::all(caller), |text| running::meant(caller, text));
+    if let Some(text) = text.filter(|_| meant.is_empty()) {
+        meant = of_others(text)?;
+    }
     let of = text.map_or_else(String::new, |text| {
         format!(
             " whose id begins with {0} or whose name is {0}",
@@ -66,6 +112,9 @@ pub(super) fn wait_for_end(
         Failure::new(Exit::Internal, format!("session {id}: {what}: {errno}"))
     };
     let peer = socket_peercred(channel).map_err(|errno| failed("ask who it is", errno))?;
+    if is_daemon(peer.pid) {
+        return wait_for_silence(id, channel, until);
+    }
     let process = match pidfd_open(peer.pid, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(Errno::SRCH) => return Ok(true),
@@ -79,6 +128,37 @@ pub(super) fn wait_for_end(
             Ok(ready) => return Ok(ready > 0),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(failed("wait for it", errno)),
+        }
+    }
+}
+
+/// Whether the channel was made by the daemon, which then is not the session's own process.
+fn is_daemon(pid: rustix::process::Pid) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.is_ok_and(|name| name.trim_end() == "portcullisd")
+}
+
+/// As [`wait_for_end`], where the session's process cannot be watched: until the daemon knows it no more.
+fn wait_for_silence(
+    id: SessionId,
+    channel: &Channel,
+    until: Option<Instant>,
+) -> Result<bool, Failure> {
+    loop {
+        if listed()?.iter().all(|one| one.session != id) {
+            return Ok(true);
+        }
+        if until.is_some_and(|until| until <= Instant::now()) {
+            return Ok(false);
+        }
+        // The channel is closed shortly before that; there is nothing else to wait for.
+        let tenth = Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        };
+        let closed = poll(&mut [PollFd::new(channel, PollFlags::IN)], Some(&tenth));
+        if matches!(closed, Ok(1..)) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::audit::AuditEvent;
 use crate::policy::{NetworkPolicy, Port, Ruleset};
 use crate::wire::gate::{Applied, GateReply};
 
+use super::memory::Note;
 use super::state::Gate;
 
 /// The TCP ports that the gate's Landlock lets it connect to.
@@ -57,6 +58,9 @@ pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
     }
     // From here on nothing is let through by the old one: see `until_policy_stands`.
     gate.changes.send_replace(true);
+    // First of all, so that no gate that takes our place decides by an older one than we did. Should the
+    // record fail, such a gate has it in force, and on record, a little early.
+    gate.memory.keep(&Note::Policy(Box::new(policy.clone())));
     let recorded = gate.reporter.record(AuditEvent::PolicyApplied {
         generation: generation.clone(),
     });

@@ -18,7 +18,8 @@
 //! [`room`] how much of it may be in memory.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
-//! at the moment, so that it can be taken back.
+//! at the moment, so that it can be taken back. [`memory`] is what another gate finds that takes this one's place,
+//! [`supply`] where another audit writer comes from.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
 #![forbid(unsafe_code)]
@@ -48,6 +49,7 @@ mod leg;
 mod listen;
 mod live;
 mod lookout;
+mod memory;
 mod mitm;
 mod open;
 mod origin_tls;
@@ -69,6 +71,7 @@ mod splice;
 mod start;
 mod state;
 mod summary;
+mod supply;
 mod tally;
 mod transparent;
 mod tunnel;

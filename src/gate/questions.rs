@@ -10,12 +10,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use crate::ids::{ConnId, QuestionId};
 use crate::policy::{Answered, Decision, EgressRequest, Host, Method, Port, RuleId, Transport};
 use crate::wire::gate::Answer;
 
+use super::memory::{Memory, Note, Recalled};
 use super::question_life::conduct;
 use super::state::Gate;
 
@@ -28,8 +30,12 @@ const REMEMBERED: usize = 4096;
 /// The longest path that is shown to whoever answers.
 pub(super) const MAX_SHOWN_PATH: usize = 512;
 
+/// Numbers that are noted together ahead of their use.
+const NUMBERS: u64 = 64;
+
 /// What makes two requests one question.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Subject {
     host: Host,
     port: Port,
@@ -76,6 +82,9 @@ pub(super) struct Questions {
     pending: RefCell<BTreeMap<QuestionId, Rc<Pending>>>,
     remembered: RefCell<HashMap<Subject, (Answered, RuleId)>>,
     last: Cell<u64>,
+    /// The last number that a successor will not give out.
+    noted: Cell<u64>,
+    memory: Rc<Memory>,
 }
 
 /// One question.
@@ -112,13 +121,29 @@ impl Drop for Waiting {
 }
 
 impl Questions {
-    pub(super) fn new(wait: Duration) -> Self {
+    /// Nothing is asked yet; the answers that count for the session are those to an earlier gate.
+    pub(super) fn new(wait: Duration, memory: Rc<Memory>, recalled: &Recalled) -> Self {
+        let remembered = recalled.answers.iter().cloned();
+        let remembered = remembered.map(|(subject, answered, rule)| (subject, (answered, rule)));
         Self {
             wait,
             pending: RefCell::default(),
-            remembered: RefCell::default(),
-            last: Cell::new(0),
+            remembered: RefCell::new(remembered.take(REMEMBERED).collect()),
+            last: Cell::new(recalled.questions),
+            noted: Cell::new(recalled.questions),
+            memory,
         }
+    }
+
+    /// A number that no gate of this session has given out, so that no answer is taken for another's.
+    fn next_id(&self) -> QuestionId {
+        let next = self.last.get().saturating_add(1);
+        self.last.set(next);
+        if next > self.noted.get() {
+            self.noted.set(next.saturating_add(NUMBERS));
+            self.memory.keep(&Note::Questions(self.noted.get()));
+        }
+        QuestionId(next)
     }
 
     /// What was answered before for the whole session.
@@ -138,6 +163,11 @@ impl Questions {
     pub(super) fn remember(&self, pending: &Pending, answered: Answered, rule: &RuleId) {
         let mut remembered = self.remembered.borrow_mut();
         if remembered.len() < REMEMBERED {
+            self.memory.keep(&Note::Answer {
+                subject: Box::new(pending.subject.clone()),
+                answered,
+                rule: rule.clone(),
+            });
             remembered.insert(pending.subject.clone(), (answered, rule.clone()));
         }
     }
@@ -170,10 +200,9 @@ impl Questions {
         if pending.len() >= PENDING {
             return None;
         }
-        self.last.set(self.last.get().saturating_add(1));
         let (answer, answered) = oneshot::channel();
         let new = Rc::new(Pending {
-            id: QuestionId(self.last.get()),
+            id: self.next_id(),
             conn,
             subject,
             request: request.clone(),

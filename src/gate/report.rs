@@ -1,10 +1,16 @@
 //! The gate's end of the audit channel. Owns the order of records and the wait for their
 //! acknowledgements. Trusts the writer's answers, in order and by number; anything else ends the
 //! channel for good. Never lets a caller go on whose record was not acknowledged.
+//!
+//! A writer that dies is replaced by another ([`supply`](super::supply)): callers wait meanwhile, connections
+//! stay, and what was not acknowledged is sent again, so that a record may be kept twice but not lost. If none
+//! comes in time everything is refused, and connections end, until one comes after all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -22,7 +28,8 @@ const WAITING: usize = 64;
 /// it come to that: callers give up waiting, their records stay.
 const BACKLOG: usize = 1024;
 
-/// How long a record may stay unacknowledged. Must exceed an fdatasync(2) on a busy disk.
+/// How long a record may stay unacknowledged, and how long there may be no writer before everything is
+/// refused. Must exceed an fdatasync(2) on a busy disk, and the start of another writer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer of the writer is one short object; only its error text has a length.
@@ -36,8 +43,16 @@ pub(super) struct AuditLost;
 /// Sends records and matches the answers.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    /// The channel; read by [`Reporter::run`] alone.
-    stream: UnixStream,
+    /// The channel; read by [`Reporter::run`] alone. `None` while there is no writer.
+    lane: RefCell<Option<Rc<UnixStream>>>,
+    /// The channel to another writer, which takes the place of the one before.
+    next: RefCell<Option<UnixStream>>,
+    /// Wakes [`Reporter::run`]: there is another channel, or there never will be.
+    supplied: Notify,
+    /// Whether another writer may come.
+    replaceable: Cell<bool>,
+    /// Whether no writer could help: nothing is recorded any more.
+    useless: Cell<bool>,
     /// What is under way.
     queue: RefCell<Queue>,
     /// Wakes the task that writes what the socket did not take at once.
@@ -46,7 +61,7 @@ pub(super) struct Reporter {
     answered: Notify,
     /// Bounds the callers that wait, so that the queue is bounded.
     turns: Semaphore,
-    /// True once the channel is of no use any more.
+    /// True while nothing may leave, because nothing can be recorded.
     lost: watch::Sender<bool>,
 }
 
@@ -54,16 +69,49 @@ pub(super) struct Reporter {
 struct Queue {
     /// Encoded frames, the first perhaps sent in part.
     outgoing: VecDeque<u8>,
-    /// Records without an answer yet, oldest first, with whoever waits for it.
-    waiting: VecDeque<(u64, Option<oneshot::Sender<()>>)>,
+    /// Records without an answer yet, oldest first.
+    waiting: VecDeque<Unanswered>,
     /// The number of the next record.
     next: Cell<u64>,
+}
+
+/// A record that is not acknowledged: should its writer die, the next one gets it.
+#[derive(Debug)]
+struct Unanswered {
+    id: u64,
+    frame: Vec<u8>,
+    /// Whoever waits for it.
+    waiter: Option<oneshot::Sender<()>>,
+}
+
+/// Why a channel is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The writer is gone, or another has taken its place.
+    Gone,
+    /// It cannot keep records, or is not itself: another one would not be better.
+    Useless,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe => Self::Gone,
+            _ => Self::Useless,
+        }
+    }
 }
 
 impl Reporter {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self {
-            stream,
+            lane: RefCell::new(Some(Rc::new(stream))),
+            next: RefCell::default(),
+            supplied: Notify::new(),
+            replaceable: Cell::new(true),
+            useless: Cell::new(false),
             queue: RefCell::default(),
             unsent: Notify::new(),
             answered: Notify::new(),
@@ -76,7 +124,7 @@ impl Reporter {
     pub(super) async fn record(&self, event: AuditEvent) -> Result<(), AuditLost> {
         let acknowledged = async {
             let _turn = self.turns.acquire().await.map_err(|_| AuditLost)?;
-            if self.queue.borrow().waiting.len() >= BACKLOG {
+            if self.is_lost() || self.queue.borrow().waiting.len() >= BACKLOG {
                 return Err(AuditLost);
             }
             let (sender, receiver) = oneshot::channel();
@@ -92,7 +140,11 @@ impl Reporter {
     /// [`Reporter::record`] of the same channel waits for as well. What a connection leaves here is
     /// bounded, because its next request waits for an acknowledgement behind it.
     pub(super) fn note(&self, event: AuditEvent) {
-        // A lost channel refuses every new request; nothing is left to do for this one.
+        // While nothing is let through these are the ends of what was; another writer may still come.
+        if self.is_lost() && self.queue.borrow().waiting.len() >= BACKLOG {
+            return;
+        }
+        // Where no writer can help nothing is left to do for this one.
         self.enqueue(event, None).ok();
     }
 
@@ -103,33 +155,108 @@ impl Reporter {
         }
     }
 
-    /// Whether the channel is of no use any more.
+    /// Whether nothing can be recorded.
     pub(super) fn is_lost(&self) -> bool {
         *self.lost.borrow()
     }
 
-    /// Resolves once the channel is lost.
+    /// Resolves once nothing can be recorded.
     pub(super) async fn until_lost(&self) {
         // The sender lives in self, so waiting cannot fail.
         drop(self.lost.subscribe().wait_for(|lost| *lost).await);
     }
 
-    /// Writes and reads until the channel is lost.
-    pub(super) async fn run(&self) {
-        let end = tokio::select! {
-            end = self.write_all() => end,
-            end = self.read_replies() => end,
-        };
-        drop(end);
+    /// The channel to another writer, which takes the place of the one that there was.
+    pub(super) fn replace(&self, lane: UnixStream) {
+        self.next.replace(Some(lane));
+        self.supplied.notify_one();
+    }
+
+    /// There will be no other writer.
+    pub(super) fn will_not_be_replaced(&self) {
+        self.replaceable.set(false);
+        self.supplied.notify_one();
+    }
+
+    /// Nothing is to be let through any more, whoever writes.
+    pub(super) fn give_up(&self) {
+        self.useless.set(true);
         self.lose();
+        self.supplied.notify_one();
+    }
+
+    /// Writes and reads until no writer is of any use.
+    pub(super) async fn run(&self) {
+        while !self.useless.get() {
+            let lane = self.lane.borrow().clone();
+            if let Some(lane) = lane {
+                let end = tokio::select! {
+                    end = self.write_all(&lane) => end,
+                    end = self.read_replies(&lane) => end,
+                    () = self.until_replaced() => End::Gone,
+                };
+                self.lane.take();
+                if end == End::Useless {
+                    self.useless.set(true);
+                }
+            } else {
+                self.find_lane().await;
+            }
+        }
+        self.lose();
+    }
+
+    /// Resolves once there is another channel, or nothing is to be let through any more.
+    async fn until_replaced(&self) {
+        while self.next.borrow().is_none() && !self.useless.get() {
+            self.supplied.notified().await;
+        }
+    }
+
+    /// Without a writer everything waits, for a while; then nothing is let through until there is one.
+    async fn find_lane(&self) {
+        let next = self.next.take();
+        if let Some(lane) = next {
+            self.take_up(lane);
+            return;
+        }
+        if !self.replaceable.get() {
+            self.useless.set(true);
+        } else if self.is_lost() {
+            self.supplied.notified().await;
+        } else if timeout(PATIENCE, self.supplied.notified()).await.is_err() {
+            self.lose();
+        }
+    }
+
+    /// Goes on with another writer: it gets everything that none has acknowledged, in order.
+    fn take_up(&self, lane: UnixStream) {
+        let mut queue = self.queue.borrow_mut();
+        queue.outgoing.clear();
+        let Queue {
+            outgoing, waiting, ..
+        } = &mut *queue;
+        for unanswered in waiting.iter() {
+            outgoing.extend(&unanswered.frame);
+        }
+        drop(queue);
+        self.lane.replace(Some(Rc::new(lane)));
+        self.lost.send_replace(false);
+        self.send_now();
     }
 
     fn lose(&self) {
         self.lost.send_replace(true);
         let mut queue = self.queue.borrow_mut();
-        // Dropping the senders tells every waiting caller.
-        queue.waiting.clear();
         queue.outgoing.clear();
+        if self.useless.get() {
+            queue.waiting.clear();
+        }
+        for unanswered in &mut queue.waiting {
+            // Dropping the sender tells the waiting caller; the record itself may still be kept.
+            unanswered.waiter = None;
+        }
+        drop(queue);
         self.answered.notify_waiters();
     }
 
@@ -138,28 +265,35 @@ impl Reporter {
         event: AuditEvent,
         waiter: Option<oneshot::Sender<()>>,
     ) -> Result<(), AuditLost> {
-        if self.is_lost() {
+        if self.useless.get() {
             return Err(AuditLost);
         }
         let mut queue = self.queue.borrow_mut();
         let id = queue.next.get();
-        queue.next.set(id.wrapping_add(1));
         let frame = frame::encode(&Append { id, event }).map_err(|_| AuditLost)?;
-        queue.waiting.push_back((id, waiter));
-        queue.outgoing.extend(frame);
-        drop(queue);
-        if self.send_now().is_err() {
-            self.lose();
-            return Err(AuditLost);
+        queue.next.set(id.wrapping_add(1));
+        if self.lane.borrow().is_some() {
+            queue.outgoing.extend(&frame);
         }
+        queue.waiting.push_back(Unanswered { id, frame, waiter });
+        drop(queue);
+        self.send_now();
         Ok(())
     }
 
-    /// Writes what the socket takes at once; the rest is for [`Reporter::write_all`].
-    fn send_now(&self) -> io::Result<()> {
+    /// Writes what the socket takes at once; the rest is for [`Reporter::write_all`]. A channel that fails
+    /// is found out by [`Reporter::read_replies`].
+    fn send_now(&self) {
+        let lane = self.lane.borrow().clone();
+        if let Some(lane) = lane {
+            self.send_to(&lane).ok();
+        }
+    }
+
+    fn send_to(&self, lane: &UnixStream) -> io::Result<()> {
         let mut queue = self.queue.borrow_mut();
         while !queue.outgoing.is_empty() {
-            match self.stream.try_write(queue.outgoing.as_slices().0) {
+            match lane.try_write(queue.outgoing.as_slices().0) {
                 Ok(sent) => drop(queue.outgoing.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.unsent.notify_one();
@@ -171,20 +305,30 @@ impl Reporter {
         Ok(())
     }
 
-    async fn write_all(&self) -> io::Result<()> {
+    async fn write_all(&self, lane: &UnixStream) -> End {
         loop {
             self.unsent.notified().await;
-            self.stream.writable().await?;
-            self.send_now()?;
+            let sent = lane.writable().await.and_then(|()| self.send_to(lane));
+            if sent.is_err() {
+                // What it had acknowledged is still to be read.
+                return std::future::pending().await;
+            }
         }
     }
 
-    async fn read_replies(&self) -> io::Result<()> {
+    async fn read_replies(&self, lane: &UnixStream) -> End {
+        match self.until_unreadable(lane).await {
+            Ok(never) => match never {},
+            Err(error) => error.into(),
+        }
+    }
+
+    async fn until_unreadable(&self, lane: &UnixStream) -> io::Result<Infallible> {
         let mut buffer = Vec::new();
         let mut chunk = [0; 4096];
         loop {
-            self.stream.readable().await?;
-            let got = match self.stream.try_read(&mut chunk) {
+            lane.readable().await?;
+            let got = match lane.try_read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
@@ -200,13 +344,13 @@ impl Reporter {
     /// Matches one answer with the oldest record.
     fn accept(&self, reply: &AuditReply) -> io::Result<()> {
         let waiting = self.queue.borrow_mut().waiting.pop_front();
-        let (AuditReply::Recorded { id, .. }, Some((expected, waiter))) = (reply, waiting) else {
+        let (AuditReply::Recorded { id, .. }, Some(unanswered)) = (reply, waiting) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        if *id != expected {
+        if *id != unanswered.id {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        if let Some(waiter) = waiter {
+        if let Some(waiter) = unanswered.waiter {
             // A caller that gave up waiting is no fault of the channel.
             waiter.send(()).ok();
         }

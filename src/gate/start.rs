@@ -14,11 +14,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
+use crate::audit::AuditEvent;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
 use crate::sys::fd::inherit;
 use crate::sys::harden::harden;
-use crate::wire::gate::{GateBoot, GateCommand, GateReply};
+use crate::secret::Secret;
+use crate::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
 use super::budget::{self, Ledger};
@@ -28,6 +30,7 @@ use super::counters::Counters;
 use super::dns::{Names, Pace, serve_tcp, serve_udp};
 use super::keyring::{Keyring, Unfit};
 use super::listen::{Places, accept};
+use super::memory::{Memory, MemoryError, Note, Recalled};
 use super::mitm::{Leaves, MitmError};
 use super::open::Leases;
 use super::origin_tls::{OriginTls, OriginTlsError};
@@ -40,14 +43,15 @@ use super::socks5_udp::Relay;
 use super::splice::Pipes;
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
+use super::supply;
 use super::upstream::Pool;
 use super::via::Via;
 
 /// The descriptor of the control channel.
 const CONTROL: i32 = 3;
 
-/// The descriptor of the audit channel.
-const AUDIT: i32 = 4;
+/// The descriptor of the supply channel.
+const SUPPLY: i32 = 4;
 
 /// For the writer to acknowledge the last records.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
@@ -63,6 +67,10 @@ pub(super) enum StartError {
     },
     #[error("control channel: {0}")]
     Control(#[from] WireError),
+    #[error("supply channel: {0}")]
+    Supply(#[source] WireError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     #[error("control channel: expected `serve`")]
     NotServe,
     #[error(transparent)]
@@ -100,11 +108,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run(control: &Channel) -> Result<(), StartError> {
-    // 1. The audit channel, which came with us.
-    let audit = StdUnixStream::from(inherited(AUDIT)?);
+    // 1. The supply channel, which came with us.
+    let supply = Channel::from(inherited(SUPPLY)?);
     // 2. Everything there is to know; secrets may be among it, so nobody else may look from here on.
     harden().map_err(ConfineError::Harden)?;
     let mut boot: GateBoot = control.recv()?;
+    let (memory, audit) = supply::first(&supply).map_err(StartError::Supply)?;
+    let (memory, recalled) = Memory::open(memory)?;
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -112,7 +122,12 @@ fn run(control: &Channel) -> Result<(), StartError> {
         .build()
         .map_err(StartError::Runtime)?;
     // 4. The compiled policy and all that works by it.
-    let gate = build(&runtime, &boot, audit)?;
+    let successor = recalled.begun;
+    let gate = build(&runtime, &boot, audit, (memory, recalled))?;
+    let supply = {
+        let _inside = runtime.enter();
+        supply::asynchronous(supply).map_err(StartError::Runtime)?
+    };
     // The gate has the values; here they are wiped.
     boot.credentials.clear();
     // 5. Confinement, before the first byte from the jail can arrive.
@@ -129,51 +144,76 @@ fn run(control: &Channel) -> Result<(), StartError> {
         sockets::take(&boot.policy, received.fds)?
     };
     // 7. Work, until the session drains us or is gone.
-    runtime.block_on(LocalSet::new().run_until(serve(gate, sockets, control)))
+    if successor {
+        // Perhaps the gate before died between noting a policy and recording it. Everything that we decide
+        // stands behind this.
+        let generation = gate.rules().generation().clone();
+        gate.reporter.note(AuditEvent::PolicyApplied { generation });
+    }
+    runtime.block_on(LocalSet::new().run_until(serve(gate, sockets, (supply, control))))
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, StartError> {
     inherit(number).map_err(|source| StartError::Inherit { number, source })
 }
 
-/// The compiled policy and all that works by it.
+/// The compiled policy and all that works by it. A gate that takes the place of another goes on where that
+/// one was: what the session started with is as it was then, what decides is what was last in force.
 pub(super) fn build(
     runtime: &Runtime,
     boot: &GateBoot,
     audit: StdUnixStream,
+    (memory, recalled): (Memory, Recalled),
 ) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
-    let mitm = policy.inspects().then(Leaves::new).transpose()?;
+    let memory = Rc::new(memory);
+    let known = recalled.authority.as_ref();
+    let mitm = policy.inspects().then(|| Leaves::new(known)).transpose()?;
+    if !recalled.begun {
+        leave(&memory, boot, mitm.as_ref());
+    }
+    let values = if recalled.begun {
+        &recalled.credentials
+    } else {
+        &boot.credentials
+    };
+    let in_force = recalled.policy.as_deref().unwrap_or(policy);
     let limits = Limits::from(&policy.limits);
     let via = Via::new(boot.upstream.as_ref());
     let origin_tls = (policy.inspects() || via.needs_tls())
         .then(|| OriginTls::new(&boot.roots))
         .transpose()?;
     Ok(Rc::new(Gate {
-        policy: RefCell::new(Rc::new(Ruleset::compile(policy))),
+        policy: RefCell::new(Rc::new(Ruleset::compile(in_force))),
         limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
             .spelling_out(via.names()),
-        names: Names::default(),
+        names: Names::new(Rc::clone(&memory), &recalled.names),
         via,
         relay: OnceCell::new(),
         control: Control::default(),
-        questions: Questions::new(Duration::from_secs(boot.approval_seconds.into())),
+        questions: Questions::new(
+            Duration::from_secs(boot.approval_seconds.into()),
+            Rc::clone(&memory),
+            &recalled,
+        ),
         leases: Leases::default(),
         changes: watch::Sender::new(false),
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit),
         summary: Summary::default(),
-        keyring: Keyring::new(&policy.credentials, &boot.credentials)?,
+        keyring: Keyring::new(&policy.credentials, values)?,
         pool: Pool::new(limits.connections),
         room: Room::default(),
         mitm,
-        last_conn: Cell::new(0),
+        last_conn: Cell::new(recalled.conns),
+        noted_conn: Cell::new(recalled.conns),
         origin_tls,
-        ledger: Ledger::new(policy),
+        ledger: Ledger::new(in_force, &memory, &recalled),
+        memory,
         counters: Counters::default(),
         pipes: Pipes::default(),
         scratch: RefCell::new(vec![0; CHUNK].into_boxed_slice()),
@@ -181,10 +221,36 @@ pub(super) fn build(
     }))
 }
 
+/// What a successor needs of what only the first gate is given or makes.
+fn leave(memory: &Memory, boot: &GateBoot, mitm: Option<&Leaves>) {
+    memory.keep(&Note::Begun);
+    if let Some(mitm) = mitm {
+        memory.keep(&Note::Authority(mitm.note()));
+    }
+    for known in &boot.credentials {
+        memory.keep(&Note::Credential(CredentialValue {
+            name: known.name.clone(),
+            placeholder: known.placeholder.clone(),
+            value: Secret::new(known.value.expose().clone()),
+        }));
+    }
+}
+
 /// Accepts until the session says `drain` (answered with the summary) or is gone (the end, at once).
-async fn serve(gate: Rc<Gate>, sockets: Sockets, control: &Channel) -> Result<(), StartError> {
+async fn serve(
+    gate: Rc<Gate>,
+    sockets: Sockets,
+    (supply, control): (UnixStream, &Channel),
+) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
+    let supplied = Rc::clone(&gate);
+    tokio::task::spawn_local(async move { supply::serve(supply, &supplied.reporter).await });
+    let remembering = Rc::clone(&gate);
+    tokio::task::spawn_local(async move {
+        remembering.memory.until_failed().await;
+        remembering.reporter.give_up();
+    });
     tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();

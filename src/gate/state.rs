@@ -15,6 +15,7 @@ use super::counters::Counters;
 use super::dns::Names;
 use super::keyring::Keyring;
 use super::live::Reachable;
+use super::memory::{Memory, Note};
 use super::mitm::Leaves;
 use super::open::Leases;
 use super::origin_tls::OriginTls;
@@ -30,6 +31,9 @@ use super::via::Via;
 
 /// The bytes moved by one read of a relay.
 pub(super) const CHUNK: usize = 64 << 10;
+
+/// Numbers of connections that are noted together ahead of their use.
+const NUMBERS: u64 = 1024;
 
 /// One gate.
 #[derive(Debug)]
@@ -74,6 +78,10 @@ pub(super) struct Gate {
     pub(super) mitm: Option<Leaves>,
     /// The number given out last, see [`Gate::next_conn`].
     pub(super) last_conn: Cell<u64>,
+    /// The last number that a successor will not give out.
+    pub(super) noted_conn: Cell<u64>,
+    /// What a gate that takes this one's place will know.
+    pub(super) memory: Rc<Memory>,
     /// TLS towards origins and proxies, where the policy has any looked into or a proxy is spoken to by it.
     pub(super) origin_tls: Option<OriginTls>,
     /// Pipes for relays that move much.
@@ -91,10 +99,15 @@ impl Gate {
     }
 
     /// The next number for a connection, or for a request within a terminated one: both are told apart
-    /// by it in the log.
+    /// by it in the log. No gate of a session gives out what another one did.
     pub(super) fn next_conn(&self) -> ConnId {
-        self.last_conn.set(self.last_conn.get().saturating_add(1));
-        ConnId(self.last_conn.get())
+        let next = self.last_conn.get().saturating_add(1);
+        self.last_conn.set(next);
+        if next > self.noted_conn.get() {
+            self.noted_conn.set(next.saturating_add(NUMBERS));
+            self.memory.keep(&Note::Conns(self.noted_conn.get()));
+        }
+        ConnId(next)
     }
 
     /// Resolves once no new policy waits for its record: what it has to say comes first.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use super::error::JailError;
+use super::footing::Footing;
 use super::spec::{Access, JailSpec, Mount, MountKind, SourceId};
 use crate::sys::process::{Spawn, find_in_path};
 
@@ -128,7 +129,14 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
 /// [`FIRST_SOURCE_FD`] + n.
 pub fn argv(spec: &JailSpec) -> Vec<OsString> {
     let mut argv = Argv::default();
+    match spec.footing {
+        Footing::Own => argv.add(["--unshare-user"]),
+        Footing::Given => {}
+    }
     argv.add(NAMESPACES);
+    if spec.footing == Footing::Given {
+        argv.add(TAKEOVER);
+    }
     argv.add(["--hostname", spec.hostname.as_str()]);
     if spec.reports_pid {
         argv.add(["--info-fd", &INFO_FD.to_string()]);
@@ -139,15 +147,19 @@ pub fn argv(spec: &JailSpec) -> Vec<OsString> {
     for dest in &spec.sealed {
         argv.add([OsStr::new("--remount-ro"), dest.as_os_str()]);
     }
-    argv.add([OsStr::new("--chdir"), spec.workspace.as_os_str()]);
+    // Where it has no rights any more by then, init goes there.
+    let folder = match spec.footing {
+        Footing::Own => spec.workspace.as_os_str(),
+        Footing::Given => OsStr::new("/"),
+    };
+    argv.add([OsStr::new("--chdir"), folder]);
     argv.0
 }
 
-/// Every namespace there is, none of them optional; no capabilities; nothing of our environment.
+/// Every further namespace there is, none of them optional; no capabilities; nothing of our environment.
 /// No `--new-session`: the command keeps its terminal, and what that would let it do to the
 /// terminal is refused by seccomp.
-const NAMESPACES: [&str; 10] = [
-    "--unshare-user",
+const NAMESPACES: [&str; 9] = [
     "--unshare-pid",
     "--unshare-net",
     "--unshare-ipc",
@@ -157,6 +169,16 @@ const NAMESPACES: [&str; 10] = [
     "--clearenv",
     "--cap-drop",
     "ALL",
+];
+
+/// What init needs to become the user, and has given up before anything else happens.
+const TAKEOVER: [&str; 6] = [
+    "--cap-add",
+    "CAP_CHOWN",
+    "--cap-add",
+    "CAP_SETUID",
+    "--cap-add",
+    "CAP_SETPCAP",
 ];
 
 #[derive(Default)]

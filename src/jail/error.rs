@@ -15,6 +15,12 @@ pub enum JailError {
          count) nor one beside Codex; install the package `bubblewrap`"
     )]
     BwrapMissing,
+    /// None that may have rights which the caller does not have.
+    #[error(
+        "no bubblewrap that is root's: a session of the service uses one in /usr/bin or another system folder \
+         that only root can write, with every folder above it; install the package `bubblewrap`"
+    )]
+    BwrapNotRoots,
     /// The program is not a bubblewrap that works.
     #[error("{} --version: {cause}; reinstall the package `bubblewrap`", path.display())]
     BwrapBroken {

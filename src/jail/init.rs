@@ -22,7 +22,7 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::bwrap::{CONTROL_FD, PLAN_FD};
 use super::seccomp::{self, Filter};
-use super::{intercept, landlock, reach, sweep};
+use super::{intercept, landlock, reach, sweep, takeover};
 use crate::audit::event::Isolation;
 use crate::exit::Exit;
 use crate::sys::process::find_in_path;
@@ -58,8 +58,11 @@ pub fn main() -> ExitCode {
 
 /// The list. Returns only on failure.
 fn run(control: &Channel) -> Result<Infallible, InitFailure> {
-    // 2. Read the plan, before anything that depends on it.
+    // 2. Read the plan, before anything that depends on it; and become the user, where bubblewrap was not.
     let plan = read_plan().map_err(not_started("read the plan"))?;
+    if let Some(plan) = &plan.takeover {
+        takeover::take_over(plan).map_err(not_started("take over from bubblewrap"))?;
+    }
     // 3. Bind the listeners, in the jail's own network namespace.
     let mut listeners = bind_listeners(&plan.listen)?;
     if let Some(port) = plan.datagrams {

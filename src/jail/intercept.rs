@@ -8,7 +8,8 @@
 //! Not the work of init, because init never holds a capability over the network: in an ordinary user's jail
 //! bubblewrap makes two user namespaces, the outer one owns the network and the command lives in the inner
 //! one. The user who made a user namespace may join it, so a process of the caller's that is not in the jail
-//! can do it, and nothing in the jail needs a right that would have to be taken away again.
+//! can do it, and nothing in the jail needs a right that would have to be taken away again. In a namespace that
+//! root made, it is started as that one's uid 0.
 
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -24,6 +25,7 @@ use nix::sys::socket::{
 };
 
 use super::error::JailError;
+use super::footing::Footing;
 use super::{routes, tproxy};
 use crate::exit::Exit;
 use crate::sys::fd::proc_path;
@@ -48,19 +50,18 @@ pub struct Interceptor {
 
 impl Interceptor {
     /// Starts the process: the program of init with one argument.
-    pub fn start(init: &impl AsFd) -> Result<Self, JailError> {
+    pub fn start(init: &impl AsFd, footing: Footing) -> Result<Self, JailError> {
         let failed = |source| JailError::Start {
             what: "portcullis-init intercept",
             source,
         };
         let (channel, theirs) = Channel::pair().map_err(failed)?;
         let program = init.as_fd().try_clone_to_owned().map_err(failed)?;
-        let child = Spawn::new(Path::new(&proc_path(&program)))
+        let spawn = Spawn::new(Path::new(&proc_path(&program)))
             .arg("intercept")
             .fd(theirs, 3)
-            .own_process_group()
-            .start()
-            .map_err(failed)?;
+            .own_process_group();
+        let child = footing.raise(spawn).start().map_err(failed)?;
         Ok(Self { channel, child })
     }
 

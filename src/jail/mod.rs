@@ -5,9 +5,9 @@
 //! request and bubblewrap. Never: opens a way to the network, decides about traffic, resolves a name
 //! twice, starts with less confinement than the profile's floor.
 //!
-//! Reading order: [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
+//! Reading order: [`footing`] (in whose user namespace) → [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
 //! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
-//! [`init`] (the numbered list inside) → `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
+//! [`init`] (the numbered list inside) → `takeover`, `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs; [`cgroup`] makes the groups that limit it. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy; [`reach`] connects to
 //! what listens in it.
@@ -16,6 +16,7 @@
 pub mod bwrap;
 pub mod cgroup;
 pub mod error;
+pub mod footing;
 pub mod identity;
 pub mod init;
 pub mod intercept;
@@ -35,13 +36,15 @@ pub mod start;
 mod sweep;
 mod syscalls;
 pub mod system;
+mod takeover;
 mod tproxy;
 mod unix_socket;
 
 pub use bwrap::Bwrap;
 pub use error::JailError;
+pub use footing::Footing;
 pub use identity::{UserNames, name_service};
 pub use intercept::Interceptor;
 pub use source::links_on_the_way;
 pub use spec::JailSpec;
-pub use start::{JailRequest, Prepared, Running, prepare};
+pub use start::{GivenGroups, JailRequest, Prepared, Running, prepare, prepare_in};

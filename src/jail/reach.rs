@@ -15,7 +15,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -32,10 +32,11 @@ use seccompiler::{
 };
 
 use super::error::JailError;
+use super::footing::Footing;
 use crate::exit::Exit;
 use crate::policy::Port;
-use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::proc_path;
+use crate::sys::process::Spawn;
 use crate::sys::seccomp::{Table, allow_only, install};
 use crate::sys::{capability, fd, harden, namespace, signal};
 use crate::wire::frame::Received;
@@ -58,12 +59,12 @@ const LOOPBACKS: [IpAddr; 2] = [
 #[derive(Debug)]
 pub struct Reacher {
     channel: Channel,
-    process: Process,
+    process: Child,
 }
 
 impl Reacher {
     /// Starts the process: the program of init with one argument. It enters this network namespace.
-    pub fn start(init: &File, network: &OwnedFd) -> Result<Self, JailError> {
+    pub fn start(init: &File, network: &OwnedFd, footing: Footing) -> Result<Self, JailError> {
         let failed = |source| JailError::Start {
             what: "portcullis-init reach",
             source,
@@ -75,13 +76,13 @@ impl Reacher {
                 .map_err(|errno| failed(errno.into()))?;
         }
         let network = network.try_clone().map_err(failed)?;
-        let fds = [(theirs.into(), 3), (network, 4)];
-        let program = proc_path(init);
-        let process = beside::start(Path::new(&program), Some("reach"), Errors::Dropped, &fds);
-        Ok(Self {
-            channel,
-            process: process.map_err(failed)?,
-        })
+        let spawn = Spawn::new(Path::new(&proc_path(init)))
+            .arg("reach")
+            .fd(theirs, 3)
+            .fd(network, 4)
+            .own_process_group();
+        let process = footing.raise(spawn).start().map_err(failed)?;
+        Ok(Self { channel, process })
     }
 
     /// Orders a connection; the answer comes on [`Reacher::as_fd`].

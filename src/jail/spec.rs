@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::footing::Footing;
+
 /// A jail, ready to be turned into bubblewrap's arguments ([`super::bwrap::argv`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JailSpec {
+    /// In whose user namespace.
+    pub footing: Footing,
     /// The name that uname(2) gives inside.
     pub hostname: String,
     /// The working directory inside.

@@ -11,6 +11,7 @@ use std::process::{Child, ExitStatus};
 use super::bwrap::{self, Bwrap};
 use super::cgroup::{Groups, Meter, Missing, Places};
 use super::error::JailError;
+use super::footing::Footing;
 use super::identity::UserNames;
 use super::layout::lay_out;
 use super::placeholder::Sweeper;
@@ -20,11 +21,13 @@ use crate::audit::event::ShownSocket;
 use crate::policy::{FilesystemPolicy, ResourceLimits, UnixSocket};
 use crate::sys::fd::sealed;
 use crate::sys::process::{Spawn, kill_with_children};
-use crate::wire::init::InitPlan;
+use crate::wire::init::{InitPlan, Takeover};
 
 /// What the session wants.
 #[derive(Debug)]
 pub struct JailRequest<'a> {
+    /// In whose user namespace.
+    pub footing: Footing,
     /// What of the host shows.
     pub policy: &'a FilesystemPolicy,
     /// The project: absolute, free of symbolic links.
@@ -59,6 +62,7 @@ pub struct JailRequest<'a> {
 #[must_use = "placeholders on the host stand for nothing"]
 pub struct Prepared {
     spec: JailSpec,
+    uid: u32,
     sockets: Vec<ShownSocket>,
     socket_paths: Vec<PathBuf>,
     sources: Vec<OwnedFd>,
@@ -82,10 +86,24 @@ pub struct Running {
 #[derive(Debug)]
 struct BwrapProcess(Child);
 
-/// Opens everything, makes the placeholders and lists the mounts.
+/// Control groups that somebody else has made, if there are any, and the limits that none of them holds.
+pub type GivenGroups = (Option<Groups>, Vec<Missing>);
+
+/// Opens everything, makes the placeholders and control groups and lists the mounts.
 pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
+    prepare_in(request, None)
+}
+
+/// The same in control groups that somebody else has made, where that is so.
+pub fn prepare_in(
+    request: &JailRequest<'_>,
+    given: Option<GivenGroups>,
+) -> Result<Prepared, JailError> {
     // Before the layout, because the sweeper takes as long to be there as the layout takes.
-    let places = Places::find(request.limits);
+    let places = match given {
+        Some(_) => Places::default(),
+        None => Places::find(request.limits),
+    };
     let mut sweeper = if protect::needs_placeholder(request) || places.folders().count() > 0 {
         Some(Sweeper::start(request.init)?)
     } else {
@@ -98,10 +116,15 @@ pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
     mask::apply(&mut layout, request)?;
     unix_socket::hide_others(&mut layout, request)?;
     layout.add_parents();
-    let (groups, missing) = groups(request, places, sweeper.as_ref())?;
+    let (groups, missing) = match given {
+        Some(given) => given,
+        None => groups(request, places, sweeper.as_ref())?,
+    };
     let init = request.init.as_fd().try_clone_to_owned();
     Ok(Prepared {
+        uid: request.user.uid,
         spec: JailSpec {
+            footing: request.footing,
             hostname: request.hostname.clone(),
             workspace: request.workspace.to_owned(),
             mounts: layout.mounts,
@@ -165,6 +188,11 @@ impl Prepared {
         self.spec.landlock_paths()
     }
 
+    /// What init does first, for the [`InitPlan`].
+    pub fn takeover(&self) -> Option<Takeover> {
+        self.spec.footing.takeover(&self.spec, self.uid)
+    }
+
     /// Starts bubblewrap, and in it init, with this plan and the other end of `control`. Must be
     /// called from a thread that lives as long as the jail (prctl(2), PR_SET_PDEATHSIG: the parent is
     /// a thread).
@@ -195,6 +223,8 @@ impl Prepared {
             let joins = groups.joins().map_err(io::Error::from);
             spawn = spawn.join(joins.map_err(starting("bubblewrap"))?);
         }
+        // After it has joined its groups: these are the caller's.
+        let spawn = self.spec.footing.raise(spawn);
         let child = spawn.start().map_err(starting("bubblewrap"))?;
         Ok(Running {
             bwrap: BwrapProcess(child),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, getegid, getgid, getgrouplist, getgroups, getuid};
@@ -22,6 +23,35 @@ pub struct Caller {
     pub home: PathBuf,
     /// The environment.
     pub environment: BTreeMap<OsString, OsString>,
+}
+
+/// Who calls, where that is another process: of a session that the service has started, the environment of
+/// the session process is not the caller's.
+#[derive(Debug)]
+struct Assumed {
+    environment: BTreeMap<OsString, OsString>,
+    user: String,
+    profiles: Option<Vec<String>>,
+}
+
+static ASSUMED: OnceLock<Assumed> = OnceLock::new();
+
+/// Has [`Caller::current`] answer with these variables and this name from now on. `profiles`: those that the
+/// service lets the caller use, the host's own alone; `None`: any.
+pub fn assume(environment: Vec<(String, String)>, user: String, profiles: Option<Vec<String>>) {
+    let environment = environment.into_iter().map(|(k, v)| (k.into(), v.into()));
+    let assumed = Assumed {
+        environment: environment.collect(),
+        user,
+        profiles,
+    };
+    // Said once: a process runs one session.
+    ASSUMED.set(assumed).ok();
+}
+
+/// The profiles that the service lets the caller use, the host's own alone; `None`: any.
+pub(super) fn listed_profiles() -> Option<&'static [String]> {
+    ASSUMED.get()?.profiles.as_deref()
 }
 
 /// The names of this process's groups, and of those that the user database has its user in: a login may be
@@ -48,7 +78,11 @@ impl Caller {
     /// Reads the identity of this process.
     pub fn current() -> Self {
         let (uid, gid) = (getuid(), getgid());
-        let environment: BTreeMap<_, _> = std::env::vars_os().collect();
+        let assumed = ASSUMED.get();
+        let environment: BTreeMap<_, _> = assumed.map_or_else(
+            || std::env::vars_os().collect(),
+            |assumed| assumed.environment.clone(),
+        );
         let record = User::from_uid(uid).ok().flatten();
         let home = environment
             .get(OsStr::new("HOME"))
@@ -60,7 +94,10 @@ impl Caller {
         Self {
             uid,
             gid,
-            user: record.map_or_else(|| uid.to_string(), |user| user.name),
+            user: assumed.map_or_else(
+                || record.map_or_else(|| uid.to_string(), |user| user.name),
+                |assumed| assumed.user.clone(),
+            ),
             group: group.map_or_else(|| gid.to_string(), |group| group.name),
             home,
             environment,

@@ -1,34 +1,37 @@
-//! The processes a session starts beside the jail: the audit writer and the gate.
+//! The processes beside a session's jail: the audit writer and the gate, each as what the session says to it,
+//! whichever process it is by now. Starting processes is the [`starter`](super::starter)'s.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
 use crate::policy::NetworkPolicy;
-use crate::sys::beside::{self, Errors, Process};
-use crate::wire::audit::{Append, AppendError, AuditBoot, AuditReply, kept};
+use crate::sys::beside::Process;
+use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
 use crate::wire::{Channel, Inbox, WireError};
 
+use super::restarts::Restarts;
 use super::signals::{Arrived, Signals};
+use super::starter::Starter;
 
 /// Starting a companion takes no longer than this on a working host, however loaded.
 const START: Duration = Duration::from_secs(30);
 
 /// Nothing that a running companion is asked for takes this long: one that hangs (a stopped process, a
 /// stuck disk) must not keep the session from its end.
-const ANSWER: Duration = Duration::from_secs(10);
+pub(super) const ANSWER: Duration = Duration::from_secs(10);
 
 /// The longest message of a gate, in bytes: a summary of 64 destinations is far below.
 const MAX_REPLY: usize = 1 << 20;
@@ -60,6 +63,9 @@ pub enum CompanionError {
         /// Its own words: cause and cure.
         message: String,
     },
+    /// The service does not do its part.
+    #[error("{0}")]
+    Service(#[from] super::service::ServiceError),
     /// A record is not kept.
     #[error("{0}")]
     Append(#[from] AppendError),
@@ -128,6 +134,20 @@ pub fn receive_from<T: DeserializeOwned>(
     }
 }
 
+/// As [`receive`] without signals, for as long as this.
+fn receive_within<T: DeserializeOwned>(
+    who: &'static str,
+    channel: &Channel,
+    patience: Duration,
+) -> Result<Received<T>, CompanionError> {
+    match readable([channel.as_fd()], patience).map_err(CompanionError::Wait)? {
+        [true] => channel
+            .recv_with()
+            .map_err(|source| CompanionError::Wire { who, source }),
+        [false] => Err(CompanionError::TimedOut { who, patience }),
+    }
+}
+
 /// Which of the descriptors can be read (or are closed at the other end), waiting at most `timeout`.
 pub fn readable<const N: usize>(
     fds: [BorrowedFd<'_>; N],
@@ -164,6 +184,9 @@ pub fn any_ready(fds: &[(BorrowedFd<'_>, PollFlags)], timeout: Duration) -> io::
 
 /// Waits for the end of a companion whose channel is closed; one that hangs is killed.
 pub fn reap(child: &mut Process) -> io::Result<()> {
+    if child.try_wait()? {
+        return Ok(());
+    }
     // Not reaped yet, so the number is still its own.
     let process = pidfd_open(child.pid(), PidfdFlags::empty())?;
     if let [false] = readable([process.as_fd()], ANSWER)? {
@@ -181,61 +204,51 @@ pub fn installed(name: &str) -> Result<PathBuf, CompanionError> {
     Ok(own.with_file_name(name))
 }
 
-fn start(
-    name: &str,
-    fds: [OwnedFd; 2],
-    folder: Option<OwnedFd>,
-) -> Result<Process, CompanionError> {
-    let path = installed(name)?;
-    let fds: Vec<_> = fds.into_iter().chain(folder).zip(3..).collect();
-    beside::start(&path, None, Errors::Inherited, &fds)
-        .map_err(|source| CompanionError::Start { path, source })
-}
-
 // === impl AuditWriter ===
 
-/// The running `portcullis-audit`.
+/// The running `portcullis-audit`, or the one that took its place.
 #[derive(Debug)]
 pub struct AuditWriter {
-    child: Process,
-    channel: Channel,
+    starter: Rc<RefCell<Starter>>,
+    /// `None`: it died, and no other could take its place.
+    channel: Option<Channel>,
     /// Identifies the next record on this channel.
     next: u64,
+    restarts: Restarts,
+    news: Option<News>,
+}
+
+/// What became of an audit writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// It died, and another one goes on with the log.
+    Restarted,
+    /// It died, and no other can go on.
+    Lost,
 }
 
 impl AuditWriter {
     const WHO: &'static str = "audit writer";
 
-    /// Starts the writer on an open log folder; the other channel is for the gate.
-    pub fn start(boot: &AuditBoot, folder: OwnedFd) -> Result<(Self, Channel), CompanionError> {
-        let wire = |source| CompanionError::Wire {
-            who: Self::WHO,
-            source,
-        };
-        let (channel, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
-        let (gate, gate_theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
-        let child = start(
-            "portcullis-audit",
-            [theirs.into(), gate_theirs.into()],
-            Some(folder),
-        )?;
-        // As with the gate: one that is stopped must not stop the session as well.
-        set_socket_timeout(&channel, Timeout::Send, Some(ANSWER))
-            .map_err(|errno| wire(io::Error::from(errno).into()))?;
-        channel.send(boot).map_err(wire)?;
-        Ok((
-            Self {
-                child,
-                channel,
-                next: 1,
-            },
-            gate,
-        ))
+    /// A writer that was started, by its channel.
+    pub fn new(starter: Rc<RefCell<Starter>>, channel: Channel) -> Self {
+        Self {
+            starter,
+            channel: Some(channel),
+            next: 1,
+            restarts: Restarts::default(),
+            news: None,
+        }
     }
 
     /// Waits until records can be written.
     pub fn ready(&self, signals: &mut Signals) -> Result<(), CompanionError> {
-        match receive(Self::WHO, &self.channel, Some(signals))?.message {
+        let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
+        Self::is_ready(receive(Self::WHO, channel, Some(signals))?.message)
+    }
+
+    fn is_ready(reply: AuditReply) -> Result<(), CompanionError> {
+        match reply {
             AuditReply::Ready => Ok(()),
             AuditReply::Failed { error, .. } => Err(CompanionError::Refused {
                 who: Self::WHO,
@@ -245,63 +258,117 @@ impl AuditWriter {
         }
     }
 
-    /// Has an event recorded; returns once it is.
+    /// Has an event recorded; returns once it is. Should the writer die meanwhile, or not answer, another
+    /// one gets it: the event is kept once, or twice if the first one had kept it and could not say so.
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+        loop {
+            match self.try_append(event.clone()) {
+                Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. }) => {
+                    self.revive()?;
+                }
+                // Kept, or a writer that says itself why not: another one could do no better.
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+        let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
         let id = self.next;
         self.next += 1;
-        self.channel
+        channel
             .send(&Append { id, event })
             .map_err(|source| CompanionError::Wire {
                 who: Self::WHO,
                 source,
             })?;
-        kept(receive(Self::WHO, &self.channel, None)?.message, id)?;
+        kept(receive(Self::WHO, channel, None)?.message, id)?;
         Ok(())
+    }
+
+    /// Has another writer go on with the log, because this one died or does not answer. One that cannot,
+    /// because the log is not whole, or that dies too often, is the last.
+    pub fn revive(&mut self) -> Result<(), CompanionError> {
+        let mut worth_it = self.channel.take().is_some();
+        while worth_it && self.restarts.one_more() {
+            match self.start_over() {
+                Ok(channel) => {
+                    self.channel = Some(channel);
+                    self.news.get_or_insert(News::Restarted);
+                    return Ok(());
+                }
+                // It died as well.
+                Err(error) => worth_it = matches!(error, CompanionError::Wire { .. }),
+            }
+        }
+        self.news = Some(News::Lost);
+        Err(Self::gone())
+    }
+
+    fn start_over(&self) -> Result<Channel, CompanionError> {
+        let channel = self.starter.borrow_mut().restart_writer()?;
+        let reply = receive_within(Self::WHO, &channel, START)?;
+        Self::is_ready(reply.message).map(|()| channel)
+    }
+
+    /// What became of it since this was last asked.
+    pub fn news(&mut self) -> Option<News> {
+        self.news.take()
+    }
+
+    /// What becomes readable when it dies; it never speaks unasked. `None`: it is lost.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
     }
 
     /// Closes the channel, which ends the writer once everything is written; it is still to be waited
     /// for.
-    pub fn close(self) -> Process {
-        self.child
-    }
-}
+    pub fn close(self) {}
 
-impl AsFd for AuditWriter {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+    fn gone() -> CompanionError {
+        CompanionError::Wire {
+            who: Self::WHO,
+            source: WireError::Closed,
+        }
     }
 }
 
 // === impl Gate ===
 
-/// The running `portcullis-gate`.
+/// The running `portcullis-gate`, or the one that took its place.
 #[derive(Debug)]
 pub struct Gate {
-    child: Process,
+    starter: Rc<RefCell<Starter>>,
     control: Channel,
     /// What has come on the channel since the gate serves.
     inbox: RefCell<Inbox>,
+    /// What another gate is told. No credential is in it: the values are where a gate left them for the
+    /// next, which is not here.
+    boot: GateBoot,
+    /// Copies of the jail's listeners. While there is no gate what connects waits; nobody else accepts.
+    listeners: Vec<OwnedFd>,
+    restarts: Restarts,
 }
 
 impl Gate {
     const WHO: &'static str = "gate";
 
-    /// Starts the gate and tells it its policy; it compiles it and confines itself meanwhile.
-    pub fn start(boot: &GateBoot, audit: Channel) -> Result<Self, CompanionError> {
-        let wire = |source| CompanionError::Wire {
-            who: Self::WHO,
-            source,
-        };
-        let (control, theirs) = Channel::pair().map_err(|error| wire(error.into()))?;
-        let child = start("portcullis-gate", [theirs.into(), audit.into()], None)?;
-        // A gate that is stopped and reads nothing must not stop the session as well.
-        set_socket_timeout(&control, Timeout::Send, Some(ANSWER))
-            .map_err(|errno| wire(io::Error::from(errno).into()))?;
-        control.send(boot).map_err(wire)?;
+    /// Tells a gate that was started its policy; it compiles it and confines itself meanwhile.
+    pub fn start(
+        starter: Rc<RefCell<Starter>>,
+        control: Channel,
+        mut boot: GateBoot,
+    ) -> Result<Self, CompanionError> {
+        control.send(&boot).map_err(Self::wire)?;
+        // They are wiped.
+        boot.credentials.clear();
         Ok(Self {
-            child,
+            starter,
             control,
             inbox: RefCell::new(Inbox::new(MAX_REPLY)),
+            boot,
+            listeners: Vec::new(),
+            restarts: Restarts::default(),
         })
     }
 
@@ -313,25 +380,79 @@ impl Gate {
         }
     }
 
-    /// Hands over the listening sockets and waits until the gate accepts on them. None is kept here:
-    /// should the gate die, a connect in the jail is refused at once instead of waiting in a backlog.
+    /// Hands over the listening sockets and waits until the gate accepts on them. Copies are kept for the
+    /// gate that may have to take its place.
     pub fn serve(
-        &self,
+        &mut self,
         listeners: Vec<OwnedFd>,
         signals: &mut Signals,
     ) -> Result<(), CompanionError> {
-        let borrowed: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-        self.control
-            .send_with(&GateCommand::Serve, &borrowed)
-            .map_err(|source| CompanionError::Wire {
-                who: Self::WHO,
-                source,
-            })?;
-        drop(borrowed);
-        drop(listeners);
+        self.listeners = listeners;
+        self.hand_over(&self.control)?;
         match receive(Self::WHO, &self.control, Some(signals))?.message {
             GateReply::Serving => Ok(()),
             other => Err(Self::complaint(other)),
+        }
+    }
+
+    fn hand_over(&self, control: &Channel) -> Result<(), CompanionError> {
+        let borrowed: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
+        control
+            .send_with(&GateCommand::Serve, &borrowed)
+            .map_err(Self::wire)
+    }
+
+    /// Has another gate take the place of this one, which died or is of no use. It goes on under the policy
+    /// that was last in force, with what was used up and answered so far; that there was none is on record
+    /// before it accepts. Answers how long that was. An error is final: what the jail connects to is closed.
+    pub fn restart(&mut self, audit: &mut AuditWriter) -> Result<Duration, CompanionError> {
+        let since = Instant::now();
+        while self.restarts.one_more() {
+            match self.start_over(since, audit) {
+                Ok(()) => return Ok(since.elapsed()),
+                // It died again, or hangs.
+                Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. })
+                    if audit.fd().is_some() => {}
+                Err(error) => {
+                    self.give_up();
+                    return Err(error);
+                }
+            }
+        }
+        self.give_up();
+        Err(Self::wire(WireError::Closed))
+    }
+
+    fn start_over(
+        &mut self,
+        since: Instant,
+        audit: &mut AuditWriter,
+    ) -> Result<(), CompanionError> {
+        let control = self.starter.borrow_mut().restart_gate()?;
+        control.send(&self.boot).map_err(Self::wire)?;
+        match receive_within(Self::WHO, &control, START)?.message {
+            // The jail trusts the certificate of the first one, whose key this one found.
+            GateReply::Confined { .. } => {}
+            other => return Err(Self::complaint(other)),
+        }
+        let ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        audit.append(AuditEvent::GateRestarted { ms })?;
+        self.hand_over(&control)?;
+        match receive_within(Self::WHO, &control, ANSWER)?.message {
+            GateReply::Serving => {}
+            other => return Err(Self::complaint(other)),
+        }
+        self.control = control;
+        self.inbox = RefCell::new(Inbox::new(MAX_REPLY));
+        Ok(())
+    }
+
+    /// Nobody serves the jail any more: a connect is refused at once instead of waiting in a backlog.
+    pub fn give_up(&mut self) {
+        self.listeners.clear();
+        // Should this one still run, the end of its control channel is its own.
+        if let Ok((closed, _)) = Channel::pair() {
+            self.control = closed;
         }
     }
 
@@ -371,9 +492,7 @@ impl Gate {
     }
 
     /// Closes the control channel, which ends the gate; it is still to be waited for.
-    pub fn close(self) -> Process {
-        self.child
-    }
+    pub fn close(self) {}
 
     fn complaint(reply: GateReply) -> CompanionError {
         match reply {

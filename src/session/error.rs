@@ -12,6 +12,7 @@ use crate::policy::ProfileError;
 use crate::wire::init::{FailureKind, InitFailure};
 
 use super::companions::CompanionError;
+use super::service::ServiceError;
 use super::trust_store::TrustStoreError;
 use super::upstream::UpstreamError;
 
@@ -42,6 +43,9 @@ pub enum LaunchError {
     /// There is nothing to hold inspected origins to.
     #[error("{0}")]
     TrustStore(#[from] TrustStoreError),
+    /// The service does not do its part.
+    #[error("{0}")]
+    Service(#[from] ServiceError),
     /// The audit folder cannot be used.
     #[error("{0}")]
     AuditFolder(#[from] FolderError),

@@ -62,6 +62,11 @@ impl Limits {
         self.gate_lost.get_or_insert_with(Instant::now);
     }
 
+    /// Another gate has taken its place, and keeps the time of idleness from now on.
+    pub fn gate_back(&mut self) {
+        self.gate_lost = None;
+    }
+
     /// When to look again, at the latest.
     pub fn next(&self) -> Option<Instant> {
         let times = [self.total_at(), self.idle_at()];

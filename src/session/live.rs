@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use super::admin_file;
 use super::approvals::remember;
 use super::caller::Caller;
 use super::plan::LaunchRequest;
@@ -22,6 +21,7 @@ use super::registries::{self, Found};
 use super::trust::is_outside;
 use crate::policy::profile::LayerText;
 use crate::policy::{Budgets, Credential, FilesystemMode, Overrides, Profile};
+use crate::sys::admin_file;
 
 /// How long after the last change of a file it is read: editors write in several steps.
 const SETTLE: Duration = Duration::from_millis(200);

@@ -1,7 +1,7 @@
 //! A session: one confined run, from its command line to its last record.
 //!
 //! Owns: who calls ([`caller`]), what is settled first ([`plan`]), the companions it starts
-//! ([`companions`]), the launch and the end ([`launch`]), the wait between
+//! ([`companions`], by its [`starter`]), the launch and the end ([`launch`]), the wait between
 //! ([`watch`]) and what is done meanwhile ([`desk`]: [`approvals`], a [`live`] profile, the [`socket`],
 //! a [`terminal`] of its own if it is detached). Trusts: the caller, whose rights it has and never exceeds; of the
 //! jail nothing but that it can end. Never: reads or judges traffic (the gate does), writes the log
@@ -12,7 +12,6 @@
 
 use crate::ids::SessionId;
 
-mod admin_file;
 pub mod approvals;
 pub mod caller;
 pub mod command;
@@ -32,10 +31,14 @@ pub mod plan;
 pub mod profiles;
 mod project_file;
 pub mod registries;
+pub mod requester;
 pub mod resources;
+pub mod restarts;
 pub mod running;
+pub mod service;
 pub mod signals;
 pub mod socket;
+pub mod starter;
 pub mod terminal;
 pub mod trust;
 pub mod trust_store;
@@ -47,6 +50,15 @@ pub use error::LaunchError;
 pub use launch::{Report, run};
 pub use plan::LaunchRequest;
 pub use watch::Notice;
+
+/// What a session leans on that it did not make itself.
+#[derive(Debug, Default)]
+pub struct Backing {
+    /// The service that started it; `None`: it starts gate and audit writer itself.
+    pub service: Option<service::Shared>,
+    /// Whoever asked for it, where that is another process that waits for its end.
+    pub requester: Option<requester::Requester>,
+}
 
 /// What a person should hear before the command ends.
 #[derive(Debug, Clone)]

@@ -17,12 +17,12 @@ use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::{SessionId, SessionName};
 use crate::jail::cgroup;
-use crate::jail::{Bwrap, JailRequest, UserNames, name_service};
+use crate::jail::{Bwrap, Footing, JailRequest, UserNames, name_service};
 use crate::policy::profile::{LayerText, Reading};
 use crate::policy::{Effect, FilesystemMode, Host, HostPattern, Overrides, Profile, Rule, Ruleset};
 use crate::wire::audit::AuditBoot;
 use crate::wire::gate::UpstreamProxy;
-use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits};
+use crate::wire::init::{FailureKind, InitFailure, InitPlan, Rlimits, Takeover};
 use crate::wire::session::{Description, Size};
 
 use super::Progress;
@@ -36,6 +36,7 @@ use super::error::LaunchError;
 use super::jail_trust::{self, JailTrust};
 use super::profiles::Shelf;
 use super::registries::Found;
+use super::service::Shared;
 use super::trust_store::{self, TrustStore};
 use super::{project_file, running, socket, trust, upstream};
 
@@ -65,6 +66,9 @@ pub struct LaunchRequest {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) session: SessionId,
+    /// The service that started the session.
+    pub(super) service: Option<Shared>,
+    pub(super) footing: Footing,
     pub(super) name: Option<SessionName>,
     pub(super) caller: Caller,
     pub(super) profile: Profile,
@@ -83,7 +87,8 @@ pub(super) struct Plan {
     pub(super) upstream: Option<UpstreamProxy>,
     /// The command as given, for the record.
     pub(super) asked: Vec<String>,
-    pub(super) log: LogFolder,
+    /// The folder of its log; `None`: the service has it.
+    pub(super) log: Option<LogFolder>,
     /// What the gate holds inspected origins and `https://` proxies to (PEM); empty where there are none.
     pub(super) roots: String,
     /// The same for the jail's own files; `None`: no TLS is inspected.
@@ -96,6 +101,7 @@ impl Plan {
     /// Reads the profile, applies the flags, finds workspace and command, opens the log folder.
     pub(super) fn make(
         request: &LaunchRequest,
+        (footing, service): (Footing, Option<Shared>),
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Self, LaunchError> {
         let caller = Caller::current();
@@ -116,6 +122,15 @@ impl Plan {
             tell(Progress::Note(&format!(
                 "by the requirements of this host, {cut}"
             )));
+        }
+        let mut profile = profile;
+        if let Some(service) = &service {
+            for (resource, most) in profile.limits.hold_to(&service.borrow().limits) {
+                tell(Progress::Note(&format!(
+                    "by the service of this host, limits.{resource} is {}",
+                    resource.amount(most)
+                )));
+            }
         }
         let (mut profile, found) =
             super::registries::resolve(profile, &caller.environment, &workspace);
@@ -153,14 +168,22 @@ impl Plan {
         let roots = store.as_ref().map(TrustStore::pem).unwrap_or_default();
         let trust = store.filter(|_| inspects);
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
-        let log = folder::open_or_create(&folder::standalone(variable)?)?;
+        let log = match &service {
+            // The service keeps it.
+            Some(_) => None,
+            None => Some(folder::open_or_create(&folder::standalone(variable)?)?),
+        };
         keep_profiles_ours(&caller, &profile, &writable)?;
         let rules = Ruleset::compile(&profile.network);
         let asked = request.argv.iter().map(|word| credentials.sealed(word));
         let asked = asked.collect();
-        let session = SessionId::generate();
+        let session = service
+            .as_ref()
+            .map_or_else(SessionId::generate, |service| service.borrow().session);
         Ok(Self {
             session,
+            service,
+            footing,
             name: request.name.clone(),
             caller,
             profile,
@@ -185,7 +208,10 @@ impl Plan {
         AuditBoot {
             session: self.session,
             user: self.caller.user.clone(),
-            folder: self.log.path().to_path_buf(),
+            folder: self
+                .log
+                .as_ref()
+                .map_or_else(PathBuf::new, |log| log.path().to_path_buf()),
             durability: self.profile.audit.durability,
         }
     }
@@ -213,6 +239,7 @@ impl Plan {
     ) -> JailRequest<'a> {
         let made = trust.map_or(&[][..], |trust| &trust.files);
         JailRequest {
+            footing: self.footing,
             policy: &self.profile.filesystem,
             workspace: &self.workspace,
             home: &self.caller.home,
@@ -272,12 +299,14 @@ impl Plan {
     pub(super) fn init_plan(
         &self,
         bwrap: &Bwrap,
+        takeover: Option<Takeover>,
         (readable, writable): (Vec<PathBuf>, Vec<PathBuf>),
         sockets: &[PathBuf],
         rlimits: Rlimits,
     ) -> InitPlan {
         let visible = [readable.as_slice(), writable.as_slice()].concat();
         InitPlan {
+            takeover,
             listen: self.ports().collect(),
             network: true,
             datagrams: self

@@ -6,10 +6,11 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{admin_file, caller, project_file};
+use super::{caller, project_file};
 use crate::policy::profile::{LayerText, Overlays, Reading, builtin, builtin_names, is_name};
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Overrides, PolicyTest, Profile, ProfileError, Requirements, RuleId};
+use crate::sys::admin_file;
 
 /// The caller's environment, read once when the process starts.
 pub type Environment = BTreeMap<OsString, OsString>;
@@ -113,6 +114,15 @@ impl<'a> Shelf<'a> {
         name: &str,
         requirements: Option<&Requirements>,
     ) -> Result<bool, ProfileError> {
+        if let Some(names) = caller::listed_profiles() {
+            if names.iter().any(|listed| listed == name) {
+                return Ok(false);
+            }
+            return Err(ProfileError::Load {
+                profile: name.to_owned(),
+                problem: format!("the service lets you use others: {}", names.join(", ")),
+            });
+        }
         let Some(required) = requirements.filter(|required| required.lists_profiles()) else {
             return Ok(true);
         };

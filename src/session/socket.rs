@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,13 +16,12 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User, getuid};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use serde::Serialize;
 
 use super::caller::Caller;
 use crate::ids::SessionId;
+use crate::wire::service::{May, Visitor};
 use crate::wire::session::{MAX_REQUEST, SessionReply, SessionRequest};
-use crate::wire::{Channel, Inbox, frame};
+use crate::wire::{Channel, Inbox};
 
 /// Peers at once; the next is closed unheard.
 const MAX_PEERS: usize = 16;
@@ -36,6 +34,9 @@ const ANSWER: std::time::Duration = std::time::Duration::from_secs(40);
 
 const SUFFIX: &str = ".sock";
 
+/// Where the service makes a folder for each user.
+const SERVICE: &str = "/run/portcullis/user";
+
 /// One connected peer, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerId(u64);
@@ -43,12 +44,16 @@ pub struct PeerId(u64);
 /// The folders that may hold the sockets of this caller's sessions, the preferred first: all are hidden
 /// from jails.
 pub fn folders(caller: &Caller) -> Vec<PathBuf> {
+    // Made by the service for its sessions: there also for a caller who has no folder of their own.
+    let service = PathBuf::from(format!("{SERVICE}/{}", caller.uid));
+    let service = is_private(&service, caller.uid).then_some(service);
     let runtime = caller.variable("XDG_RUNTIME_DIR").map(Path::new);
     let runtime = runtime
         .filter(|path| path.is_absolute() && is_private(path, caller.uid))
         .map(|path| path.join("portcullis"));
     let state = caller.state_folder().join("run");
-    runtime.into_iter().chain([state]).collect()
+    let own = runtime.into_iter().chain([state]);
+    service.into_iter().chain(own).collect()
 }
 
 /// What jails must not show: where this session's socket is, and where those of the caller's other
@@ -56,6 +61,8 @@ pub fn folders(caller: &Caller) -> Vec<PathBuf> {
 pub fn hidden(caller: &Caller) -> Vec<PathBuf> {
     let usual = PathBuf::from(format!("/run/user/{}/portcullis", caller.uid));
     let mut hidden = folders(caller);
+    // The service's own socket, and those of everybody's sessions.
+    hidden.push(PathBuf::from("/run/portcullis"));
     if !hidden.contains(&usual) {
         hidden.push(usual);
     }
@@ -86,6 +93,7 @@ struct Peer {
     inbox: Inbox,
     watches: bool,
     name: String,
+    may: May,
 }
 
 impl Socket {
@@ -182,8 +190,30 @@ impl Socket {
             inbox: Inbox::new(MAX_REQUEST),
             watches: false,
             name: user.map_or_else(|| format!("uid {uid}"), |user| user.name),
+            may: May::Own,
         };
         self.peers.insert(PeerId(self.last), peer);
+    }
+
+    /// Lets somebody in whom the service has brought.
+    pub fn admit_visitor(&mut self, visitor: Visitor, channel: Channel) {
+        if self.peers.len() >= MAX_PEERS {
+            return;
+        }
+        self.last += 1;
+        let peer = Peer {
+            channel,
+            inbox: Inbox::new(MAX_REQUEST),
+            watches: false,
+            name: visitor.user,
+            may: visitor.may,
+        };
+        self.peers.insert(PeerId(self.last), peer);
+    }
+
+    /// What this one may do; somebody who left, nothing but look.
+    pub fn may(&self, peer: PeerId) -> May {
+        self.peers.get(&peer).map_or(May::See, |peer| peer.may)
     }
 
     /// Who this is, for the record.
@@ -210,7 +240,7 @@ impl Socket {
         let sent = self
             .peers
             .get(&peer)
-            .is_some_and(|peer| send_now(&peer.channel, reply, fds).is_ok());
+            .is_some_and(|peer| peer.channel.send_now(reply, fds).is_ok());
         if !sent {
             self.peers.remove(&peer);
         }
@@ -219,7 +249,7 @@ impl Socket {
     /// Tells every peer that watches.
     pub fn tell_watchers(&mut self, reply: &SessionReply) {
         self.peers
-            .retain(|_, peer| !peer.watches || send_now(&peer.channel, reply, &[]).is_ok());
+            .retain(|_, peer| !peer.watches || peer.channel.send_now(reply, &[]).is_ok());
     }
 }
 
@@ -234,33 +264,25 @@ fn shares_our_network(process: rustix::process::Pid) -> bool {
     let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net"));
     match (network(&process.to_string()), network("self")) {
         (Ok(theirs), Ok(ours)) => theirs == ours,
+        // The networks of the host's other processes do not show in a namespace that root made for us. A jail
+        // also counts its processes for itself.
+        (Err(error), Ok(_)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            is_counted_as_we_are(process)
+        }
         _ => false,
     }
 }
 
-/// Sends a whole frame or fails.
-fn send_now<T: Serialize>(
-    channel: &Channel,
-    message: &T,
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let bytes = frame::encode(message).map_err(io::Error::other)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let sent = sendmsg(
-        channel.as_fd(),
-        &[IoSlice::new(&bytes)],
-        &mut ancillary,
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    )?;
-    if sent == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
+/// Whether a process is in our PID namespace and in none below it: it has one number, as we have (`NSpid`,
+/// proc_pid_status(5); everybody can read that of everybody).
+fn is_counted_as_we_are(process: rustix::process::Pid) -> bool {
+    let numbers = |process: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("NSpid:"))?;
+        Some(line.split_ascii_whitespace().count())
+    };
+    let (theirs, ours) = (numbers(&process.to_string()), numbers("self"));
+    theirs.is_some() && theirs == ours
 }
 
 /// The caller's sessions that have a socket, oldest first. One may have died without removing it.

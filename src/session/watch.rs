@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rustix::event::PollFlags;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, CompanionError, Gate, any_ready};
+use super::companions::{AuditWriter, CompanionError, Gate, News, any_ready};
 use super::desk::{Desk, Stop, Tell};
 use super::limits::{self, Limits};
 use super::live::has_terminal;
@@ -36,9 +36,9 @@ pub struct Watch<'a> {
     pub jail: &'a mut Child,
     /// The command itself (pidfd_open(2)).
     pub command: &'a OwnedFd,
-    /// The gate; `None` once its death has been told.
-    pub gate: Option<&'a Gate>,
-    /// The audit writer; `None` once its death has been told.
+    /// The gate; `None` once it has been told that it died and nothing takes its place.
+    pub gate: Option<&'a mut Gate>,
+    /// The audit writer; `None` once it has been told that it died and nothing takes its place.
     pub audit: Option<&'a mut AuditWriter>,
     /// What else is to be done meanwhile.
     pub desk: &'a mut Desk,
@@ -51,8 +51,12 @@ pub struct Watch<'a> {
 /// What a person should hear while the session goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
+    /// The gate died, and another one took its place after so long.
+    GateRestarted(Duration),
     /// The gate died: the jail has no network any more.
     GateLost,
+    /// The audit writer died, and another one goes on with its log.
+    AuditRestarted,
     /// The audit writer died: the gate refuses everything.
     AuditLost,
     /// The command did not end in time: the jail is killed.
@@ -141,8 +145,9 @@ impl Watch<'_> {
         let timeout = until.map_or(QUIET, |at| at.saturating_duration_since(Instant::now()));
         let signals = self.signals.as_fd();
         // A companion whose death was told is replaced by the signal queue, which may be polled twice.
-        let gate = self.gate.map_or(signals, AsFd::as_fd);
-        let audit = self.audit.as_deref().map_or(signals, AsFd::as_fd);
+        let gate = self.gate.as_deref().map_or(signals, AsFd::as_fd);
+        let audit = self.audit.as_deref().and_then(AuditWriter::fd);
+        let (watches_audit, audit) = (audit.is_some(), audit.unwrap_or(signals));
         let mut fds = vec![signals, gate, audit];
         let metered = fds.len();
         // In the place of a meter that is not there, again the signal queue.
@@ -157,8 +162,13 @@ impl Watch<'_> {
             self.count(None, tell);
         }
         // The audit writer does not speak unasked: something to read is the end of its channel.
-        if audit_spoke && self.audit.take().is_some() {
-            tell(Notice::AuditLost);
+        if audit_spoke
+            && watches_audit
+            && let Some(audit) = &mut self.audit
+        {
+            // What came of it is told below.
+            audit.revive().ok();
+            self.hear_of_audit(tell);
         }
         if gate_spoke {
             self.with_gate(tell, |gate, watch, tell| {
@@ -177,9 +187,11 @@ impl Watch<'_> {
             });
         }
         let audit = self.audit.as_deref_mut();
-        if self.desk.attend(self.gate, audit, tell).is_err() {
+        let attended = self.desk.attend(self.gate.as_deref(), audit, tell);
+        if attended.is_err() {
             self.lose_gate(tell);
         }
+        self.hear_of_audit(tell);
         Ok(())
     }
 
@@ -207,17 +219,47 @@ impl Watch<'_> {
         tell: Tell<'_>,
         act: impl FnOnce(&Gate, &mut Self, Tell<'_>) -> Result<(), CompanionError>,
     ) {
-        if let Some(gate) = self.gate
-            && act(gate, self, tell).is_err()
-        {
+        let Some(gate) = self.gate.take() else {
+            return;
+        };
+        let done = act(gate, self, tell);
+        self.gate = Some(gate);
+        if done.is_err() {
             self.lose_gate(tell);
         }
     }
 
+    /// The gate is of no use any more: another one takes its place, or there is none from here on.
     fn lose_gate(&mut self, tell: Tell<'_>) {
-        if self.gate.take().is_some() {
-            self.limits.gate_lost();
-            tell(Notice::GateLost);
+        let (Some(gate), audit) = (self.gate.take(), self.audit.as_deref_mut()) else {
+            return;
+        };
+        self.limits.gate_lost();
+        // Without a record nothing could leave by the next one either.
+        if let Some(audit) = audit {
+            while let Ok(outage) = gate.restart(audit) {
+                tell(Notice::GateRestarted(outage));
+                if self.desk.meet(gate).is_ok() {
+                    self.limits.gate_back();
+                    self.gate = Some(gate);
+                    return;
+                }
+            }
+        }
+        gate.give_up();
+        tell(Notice::GateLost);
+    }
+
+    /// Tells what became of the audit writer, whoever found out.
+    fn hear_of_audit(&mut self, tell: Tell<'_>) {
+        let news = self.audit.as_deref_mut().and_then(AuditWriter::news);
+        match news {
+            None => {}
+            Some(News::Restarted) => tell(Notice::AuditRestarted),
+            Some(News::Lost) => {
+                self.audit = None;
+                tell(Notice::AuditLost);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::signal::{SigSet, Signal};
@@ -28,6 +28,11 @@ pub enum Errors {
 pub struct Process {
     pid: Pid,
     reaped: bool,
+}
+
+/// The path of a program that is installed beside this one.
+pub fn installed(name: &str) -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
 }
 
 /// Starts a program with this argument, an empty environment, an empty signal mask, a process group of its

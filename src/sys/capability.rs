@@ -37,6 +37,23 @@ fn drop_to(permitted: &CapsHashSet) -> Result<(), CapsError> {
     caps::set(None, CapSet::Permitted, permitted)
 }
 
+/// Keeps these, permitted and effective, of those that there are, and passes none on: no program that is
+/// executed next has any by us. The bounding set stays as it is.
+pub fn keep_only(kept: &[Capability]) -> Result<(), CapsError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = kept.iter().copied().collect();
+    let kept = permitted.intersection(&kept).copied().collect();
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// Empties the bounding set, from which nothing comes back: while `CAP_SETPCAP` is effective.
+pub fn forbid_all() -> Result<(), CapsError> {
+    caps::clear(None, CapSet::Bounding)
+}
+
 /// Names of the capabilities left in any set of this thread, the bounding set included.
 pub fn left() -> Result<Vec<String>, CapsError> {
     let mut names = Vec::new();

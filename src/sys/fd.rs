@@ -76,6 +76,12 @@ fn close_range(first: u32, flags: u32) -> io::Result<()> {
     }
 }
 
+/// An empty file in memory that has no name and is gone with its last descriptor (memfd_create(2)), for
+/// reading and writing, close-on-exec. The word is for who looks at `/proc/*/fd`.
+pub fn unnamed(word: &str) -> io::Result<File> {
+    Ok(File::from(memfd_create(word, MemfdFlags::CLOEXEC)?))
+}
+
 /// An anonymous file with this content that nobody can change any more (memfd_create(2), F_ADD_SEALS),
 /// positioned at its start, close-on-exec.
 pub fn sealed(name: &str, content: &[u8]) -> io::Result<File> {

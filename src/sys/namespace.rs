@@ -18,8 +18,8 @@ pub fn own_network() -> io::Result<OwnedFd> {
 }
 
 /// Makes a network namespace that is not ours this process's own, with every capability over it: joins
-/// the user namespace that owns it first, which the user who made that may do (user_namespaces(7)). The
-/// process must have one thread. Refuses our own namespace: whoever calls this is about to change routes,
+/// the user namespace that owns it first, which the user who made that may do (user_namespaces(7)), unless
+/// that is our own, in which we must have them already. The process must have one thread. Refuses our own namespace: whoever calls this is about to change routes,
 /// and the host's are not to be changed.
 pub fn enter_network(network: &impl AsFd) -> io::Result<()> {
     if ask(network, NS_GET_NSTYPE)? != nix::libc::CLONE_NEWNET {
@@ -33,7 +33,11 @@ pub fn enter_network(network: &impl AsFd) -> io::Result<()> {
     #[expect(unsafe_code, reason = "a new descriptor becomes an owner")]
     // SAFETY: NS_GET_USERNS answers a new descriptor (ioctl_ns(2)) that nothing else owns.
     let owner = unsafe { OwnedFd::from_raw_fd(owner) };
-    setns(owner, CloneFlags::CLONE_NEWUSER)?;
+    let (theirs, ours) = (fstat(&owner)?, fstat(File::open("/proc/self/ns/user")?)?);
+    // To one's own the kernel says EINVAL.
+    if (theirs.st_dev, theirs.st_ino) != (ours.st_dev, ours.st_ino) {
+        setns(owner, CloneFlags::CLONE_NEWUSER)?;
+    }
     setns(network, CloneFlags::CLONE_NEWNET)?;
     Ok(())
 }

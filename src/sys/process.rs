@@ -167,6 +167,23 @@ impl Spawn {
         self
     }
 
+    /// Has the child do this before it is executed. Steps are done in the order in which they were asked for.
+    /// It must make bare system calls only, and allocate nothing.
+    #[must_use]
+    pub(super) fn before_exec(
+        mut self,
+        step: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        use std::os::unix::process::CommandExt;
+        #[expect(unsafe_code, reason = "runs between fork and exec")]
+        // SAFETY: the callers, all in `super::identity`, make bare system calls on what they own and allocate
+        // nothing.
+        unsafe {
+            self.command.pre_exec(step);
+        }
+        self
+    }
+
     /// Starts it.
     pub fn start(mut self) -> io::Result<Child> {
         self.command

@@ -1,11 +1,14 @@
 //! Session and gate ↔ audit writer.
 //!
-//! The writer is started with its log folder (a descriptor), the session's channel and the gate's
-//! channel. It answers [`AuditReply::Ready`] once on the session's channel. From then on each
+//! The writer is started with its log folder (a descriptor), the session's channel and a supply channel
+//! ([`super::supply`]), by which it learns whose log it is and gets the gate's channel. It answers [`AuditReply::Ready`] once on the session's channel. From then on each
 //! [`Append`] is answered by exactly one [`AuditReply::Recorded`] or [`AuditReply::Failed`], in order
 //! within a channel; a record counts only when `Recorded` has been read. When the session's channel
 //! closes without a `session.ended`, the writer appends that itself and ends; when it closes after
 //! one, the writer ends.
+//!
+//! A record that was not acknowledged when a writer died is sent again to the next one. So each record is
+//! kept at least once: one whose acknowledgement was lost stands twice in the log.
 //!
 //! Each side reports its own events ([`AuditEvent::source`]). A gate that reports another's, or sends
 //! what is no frame, is cut off; the session's records go on.
@@ -19,7 +22,7 @@ use crate::audit::AuditEvent;
 use crate::ids::SessionId;
 use crate::policy::Durability;
 
-/// First frame on the session's channel: what the writer is for.
+/// What the writer is for ([`super::supply::WriterSupply`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditBoot {
@@ -94,9 +97,8 @@ pub fn kept(reply: AuditReply, id: u64) -> Result<u64, AppendError> {
     }
 }
 
-/// Tells the writer whose log it keeps and waits until it is open.
-pub fn boot(channel: &Channel, boot: &AuditBoot) -> Result<(), AppendError> {
-    channel.send(boot)?;
+/// Waits until the writer has its log open.
+pub fn ready(channel: &Channel) -> Result<(), AppendError> {
     match channel.recv()? {
         AuditReply::Ready => Ok(()),
         AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),

@@ -1,9 +1,11 @@
-//! `portcullis run --detach` ↔ the session process that it starts, over a socket that is that process's
-//! descriptor [`CHANNEL_FD`].
+//! Whoever asks for a session ↔ the session process that runs it, where that is another: of `portcullis run
+//! --detach` over a socket that is the session process's descriptor [`CHANNEL_FD`], under the service over
+//! the connection to the daemon ([`super::control`]).
 //!
-//! The starter sends one launch request (`session::LaunchRequest`, which is no matter of this module). The
-//! session answers with [`Launched`] frames; the last is [`Launched::Started`] or [`Launched::Failed`], and
-//! with it the channel ends.
+//! `run --detach` sends one launch request first (`session::LaunchRequest`, which is no matter of this module). The
+//! session answers with [`Launched`] frames. With [`Launched::Failed`], or with [`Launched::Started`] of a detached
+//! session, the channel ends. That of one that is not detached goes on until [`Launched::Ended`]; meanwhile the
+//! starter may say [`FromStarter`], and its end asks the session to end as well.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,8 @@ pub const CHANNEL_FD: i32 = 3;
 pub enum Launched {
     /// A line for the person who started it. May hold text of the jail's: escape it.
     Said(String),
+    /// The same, also for one who wants to hear of errors alone.
+    Warned(String),
     /// `session.started` is on record and the command is executed.
     Started(SessionId),
     /// It will not be.
@@ -27,4 +31,14 @@ pub enum Launched {
         /// Cause and cure, one line.
         message: String,
     },
+    /// It is over; the code to exit with.
+    Ended(u8),
+}
+
+/// What the starter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum FromStarter {
+    /// It was sent this signal, which is the session's.
+    Signal(i32),
 }

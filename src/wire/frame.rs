@@ -54,7 +54,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
 }
 
 /// [`encode`] into memory that is wiped afterwards.
-fn encode_wiped<T: Serialize>(message: &T) -> Result<WipedBytes, WireError> {
+pub fn encode_wiped<T: Serialize>(message: &T) -> Result<WipedBytes, WireError> {
     let mut bytes = WipedBytes::default();
     bytes.write_all(&[0; 4])?;
     serde_json::to_writer(&mut bytes, message)?;
@@ -98,6 +98,11 @@ impl Channel {
     /// Wraps a connected socket.
     pub fn new(stream: UnixStream) -> Self {
         Self { stream }
+    }
+
+    /// The same channel once more: whoever reads must be one of the two alone.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.stream.try_clone().map(Self::new)
     }
 
     /// Says nothing more; the peer reads the end of the channel and may still answer.
@@ -147,6 +152,30 @@ impl Channel {
         Ok(())
     }
 
+    /// Sends one message with descriptors, or fails: never waits for a peer that does not read.
+    pub fn send_now<T: Serialize>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), WireError> {
+        let bytes = encode_wiped(message)?;
+        let bytes = bytes.as_slice();
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(WireError::Io(io::ErrorKind::InvalidInput.into()));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut ancillary, flags)
+            .map_err(io::Error::from)?;
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            // The rest would have to wait: the peer is of no use any more.
+            Err(WireError::Io(io::ErrorKind::WouldBlock.into()))
+        }
+    }
+
     /// From now on the kernel tells us with each frame which process sent it, as a pid of our own
     /// namespace (`SO_PASSCRED`, unix(7)): [`Received::sender`].
     pub fn learn_sender(&self) -> io::Result<()> {
@@ -178,7 +207,7 @@ impl Channel {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let between_frames = at == Position::Start && filled == 0;
-            match to.receive(&self.stream, rest) {
+            match to.receive(self.stream.as_fd(), rest, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::CONNRESET) if between_frames => {
                     return Err(WireError::Closed);
@@ -213,17 +242,21 @@ enum Position {
 
 /// What has come beside the bytes so far.
 #[derive(Default)]
-struct Ancillary {
-    fds: Vec<OwnedFd>,
+pub(super) struct Ancillary {
+    pub(super) fds: Vec<OwnedFd>,
     sender: Option<Pid>,
 }
 
 impl Ancillary {
-    fn receive(&mut self, stream: &UnixStream, buffer: &mut [u8]) -> rustix::io::Result<usize> {
+    pub(super) fn receive(
+        &mut self,
+        stream: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        flags: RecvFlags,
+    ) -> rustix::io::Result<usize> {
         let mut space = [std::mem::MaybeUninit::uninit();
             rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
         let mut received = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC;
         let result = recvmsg(stream, &mut [IoSliceMut::new(buffer)], &mut received, flags)?;
         for message in received.drain() {
             match message {

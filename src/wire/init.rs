@@ -15,6 +15,8 @@ use crate::audit::Isolation;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitPlan {
+    /// What comes first where init is started as uid 0 of a namespace that root made.
+    pub takeover: Option<Takeover>,
     /// Loopback ports to listen on, in the order the gate expects the sockets.
     pub listen: Vec<u16>,
     /// The loopback port for datagrams of SOCKS5 clients; its socket comes behind the listeners.
@@ -38,6 +40,18 @@ pub struct InitPlan {
     pub argv: Vec<String>,
     /// The whole environment of the command.
     pub env: Vec<(String, String)>,
+}
+
+/// How uid 0 of the jail's user namespace becomes the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Takeover {
+    /// The user, by the number that they have inside and outside.
+    pub uid: u32,
+    /// What is theirs of what bubblewrap has made in memory, in this order.
+    pub give: Vec<PathBuf>,
+    /// The working directory.
+    pub folder: PathBuf,
 }
 
 /// What setrlimit(2) limits; what is not there stays as the caller has it.

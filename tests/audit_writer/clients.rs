@@ -161,6 +161,7 @@ fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
             folder: path,
             session,
             gate,
+            supply,
         } = Writer::start(folder.path(), Durability::Batch);
         append(&gate, 1, decided(1)).unwrap();
         let mut gate: UnixStream = gate.into_stream();
@@ -177,6 +178,7 @@ fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
             folder: path,
             session,
             gate,
+            supply,
         };
         whole(id, 2, State::Complete, &writer.finish().1);
     }

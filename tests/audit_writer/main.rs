@@ -4,5 +4,6 @@
 
 mod clients;
 mod ending;
+mod resuming;
 mod start;
 mod support;

@@ -1,6 +1,7 @@
 //! A running writer and the events that tests have it record.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 
@@ -13,7 +14,8 @@ use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
 use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
-use portcullis::wire::audit::{AppendError, AuditBoot, boot};
+use portcullis::wire::audit::{AppendError, AuditBoot, ready};
+use portcullis::wire::supply::WriterSupply;
 
 /// A running writer, its clients' ends in our hands.
 pub(crate) struct Writer {
@@ -22,13 +24,49 @@ pub(crate) struct Writer {
     pub(crate) folder: PathBuf,
     pub(crate) session: Channel,
     pub(crate) gate: Channel,
+    pub(crate) supply: Channel,
 }
 
 impl Writer {
     pub(crate) fn start(folder: &Path, durability: Durability) -> Self {
-        let writer = Self::unbooted(folder);
-        boot(&writer.session, &writer.boot_message(durability)).unwrap();
+        let mut writer = Self::unbooted(folder);
+        writer.boot(durability).unwrap();
+        writer.new_gate();
         writer
+    }
+
+    /// Another writer for the log of this one, which is dead.
+    pub(crate) fn resume(folder: &Path, id: SessionId) -> Result<Self, AppendError> {
+        let mut writer = Self::unbooted(folder);
+        writer.id = id;
+        let boot = WriterSupply::Resume(writer.boot_message(Durability::Batch));
+        writer.supply.send(&boot).unwrap();
+        match ready(&writer.session) {
+            Ok(()) => {
+                writer.new_gate();
+                Ok(writer)
+            }
+            Err(error) => {
+                writer.child.wait().unwrap();
+                Err(error)
+            }
+        }
+    }
+
+    /// Has it begin a log.
+    pub(crate) fn boot(&self, durability: Durability) -> Result<(), AppendError> {
+        let boot = WriterSupply::Boot(self.boot_message(durability));
+        self.supply.send(&boot).unwrap();
+        ready(&self.session)
+    }
+
+    /// Gives it the channel of another gate.
+    pub(crate) fn new_gate(&mut self) {
+        let (gate, theirs) = Channel::pair().unwrap();
+        self.supply
+            .send_with(&WriterSupply::Gate, &[theirs.as_fd()])
+            .unwrap();
+        self.gate = gate;
     }
 
     pub(crate) fn unbooted(folder: &Path) -> Self {
@@ -36,10 +74,11 @@ impl Writer {
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let opened = open_or_create(folder).unwrap();
         let (session, their_session) = Channel::pair().unwrap();
-        let (gate, their_gate) = Channel::pair().unwrap();
+        let (gate, _) = Channel::pair().unwrap();
+        let (supply, their_supply) = Channel::pair().unwrap();
         let child = Spawn::new(Path::new(env!("CARGO_BIN_EXE_portcullis-audit")))
             .fd(their_session, 3)
-            .fd(their_gate, 4)
+            .fd(their_supply, 4)
             .fd(opened, 5)
             .own_process_group()
             .inherit_stderr()
@@ -52,6 +91,7 @@ impl Writer {
             folder,
             session,
             gate,
+            supply,
         }
     }
 

@@ -56,7 +56,7 @@ fn a_session_that_is_done_in_time_never_hears_of_it() {
 }
 
 #[test]
-fn time_is_kept_although_the_gate_is_lost() {
+fn time_is_kept_although_the_gate_dies() {
     let install = Install::new(Who::User);
     let script = "echo ready; sleep 1000";
     for (flag, what) in [
@@ -83,7 +83,7 @@ fn time_is_kept_although_the_gate_is_lost() {
         assert_eq!(last, expected, "{errors}");
     }
     assert_eq!(install.events("limit.hit").len(), 2);
-    assert_eq!(install.events("gate.lost").len(), 2);
+    assert_eq!(install.events("gate.restarted").len(), 2);
 }
 
 /// Kills the gate of this session.

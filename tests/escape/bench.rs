@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use portcullis::policy::FilesystemMode;
@@ -14,22 +13,25 @@ use tempfile::TempDir;
 
 use crate::act::{Act, Answer};
 use crate::order::{Order, Outcome};
+use crate::probe::probe;
 
 /// Who starts the jail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
     Root,
     User,
+    /// A user whose session the daemon has started, in a namespace that is root's.
+    Served,
 }
 
-/// Both of them.
-pub(crate) const CALLERS: [Caller; 2] = [Caller::Root, Caller::User];
+/// All of them.
+pub(crate) const CALLERS: [Caller; 3] = [Caller::Root, Caller::User, Caller::Served];
 
 impl Caller {
     pub(crate) fn uid(self) -> u32 {
         match self {
             Self::Root => 0,
-            Self::User => 4001,
+            Self::User | Self::Served => 4001,
         }
     }
 }
@@ -150,7 +152,15 @@ impl Bench {
     pub(crate) fn session(&self) -> Command {
         let order = self.host("order.json");
         fs::write(&order, serde_json::to_vec(&self.order).unwrap()).unwrap();
-        let mut command = self.as_caller(&self.host("probe"));
+        let probe = self.host("probe");
+        let mut command = if self.caller == Caller::Served {
+            let mut command = Command::new(&probe);
+            command.args(["enter", "given", "4001", "4001", ""]);
+            command.arg(&probe).stdin(Stdio::null()).env("HOME", "/");
+            command
+        } else {
+            self.as_caller(&probe)
+        };
         command.arg("session").arg(order);
         command
     }
@@ -174,7 +184,11 @@ impl Bench {
     /// The session as a child of this shell script, which executes its arguments.
     pub(crate) fn through_shell(&self, script: &str) -> Command {
         let session = self.session();
-        let mut command = self.as_caller(Path::new("/bin/bash"));
+        let mut command = match self.caller {
+            // The daemon's part is root's.
+            Caller::Served => Command::new("/bin/bash"),
+            _ => self.as_caller(Path::new("/bin/bash")),
+        };
         command.arg("-c").arg(script).arg(session.get_program());
         command.args(session.get_args());
         command
@@ -201,7 +215,7 @@ impl Bench {
     fn as_caller(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        if self.caller == Caller::User {
+        if self.caller != Caller::Root {
             command.uid(4001).gid(4001).env("HOME", "/");
         }
         command
@@ -222,33 +236,4 @@ pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg(from).arg(to).status();
     assert!(status.unwrap().success());
-}
-
-/// The probe, built: cargo builds no examples for a single test.
-fn probe() -> &'static Path {
-    static PROBE: OnceLock<PathBuf> = OnceLock::new();
-    PROBE.get_or_init(|| {
-        let bins = Path::new(env!("CARGO_BIN_EXE_portcullis-init"))
-            .parent()
-            .unwrap();
-        let profile = match bins.file_name().unwrap().to_str().unwrap() {
-            "debug" => "dev",
-            other => other,
-        };
-        let status = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--quiet",
-                "--example",
-                "probe",
-                "--profile",
-                profile,
-            ])
-            .arg("--target-dir")
-            .arg(bins.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(status.unwrap().success());
-        bins.join("examples/probe")
-    })
 }

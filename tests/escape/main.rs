@@ -1,5 +1,5 @@
-//! Escapes, tried from inside real jails by a probe: one module a layer, each case as root and as an
-//! ordinary user, each with a twin that shows that the same act works where nothing forbids it.
+//! Escapes, tried from inside real jails by a probe: one module a layer, each case as root, as an
+//! ordinary user and as one whose session the daemon has started, each with a twin that shows that the same act works where nothing forbids it.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -17,6 +17,8 @@ mod filesystem;
 mod network;
 #[path = "../support/order.rs"]
 mod order;
+#[path = "../support/probe.rs"]
+mod probe;
 mod process;
 mod protected;
 mod replaced;

@@ -182,3 +182,79 @@ fn a_writer_that_cannot_write_stops_the_traffic() {
     assert_eq!(get(gate.http, &authority, "/").status(), 503);
     assert_eq!(origin.log.text().matches("GET").count(), 1);
 }
+
+#[test]
+fn requests_wait_for_another_writer_and_connections_stay() {
+    let origin = Origin::echo_bytes();
+    let gate = spec().reaches("a.test", origin.port()).start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority).send("ping");
+    assert_eq!(open.exactly(4), b"ping");
+    gate.audit.hold();
+    // One whose record the writer has, and one that comes while there is none.
+    let connect = || {
+        let mut client = Raw::open(gate.http);
+        client.send(format!(
+            "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+        ));
+        client
+    };
+    let decisions = |count| {
+        move |events: &[AuditEvent]| {
+            events.iter().filter(|event| is_decided(event)).count() == count
+        }
+    };
+    let mut first = connect();
+    gate.audit.wait_for("a second decision", decisions(2));
+    gate.audit.die();
+    let mut second = connect();
+    open.send("pong");
+    assert_eq!(open.exactly(4), b"pong", "what was open goes on");
+    a_moment();
+    assert_eq!(origin.log.connections(), 1, "and nothing else leaves");
+
+    gate.audit.come_back();
+    // The one that was never acknowledged comes again, before what is new.
+    gate.audit.wait_for("all decisions", decisions(4));
+    a_moment();
+    assert_eq!(origin.log.connections(), 1);
+    gate.audit.release();
+    for client in [&mut first, &mut second] {
+        assert_eq!(client.response().status(), 200);
+        client.send("more");
+        assert_eq!(client.exactly(4), b"more");
+    }
+    let decided = gate.audit.events();
+    let conns: Vec<_> = decided
+        .iter()
+        .filter_map(|event| match event {
+            AuditEvent::EgressDecided { conn, .. } => Some(conn.0),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(conns, [1, 2, 2, 3]);
+}
+
+#[test]
+fn without_another_writer_everything_is_refused_after_a_while_until_one_comes() {
+    let origin = Origin::echo_bytes();
+    let gate = spec().reaches("a.test", origin.port()).start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority);
+    gate.audit.die();
+    let mut waiting = Raw::open(gate.http);
+    waiting.send(format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    assert_eq!(waiting.response().denied(), "audit_unavailable");
+    assert_eq!(open.rest(), b"", "the open tunnel is closed");
+    assert_eq!(get(gate.http, &authority, "/").status(), 503);
+    gate.audit.come_back();
+    let closed = |event: &AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+    gate.audit.wait_for_one("the end of the tunnel", closed);
+    let mut client = Raw::open(gate.http);
+    client.connect(&authority).send("ping");
+    assert_eq!(client.exactly(4), b"ping");
+}

@@ -134,11 +134,11 @@ fn a_gate_without_its_channels_ends_with_a_usage_error() {
 #[test]
 fn rubbish_on_the_control_channel_is_no_boot() {
     let (control, theirs) = Channel::pair().unwrap();
-    let (_audit, audit_theirs) = Channel::pair().unwrap();
+    let (_supply, supply_theirs) = Channel::pair().unwrap();
     let gate = env!("CARGO_BIN_EXE_portcullis-gate");
     let mut child = portcullis::sys::process::Spawn::new(std::path::Path::new(gate))
         .fd(theirs, 3)
-        .fd(audit_theirs, 4)
+        .fd(supply_theirs, 4)
         .start()
         .unwrap();
     control.send(&"hello").unwrap();

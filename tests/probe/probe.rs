@@ -1,5 +1,5 @@
 //! Acts inside a jail and says what the kernel answered (`probe ACTS`, a JSON list); with
-//! `probe session ORDER` it plays the session outside. Speaks through its standard output.
+//! `probe session ORDER` it plays the session outside, with `probe enter …` the daemon. Speaks through its standard output.
 #![expect(
     unsafe_code,
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 
 #[path = "../support/act.rs"]
 mod act;
+mod enter;
 #[path = "../support/jail.rs"]
 mod jail;
 #[path = "../support/order.rs"]
@@ -34,6 +35,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments[1] == "session" {
         return jail::play_file(arguments[2].as_ref());
+    }
+    if arguments[1] == "enter" {
+        return enter::enter(&arguments[2..]);
     }
     let acts: Vec<Act> = serde_json::from_str(&arguments[1]).unwrap();
     let answers: Vec<Answer> = acts.iter().map(answer).collect();

@@ -19,6 +19,7 @@ use portcullis::wire::audit::{Append, AuditReply};
 use portcullis::wire::gate::{
     CredentialValue, GateBoot, GateCommand, GateReply, GateSummary, UpstreamProxy,
 };
+use portcullis::wire::supply::GateSupply;
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -165,14 +166,14 @@ impl TestGate {
         // As every session does first: what cargo left open is not for children.
         portcullis::sys::fd::cloexec_from(3).unwrap();
         let (control, theirs) = Channel::pair().unwrap();
-        let (audit, audit_theirs) = Channel::pair().unwrap();
+        let (supply, supply_theirs) = Channel::pair().unwrap();
         let child = Spawn::new(Path::new("/bin/sh"))
             .arg("-c")
             .arg(format!("ulimit -Sn {SOFT_FILES} && exec \"$0\""))
             .arg(env!("CARGO_BIN_EXE_portcullis-gate"))
             .inherit_stderr()
             .fd(theirs, 3)
-            .fd(audit_theirs, 4)
+            .fd(supply_theirs, 4)
             .start()
             .unwrap();
         let doors = if spec.policy.enable_socks5 { 2 } else { 1 };
@@ -194,12 +195,17 @@ impl TestGate {
             approval_seconds: spec.approval_seconds,
         };
         control.send(&boot).unwrap();
+        let memory = portcullis::sys::fd::unnamed("gates").unwrap();
+        supply
+            .send_with(&GateSupply::Memory, &[memory.as_fd()])
+            .unwrap();
+        let audit = AuditDouble::start(supply);
         let gate = Self {
             authority: None,
             http: (Ipv4Addr::LOCALHOST, 0).into(),
             socks: (Ipv4Addr::LOCALHOST, 0).into(),
             udp,
-            audit: AuditDouble::start(audit),
+            audit,
             control: Some(control),
             child,
         };
@@ -257,7 +263,10 @@ pub(crate) struct AuditDouble(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    channel: Channel,
+    /// The writer's end of the present lane.
+    lane: Mutex<Arc<Channel>>,
+    /// The starter's end of the supply channel.
+    supply: Channel,
 }
 
 struct State {
@@ -267,8 +276,17 @@ struct State {
     ended: bool,
 }
 
+/// A new lane, whose other end goes to the gate.
+fn new_lane(supply: &Channel) -> Arc<Channel> {
+    let (lane, theirs) = Channel::pair().unwrap();
+    // A gate that is gone needs none.
+    drop(supply.send_with(&GateSupply::Lane, &[theirs.as_fd()]));
+    Arc::new(lane)
+}
+
 impl AuditDouble {
-    fn start(channel: Channel) -> Self {
+    fn start(supply: Channel) -> Self {
+        let lane = new_lane(&supply);
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 events: Vec::new(),
@@ -277,11 +295,20 @@ impl AuditDouble {
                 ended: false,
             }),
             changed: Condvar::new(),
-            channel,
+            lane: Mutex::new(lane),
+            supply,
         });
-        let reader = Arc::clone(&shared);
+        let double = Self(shared);
+        double.read();
+        double
+    }
+
+    /// Reads the present lane to its end.
+    fn read(&self) {
+        let reader = Arc::clone(&self.0);
+        let lane = Arc::clone(&self.0.lane.lock().unwrap());
         thread::spawn(move || {
-            while let Ok(Append { id, event }) = reader.channel.recv() {
+            while let Ok(Append { id, event }) = lane.recv() {
                 let mut state = reader.state.lock().unwrap();
                 state.events.push(event);
                 state.unanswered.push(id);
@@ -291,7 +318,20 @@ impl AuditDouble {
             reader.state.lock().unwrap().ended = true;
             reader.changed.notify_all();
         });
-        Self(shared)
+    }
+
+    /// The writer dies; what it had not acknowledged it never will.
+    pub(crate) fn die(&self) {
+        let mut state = self.lock();
+        state.unanswered.clear();
+        let lane = self.0.lane.lock().unwrap();
+        rustix::net::shutdown(&**lane, rustix::net::Shutdown::Both).unwrap();
+    }
+
+    /// Another writer takes its place.
+    pub(crate) fn come_back(&self) {
+        *self.0.lane.lock().unwrap() = new_lane(&self.0.supply);
+        self.read();
     }
 
     /// From now on records are read but not acknowledged.
@@ -306,9 +346,10 @@ impl AuditDouble {
         self.0.answer(&mut state);
     }
 
-    /// Closes the channel, as a dead writer does.
+    /// The writer dies, and no other will come.
     pub(crate) fn close(&self) {
-        rustix::net::shutdown(&self.0.channel, rustix::net::Shutdown::Both).unwrap();
+        rustix::net::shutdown(&self.0.supply, rustix::net::Shutdown::Both).unwrap();
+        self.die();
     }
 
     /// Answers the next records with a failure, as a full disk does.
@@ -317,7 +358,7 @@ impl AuditDouble {
             id: 0,
             error: "disk full".to_owned(),
         };
-        self.0.channel.send(&failed).unwrap();
+        self.0.lane.lock().unwrap().send(&failed).unwrap();
     }
 
     pub(crate) fn events(&self) -> Vec<AuditEvent> {
@@ -356,9 +397,10 @@ impl Shared {
         if state.hold {
             return;
         }
+        let lane = self.lane.lock().unwrap();
         for id in state.unanswered.drain(..) {
             // A gate that is gone needs no answer.
-            drop(self.channel.send(&AuditReply::Recorded { id, seq: id }));
+            drop(lane.send(&AuditReply::Recorded { id, seq: id }));
         }
     }
 }

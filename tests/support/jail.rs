@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use portcullis::jail::{self, JailRequest, UserNames, bwrap};
+use portcullis::jail::{self, Footing, JailRequest, UserNames, bwrap};
 use portcullis::policy::FilesystemPolicy;
 use portcullis::wire::Channel;
 use portcullis::wire::init::{Go, InitPlan, InitReport};
@@ -31,7 +31,9 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         protected: order.protected.clone(),
     };
     let init = File::open(&order.init)?;
+    let footing = Footing::settle()?;
     let prepared = jail::prepare(&JailRequest {
+        footing,
         policy: &policy,
         workspace: &order.workspace,
         home: &order.home,
@@ -46,10 +48,11 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
         session: "test".to_owned(),
         init: &init,
     })?;
-    let found = bwrap::find("/usr/bin:/bin".as_ref(), |_| true, &[])?;
+    let found = footing.find_bwrap("/usr/bin:/bin".as_ref(), |_| true, &[])?;
     let bwrap = bwrap::ask(found)?.answer()?;
     let (readable, writable) = prepared.landlock_paths();
     let plan = InitPlan {
+        takeover: prepared.takeover(),
         listen: order.listen.clone(),
         network: false,
         datagrams: None,
@@ -65,6 +68,7 @@ fn run(order: &Order) -> Result<Outcome, Box<dyn std::error::Error>> {
     let sockets = prepared.sockets().to_vec();
     let (ours, theirs) = Channel::pair()?;
     let running = prepared.start(&bwrap, &plan, OwnedFd::from(theirs))?;
+    footing.step_down()?;
     let mut outcome = Outcome {
         sockets,
         ..Outcome::default()

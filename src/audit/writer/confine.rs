@@ -69,6 +69,7 @@ fn table() -> Result<Table, ConfineError> {
         // the loop
         libc::SYS_ppoll, // wait for requests; restarts by itself after SIGSTOP and SIGCONT
         libc::SYS_recvfrom, // read requests
+        libc::SYS_recvmsg, // the channel of a gate (wire::supply)
         libc::SYS_sendto, // answer
         libc::SYS_sendmsg, // answer Ready (wire::Channel)
         // the file

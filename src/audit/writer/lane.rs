@@ -34,6 +34,8 @@ pub(super) struct Lane {
     outbox: Vec<u8>,
     /// The client has closed its end or was cut off: what is in the outbox still goes out.
     ending: bool,
+    /// The client is gone: what it had sent is read to its end, and nobody is answered.
+    unheard: bool,
 }
 
 impl Lane {
@@ -45,6 +47,7 @@ impl Lane {
             consumed: 0,
             outbox: Vec::new(),
             ending: false,
+            unheard: false,
         }
     }
 
@@ -99,6 +102,9 @@ impl Lane {
 
     /// Queues an answer.
     pub(super) fn answer(&mut self, reply: &AuditReply) {
+        if self.unheard {
+            return;
+        }
         match encode(reply) {
             Ok(bytes) => self.outbox.extend_from_slice(&bytes),
             // Only an answer of more than 16 MiB cannot be sent; ours are a line.
@@ -114,12 +120,18 @@ impl Lane {
                 Ok(sent) => drop(self.outbox.drain(..sent)),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
-                Err(_) => self.close(),
+                Err(_) => self.say_nothing_more(),
             }
         }
         if self.ending {
             self.close();
         }
+    }
+
+    /// Nobody is there any more who reads answers: what was sent can be read to its end.
+    pub(super) fn say_nothing_more(&mut self) {
+        self.outbox.clear();
+        self.unheard = true;
     }
 
     /// Reads nothing more from here.

@@ -21,17 +21,20 @@ use std::process::ExitCode;
 use nix::sys::signal::SigSet;
 
 use self::confine::ConfineError;
+use super::AuditEvent;
 use super::log::{Log, LogError};
 use super::record;
 use crate::exit::Exit;
+use crate::ids::SessionId;
 use crate::sys::fd::inherit;
 use crate::wire::audit::{AuditBoot, AuditReply};
+use crate::wire::supply::WriterSupply;
 use crate::wire::{Channel, WireError};
 
 /// The session's channel.
 const SESSION_FD: i32 = 3;
-/// The gate's channel.
-const GATE_FD: i32 = 4;
+/// The starter's channel: whose log it is, then the gates' channels.
+const SUPPLY_FD: i32 = 4;
 /// The folder of logs.
 const FOLDER_FD: i32 = 5;
 
@@ -42,7 +45,7 @@ pub fn main() -> ExitCode {
         return Exit::Usage.into();
     };
     let exit = match start(&session) {
-        Ok((log, gate)) => serve::serve(log, session, gate),
+        Ok(opened) => serve::serve(opened, session),
         Err(error) => {
             let failed = AuditReply::Failed {
                 id: 0,
@@ -57,7 +60,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Steps 1 to 6, in an order that matters; step 7 is [`serve`].
-fn start(session: &Channel) -> Result<(Log, Channel), StartError> {
+fn start(session: &Channel) -> Result<Opened, StartError> {
     // 1. No signal but SIGKILL ends the log: the session decides when it does. A terminal sends SIGINT
     //    and SIGHUP, a supervisor SIGTERM, a vanished reader SIGPIPE.
     SigSet::all()
@@ -67,14 +70,15 @@ fn start(session: &Channel) -> Result<(Log, Channel), StartError> {
     // 2. Take what was passed, so that nothing else can be taken for it.
     let inherited =
         |number| inherit(number).map_err(|error| StartError::Descriptor { number, error });
-    let gate = Channel::from(inherited(GATE_FD)?);
+    let supply = Channel::from(inherited(SUPPLY_FD)?);
     let folder: OwnedFd = inherited(FOLDER_FD)?;
 
-    // 3. Learn whose log it is: from the session alone, before the gate is listened to.
-    let boot: AuditBoot = session.recv()?;
+    // 3. Learn whose log it is, and whether another writer began it: from the starter alone, before the
+    //    gate is listened to.
+    let boot: WriterSupply = supply.recv()?;
 
     // 4. Open the log: the last file that is ever opened here.
-    let log = open(&folder, &boot)?;
+    let (log, ended) = open(&folder, &boot)?;
     drop(folder);
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
@@ -83,18 +87,44 @@ fn start(session: &Channel) -> Result<(Log, Channel), StartError> {
 
     // 6. Say that records are taken.
     session.send(&AuditReply::Ready)?;
-    Ok((log, gate))
+    Ok(Opened { log, ended, supply })
 }
 
-fn open(folder: &OwnedFd, boot: &AuditBoot) -> Result<Log, StartError> {
-    let whose = (boot.session, boot.user.as_str());
-    Ok(Log::create(
-        folder,
-        &boot.folder,
-        whose,
-        boot.durability,
-        &record::host_id(&machine()),
-    )?)
+/// What there is to work with.
+struct Opened {
+    log: Log,
+    /// The place of `session.ended`, where the writer before kept it and died.
+    ended: Option<u64>,
+    supply: Channel,
+}
+
+fn open(folder: &OwnedFd, boot: &WriterSupply) -> Result<(Log, Option<u64>), StartError> {
+    let host = record::host_id(&machine());
+    match boot {
+        WriterSupply::Boot(boot) => {
+            let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
+            Ok((log, None))
+        }
+        WriterSupply::Resume(boot) => {
+            let (shown, durability) = (&boot.folder, boot.durability);
+            let (mut log, found) = Log::resume(folder, shown, whose(boot), durability, &host)?;
+            if found.ended.is_none() {
+                // On record before anything that follows is taken.
+                let lost_bytes = found.lost_bytes;
+                log.stage(AuditEvent::LogResumed { lost_bytes })?;
+                log.commit()?;
+            }
+            Ok((log, found.ended))
+        }
+        WriterSupply::Gate => {
+            let early = io::Error::other("a gate's channel came before it");
+            Err(StartError::Boot(WireError::Io(early)))
+        }
+    }
+}
+
+fn whose(boot: &AuditBoot) -> (SessionId, &str) {
+    (boot.session, boot.user.as_str())
 }
 
 /// What names this host: its machine-id(5), or its node name where it has none, as in containers.

@@ -1,33 +1,50 @@
-//! Step 7: one thread, one loop. Wait, read both lanes, write one batch, answer.
+//! Step 7: one thread, one loop. Wait, read both lanes, write one batch, answer. The gate's lane comes by
+//! the supply channel, and another one after it when the gate is another.
 
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::Opened;
 use super::lane::Lane;
 use crate::audit::log::Log;
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
 use crate::wire::Channel;
 use crate::wire::audit::{Append, AuditReply};
+use crate::wire::supply::{Deliveries, WriterSupply, only};
 
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Reads of what a gate that died had sent, at most: far more than a socket holds.
+const LAST_READS: usize = 64;
+
 /// Serves until the session's log is over.
-pub(super) fn serve(log: Log, session: Channel, gate: Channel) -> Exit {
+pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
+    let Opened { log, ended, supply } = opened;
     let mut service = Service {
         log,
         session: Lane::new(Source::Session, session),
-        gate: Lane::new(Source::Gate, gate),
-        phase: Phase::Running,
+        gate: None,
+        supply: Some(supply),
+        deliveries: Deliveries::default(),
+        phase: if ended.is_some() {
+            Phase::Ended
+        } else {
+            Phase::Running
+        },
+        ended,
         started: Instant::now(),
         batch: Vec::new(),
     };
     loop {
-        if service.wait().is_err() {
+        let Ok(supplied) = service.wait() else {
             return Exit::Internal;
+        };
+        if supplied {
+            service.take_supplies();
         }
         service.read();
         service.commit();
@@ -40,9 +57,16 @@ pub(super) fn serve(log: Log, session: Channel, gate: Channel) -> Exit {
 struct Service {
     log: Log,
     session: Lane,
-    gate: Lane,
+    /// `None`: no gate yet.
+    gate: Option<Lane>,
+    /// `None` once it is closed.
+    supply: Option<Channel>,
+    deliveries: Deliveries,
     phase: Phase,
-    /// For how long a session lasted that cannot say so itself.
+    /// The place of `session.ended`, where the writer before kept it: the session, which was not told,
+    /// sends it again.
+    ended: Option<u64>,
+    /// For how long a session lasted that cannot say so itself, as far as this writer knows.
     started: Instant,
     /// The requests of this turn, each lane's in its order.
     batch: Vec<(Source, u64, Result<u64, String>)>,
@@ -60,10 +84,15 @@ enum Phase {
 }
 
 impl Service {
-    /// Waits until a lane can be read or answered, or the gate's grace is over.
-    fn wait(&self) -> rustix::io::Result<()> {
-        let lanes = [&self.session, &self.gate];
-        let mut fds: Vec<PollFd<'_>> = lanes.into_iter().filter_map(Lane::interest).collect();
+    /// Waits until a lane can be read or answered, the starter supplies something, or the gate's grace is
+    /// over. Answers whether the starter does.
+    fn wait(&self) -> rustix::io::Result<bool> {
+        let lanes = [Some(&self.session), self.gate.as_ref()];
+        let lanes = lanes.into_iter().flatten();
+        let mut fds: Vec<PollFd<'_>> = lanes.filter_map(Lane::interest).collect();
+        let place = fds.len();
+        let supply = self.supply.as_ref();
+        fds.extend(supply.map(|supply| PollFd::new(supply, PollFlags::IN)));
         let timeout = match self.phase {
             Phase::Lost { until } => {
                 let left = until.saturating_duration_since(Instant::now());
@@ -72,32 +101,78 @@ impl Service {
             Phase::Running | Phase::Ended => None,
         };
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) => Ok(fds.get(place).is_some_and(|fd| !fd.revents().is_empty())),
+            Err(Errno::INTR) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes the channels of gates. A supply channel that is closed, or that says something else, says
+    /// nothing more; what runs goes on.
+    fn take_supplies(&mut self) {
+        while let Some(supply) = &self.supply {
+            match self.deliveries.next::<WriterSupply>(supply) {
+                Ok(None) => return,
+                Ok(Some((WriterSupply::Gate, fds))) => {
+                    if let Some(lane) = only(fds) {
+                        self.adopt(lane.into());
+                    }
+                }
+                Ok(Some(_)) | Err(_) => self.supply = None,
+            }
+        }
+    }
+
+    /// From now on this is the gate's channel. What the one before had sent is still recorded.
+    fn adopt(&mut self, channel: Channel) {
+        for _ in 0..LAST_READS {
+            let Some(old) = self.gate.as_mut() else { break };
+            old.say_nothing_more();
+            if !old.is_open() {
+                break;
+            }
+            self.read_from(Source::Gate);
+            self.commit();
+        }
+        self.gate = Some(Lane::new(Source::Gate, channel));
     }
 
     /// Reads both lanes and stages what they ask for. The session first: its end is final.
     fn read(&mut self) {
         for source in [Source::Session, Source::Gate] {
-            self.lane(source).fill();
-            while let Some(request) = self.lane(source).next_request() {
-                match request {
-                    Ok(request) => self.take(source, request),
-                    // Nothing that follows a broken frame can be told from noise.
-                    Err(_) => self.lane(source).cut_off(),
-                }
+            self.read_from(source);
+        }
+    }
+
+    fn read_from(&mut self, source: Source) {
+        if let Some(lane) = self.lane(source) {
+            lane.fill();
+        }
+        while let Some(request) = self.lane(source).and_then(Lane::next_request) {
+            match request {
+                Ok(request) => self.take(source, request),
+                // Nothing that follows a broken frame can be told from noise.
+                Err(_) => self.cut_off(source),
             }
         }
     }
 
+    fn cut_off(&mut self, source: Source) {
+        if let Some(lane) = self.lane(source) {
+            lane.cut_off();
+        }
+    }
+
     fn take(&mut self, source: Source, Append { id, event }: Append) {
-        let staged = if self.phase == Phase::Ended {
+        let is_end = matches!(event, AuditEvent::SessionEnded { .. }) && source == Source::Session;
+        let staged = if let (Phase::Ended, true, Some(place)) = (self.phase, is_end, self.ended) {
+            Ok(place)
+        } else if self.phase == Phase::Ended {
             Err("audit log: the session has ended; nothing more is recorded".to_owned())
         } else if event.source() != source {
             if source == Source::Gate {
                 // One that plays the session is not ours any more.
-                self.gate.cut_off();
+                self.cut_off(source);
             }
             Err(format!(
                 "audit log: {} is not for the {source} to report",
@@ -122,10 +197,14 @@ impl Service {
                 Ok(seq) => AuditReply::Recorded { id, seq },
                 Err(error) => AuditReply::Failed { id, error },
             };
-            self.lane(source).answer(&reply);
+            if let Some(lane) = self.lane(source) {
+                lane.answer(&reply);
+            }
         }
         self.session.flush();
-        self.gate.flush();
+        if let Some(gate) = &mut self.gate {
+            gate.flush();
+        }
     }
 
     /// What comes after this turn; `Some` when nothing does.
@@ -144,7 +223,7 @@ impl Service {
 
     /// Closes the log of a lost session, once its gate is gone or has had its time.
     fn close_if_over(&mut self, until: Instant) -> Option<Exit> {
-        if self.gate.is_open() && Instant::now() < until {
+        if self.gate.as_ref().is_some_and(Lane::is_open) && Instant::now() < until {
             return None;
         }
         let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -156,10 +235,11 @@ impl Service {
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))
     }
 
-    fn lane(&mut self, source: Source) -> &mut Lane {
+    fn lane(&mut self, source: Source) -> Option<&mut Lane> {
         match source {
-            Source::Session => &mut self.session,
-            Source::Gate => &mut self.gate,
+            Source::Session => Some(&mut self.session),
+            Source::Gate => self.gate.as_mut(),
+            Source::Writer => None,
         }
     }
 }

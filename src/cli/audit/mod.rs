@@ -3,6 +3,7 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`](super::print::escape).
 
+mod logs;
 mod naming;
 pub(super) mod phrase;
 mod show;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Outcome};
 use super::print;
-use crate::audit::folder::{FolderError, LogFolder, standalone};
+use crate::audit::folder::{FolderError, standalone};
 use crate::exit::Exit;
 
 /// What to do with the logs.
@@ -49,7 +50,7 @@ Examples:
 /// Where the logs are.
 #[derive(Debug, clap::Args)]
 struct FolderArg {
-    /// Folder of logs [default: $XDG_STATE_HOME/portcullis/audit]
+    /// Folder of logs [default: $XDG_STATE_HOME/portcullis/audit, and what the service keeps for you]
     #[arg(long = "dir", value_name = "DIR")]
     path: Option<PathBuf>,
 }
@@ -69,15 +70,6 @@ impl FolderArg {
         given
             .unwrap_or_else(|| standalone(std::env::var_os))
             .map_err(folder_failure)
-    }
-}
-
-/// Opens the folder; `None` when there is none, because nothing was ever recorded.
-fn open_folder(path: &Path) -> Result<Option<LogFolder>, Failure> {
-    match LogFolder::open(path) {
-        Ok(folder) => Ok(Some(folder)),
-        Err(FolderError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(folder_failure(error)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sessions as users name them: by identifier or by any prefix that only one has.
 
-use crate::audit::folder::LogFolder;
+use super::logs::Logs;
 use crate::cli::failure::Failure;
 use crate::cli::print::escape;
 use crate::exit::Exit;
@@ -10,8 +10,8 @@ use crate::ids::SessionId;
 const CANDIDATES: usize = 8;
 
 /// The one session that this names.
-pub(super) fn find(folder: &LogFolder, name: &str) -> Result<SessionId, Failure> {
-    let sessions = folder.sessions().map_err(super::folder_failure)?;
+pub(super) fn find(folder: &Logs, name: &str) -> Result<SessionId, Failure> {
+    let sessions = folder.sessions()?;
     choose(&sessions, name).map_err(|why| {
         let path = escape(&folder.path().to_string_lossy());
         Failure::new(

@@ -94,6 +94,11 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             format!("generation {}", escape(generation.as_str()))
         }
         AuditEvent::PolicyRejected { error } => escape(error),
+        AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
+        AuditEvent::LogResumed { lost_bytes: 0 } => "by another writer".to_owned(),
+        AuditEvent::LogResumed { lost_bytes } => {
+            format!("by another writer; {lost_bytes} bytes of an incomplete record were cut off")
+        }
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };

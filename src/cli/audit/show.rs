@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{FolderArg, finish, log_failure, naming, open_folder, phrase, verify};
+use super::logs::Logs;
+use super::{FolderArg, finish, log_failure, naming, phrase, verify};
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Lines, ReadError};
 use crate::audit::summary::{Destination, SessionSummary, Start};
@@ -35,7 +36,7 @@ pub struct ShowArgs {
 pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let (name, seq) = parse_id(&arguments.id)?;
     let path = arguments.folder.path()?;
-    let folder = open_folder(&path)?.ok_or_else(|| naming::unknown(&path, name))?;
+    let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
     let log = path.join(file_name(session));
     let file = folder
@@ -200,6 +201,22 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         };
         lines.push(format!(
             "entered    {times} from outside, by portcullis forward"
+        ));
+    }
+    let times = |count| match count {
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    };
+    if summary.gate_restarts > 0 {
+        let often = times(summary.gate_restarts);
+        lines.push(format!(
+            "gate       restarted {often}: connections that it held have no end on record"
+        ));
+    }
+    if summary.log_resumed > 0 {
+        let often = times(summary.log_resumed);
+        lines.push(format!(
+            "log        resumed {often} by another writer: a record may stand there twice"
         ));
     }
     if summary.gate_lost {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{FolderArg, finish, log_failure, naming, no_sessions, open_folder, phrase};
-use crate::audit::folder::{LogFolder, file_name};
+use super::logs::Logs;
+use super::{FolderArg, finish, log_failure, naming, no_sessions, phrase};
+use crate::audit::folder::file_name;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::{AuditEvent, lock};
 use crate::cli::failure::{Failure, Outcome};
@@ -49,10 +50,10 @@ pub struct TailArgs {
 /// Prints, and follows if asked to.
 pub(super) fn tail(arguments: &TailArgs) -> Outcome {
     let path = arguments.folder.path()?;
-    let mut folder = open_folder(&path)?;
+    let mut folder = Logs::find(&arguments.folder)?;
     while folder.is_none() && arguments.follow && arguments.session.is_none() {
         std::thread::sleep(INTERVAL);
-        folder = open_folder(&path)?;
+        folder = Logs::find(&arguments.folder)?;
     }
     let folder = match (folder, &arguments.session) {
         (Some(folder), _) => folder,
@@ -130,7 +131,7 @@ struct Entry {
 }
 
 struct View {
-    folder: LogFolder,
+    folder: Logs,
     scope: Scope,
     /// Logs that are still written.
     followed: Vec<OpenLog>,
@@ -206,10 +207,10 @@ impl View {
         self.scope != Scope::All && self.followed.is_empty()
     }
 
-    fn sessions(&self) -> Result<Vec<SessionId>, Failure> {
+    fn sessions(&mut self) -> Result<Vec<SessionId>, Failure> {
         match self.scope {
             Scope::One(session) => Ok(vec![session]),
-            Scope::All => self.folder.sessions().map_err(super::folder_failure),
+            Scope::All => self.folder.sessions_now(),
         }
     }
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{FolderArg, finish, log_failure, naming, no_sessions, open_folder};
-use crate::audit::folder::{LogFolder, file_name, session_of};
+use super::logs::Logs;
+use super::{FolderArg, finish, log_failure, naming, no_sessions};
+use crate::audit::folder::{file_name, session_of};
 use crate::audit::verify::{Report, State, verify_file};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
@@ -66,17 +67,17 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
 
 /// What is to be verified, opened only when its turn comes.
 enum Log {
-    InFolder(std::rc::Rc<LogFolder>, SessionId),
+    InFolder(std::rc::Rc<Logs>, SessionId),
     AtPath(PathBuf),
 }
 
 fn logs(arguments: &VerifyArgs, path: &Path) -> Result<Vec<Log>, Failure> {
-    let folder = open_folder(path)?.map(std::rc::Rc::new);
+    let folder = Logs::find(&arguments.folder)?.map(std::rc::Rc::new);
     if arguments.sessions.is_empty() {
         let Some(folder) = folder else {
             return Ok(Vec::new());
         };
-        let sessions = folder.sessions().map_err(super::folder_failure)?;
+        let sessions = folder.sessions()?;
         return Ok(sessions
             .into_iter()
             .map(|id| Log::InFolder(folder.clone(), id))

@@ -1,6 +1,6 @@
 //! All budgets of one gate, and the two tasks that they need: questions, and the clock of idleness.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use crate::ids::ConnId;
 use crate::policy::{Budget, BudgetKind, EgressRequest, Host, NetworkPolicy, RuleId};
 use crate::wire::gate::{BudgetUse, GateReply, LimitNotice};
 
+use super::super::memory::{Memory, Recalled};
 use super::super::questions;
 use super::super::state::Gate;
 use super::account::Account;
@@ -41,6 +42,8 @@ pub(in crate::gate) struct Ledger {
     to_ask: RefCell<VecDeque<ToAsk>>,
     asked: Notify,
     crossed: RefCell<Vec<LimitNotice>>,
+    /// Where what is used up is noted.
+    memory: OnceCell<Rc<Memory>>,
 }
 
 /// A budget, and who wanted more of it.
@@ -52,8 +55,12 @@ struct ToAsk {
 }
 
 impl Ledger {
-    /// Nothing is used yet.
-    pub(in crate::gate) fn new(policy: &NetworkPolicy) -> Self {
+    /// What an earlier gate of the session has noted is used, and nothing else.
+    pub(in crate::gate) fn new(
+        policy: &NetworkPolicy,
+        memory: &Rc<Memory>,
+        recalled: &Recalled,
+    ) -> Self {
         let ledger = Self {
             session: Rc::new(Scope::session(&policy.budgets)),
             rules: RefCell::default(),
@@ -63,8 +70,14 @@ impl Ledger {
             to_ask: RefCell::default(),
             asked: Notify::new(),
             crossed: RefCell::default(),
+            memory: OnceCell::new(),
         };
         ledger.adopt(policy);
+        ledger.session.keep_in(memory, recalled);
+        for scope in ledger.rules.borrow().iter() {
+            scope.keep_in(memory, recalled);
+        }
+        ledger.memory.get_or_init(|| Rc::clone(memory));
         ledger
     }
 
@@ -78,7 +91,13 @@ impl Ledger {
                 .iter()
                 .find(|scope| scope.host.as_ref() == Some(&rule.host));
             known.map_or_else(
-                || Rc::new(Scope::of_rule(rule)),
+                || {
+                    let scope = Scope::of_rule(rule);
+                    if let Some(memory) = self.memory.get() {
+                        scope.keep_in(memory, &Recalled::default());
+                    }
+                    Rc::new(scope)
+                },
                 |scope| {
                     scope.adopt(&rule.budgets);
                     Rc::clone(scope)

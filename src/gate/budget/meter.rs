@@ -1,11 +1,20 @@
 //! One budget while it is used up: how much, of how much, and what was said about it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
 use crate::policy::{Budget, BudgetAction, BudgetKind, HostPattern};
 use crate::wire::gate::LimitNotice;
+
+use super::super::memory::{Memory, Note, Used};
+
+/// Into how many shares a budget is noted, each before it is used: what is lost of it, at most, to a gate
+/// that dies.
+const SHARES: u64 = 256;
+
+/// What is noted at once of what has no limit, or is beyond one that only warns: at least this much.
+const UNLIMITED_SHARE: u64 = 1 << 20;
 
 /// Counts one thing for one scope. Without a limit it only counts.
 #[derive(Debug)]
@@ -23,6 +32,10 @@ pub(in crate::gate) struct Meter {
     /// Whether the session was told of it.
     told: Cell<bool>,
     question: Cell<Question>,
+    /// What a successor takes for used. Never less than `used`.
+    noted: Cell<u64>,
+    /// Where that is noted; empty for what is not added up.
+    memory: OnceCell<Rc<Memory>>,
     /// Relays and requests that wait for the answer.
     waiting: RefCell<Vec<(Weak<()>, Waker)>>,
 }
@@ -70,6 +83,8 @@ impl Meter {
             recorded: Cell::new(false),
             told: Cell::new(false),
             question: Cell::new(Question::None),
+            noted: Cell::new(0),
+            memory: OnceCell::new(),
             waiting: RefCell::default(),
         };
         meter.adopt(budget);
@@ -127,7 +142,49 @@ impl Meter {
 
     /// Uses some of it up.
     pub(super) fn charge(&self, amount: u64) {
-        self.used.set(self.used.get().saturating_add(amount));
+        let used = self.used.get().saturating_add(amount);
+        if used > self.noted.get() {
+            self.note(used);
+        }
+        self.used.set(used);
+    }
+
+    /// Notes a share more than this: it is used up as far as a successor knows.
+    fn note(&self, used: u64) {
+        let Some(memory) = self.memory.get() else {
+            return;
+        };
+        let max = self.max.get();
+        let noted = if used < max && self.is_limited() {
+            used.saturating_add(max / SHARES).min(max)
+        } else {
+            used.saturating_add((used / 16).max(UNLIMITED_SHARE))
+        };
+        // Exactly the limit is not beyond it.
+        let noted = if used == max { used } else { noted };
+        self.noted.set(noted);
+        memory.keep(&Note::Used {
+            scope: self.host.clone(),
+            what: self.what,
+            used: Used {
+                used: noted,
+                max,
+                step: self.step.get(),
+            },
+        });
+    }
+
+    /// From now on what is used up is noted. What an earlier gate has noted is used, and a limit that was
+    /// raised is raised, if the policy has not set another one since.
+    pub(super) fn keep_in(&self, memory: &Rc<Memory>, known: Option<&Used>) {
+        if let Some(known) = known {
+            self.used.set(known.used);
+            self.noted.set(known.used);
+            if known.step == self.step.get() && self.is_limited() {
+                self.max.set(known.max.max(self.max.get()));
+            }
+        }
+        self.memory.get_or_init(|| Rc::clone(memory));
     }
 
     /// For what is not counted one by one.
@@ -215,6 +272,7 @@ impl Meter {
         if yes {
             let raised = self.max.get().saturating_add(self.step.get());
             self.max.set(raised);
+            self.note(self.used.get());
             self.start_over();
         } else {
             self.question.set(Question::Refused);
@@ -239,6 +297,73 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
+
+    fn limited(max: u64, action: BudgetAction) -> Meter {
+        let budget = Budget {
+            max,
+            per: 0,
+            action,
+        };
+        Meter::new(BudgetKind::BytesUp, None, Some(&budget))
+    }
+
+    /// What a gate that takes this one's place knows.
+    fn left(file: &File) -> Option<Used> {
+        let (_, recalled) = Memory::open(file.try_clone().unwrap()).unwrap();
+        recalled.used.get(&(None, BudgetKind::BytesUp)).copied()
+    }
+
+    #[test]
+    fn a_successor_knows_at_least_what_was_used_and_hardly_more() {
+        for (max, action) in [
+            (100, BudgetAction::Deny),
+            (1_000_000, BudgetAction::Ask),
+            (1000, BudgetAction::Warn),
+            (u64::MAX, BudgetAction::Deny),
+        ] {
+            let file = tempfile::tempfile().unwrap();
+            let (memory, _) = Memory::open(file.try_clone().unwrap()).unwrap();
+            let meter = limited(max, action);
+            meter.keep_in(&Rc::new(memory), None);
+            let mut notes = 0;
+            let mut before = None;
+            for _ in 0..5_000 {
+                let amount = meter.room().min(997);
+                meter.charge(amount);
+                let known = left(&file).map_or(0, |left| left.used);
+                notes += u64::from(before.replace(known) != Some(known));
+                assert!(known >= meter.used(), "{known} of {}", meter.used());
+                let spare = match action {
+                    BudgetAction::Warn => UNLIMITED_SHARE + meter.used() / 16,
+                    _ if max == u64::MAX => UNLIMITED_SHARE + meter.used() / 16,
+                    _ => max / SHARES,
+                };
+                assert!(known <= meter.used() + spare, "{known} of {}", meter.used());
+            }
+            assert!(notes <= SHARES + 1, "{notes} notes");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_stays_so_until_the_policy_has_another() {
+        let file = tempfile::tempfile().unwrap();
+        let (memory, _) = Memory::open(file.try_clone().unwrap()).unwrap();
+        let meter = limited(100, BudgetAction::Ask);
+        meter.keep_in(&Rc::new(memory), None);
+        meter.charge(100);
+        assert_eq!(meter.settle(), Verdict::Ask);
+        meter.answer(true);
+        let left = left(&file).unwrap();
+        assert_eq!((left.used, left.max, left.step), (100, 200, 100));
+        let memory = Rc::new(Memory::none());
+        let next = limited(100, BudgetAction::Ask);
+        next.keep_in(&memory, Some(&left));
+        assert_eq!((next.used(), next.room()), (100, 100));
+        let other = limited(150, BudgetAction::Ask);
+        other.keep_in(&memory, Some(&left));
+        assert_eq!((other.used(), other.room()), (100, 50));
+    }
 
     #[test]
     fn who_has_given_up_is_not_kept_and_who_waits_is_kept_once() {

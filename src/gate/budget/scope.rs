@@ -1,6 +1,6 @@
 //! What is counted together: all of the session, or the hosts of one rule.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::policy::{
     BudgetKind, BudgetRule, Budgets, DomainName, EgressRequest, Host, HostPattern,
 };
 
+use super::super::memory::{Memory, Note, Recalled};
 use super::super::relay::Direction;
 use super::Seen;
 use super::meter::Meter;
@@ -43,6 +44,8 @@ pub(in crate::gate) struct Scope {
     known_names: RefCell<HashMap<Box<str>, HashSet<DomainName>>>,
     /// How many names that is.
     names: Cell<usize>,
+    /// Where names are noted.
+    memory: OnceCell<Rc<Memory>>,
 }
 
 /// One request, as far as budgets care.
@@ -84,9 +87,63 @@ impl Scope {
             labels: meter(BudgetKind::Labels),
             known_names: RefCell::default(),
             names: Cell::new(0),
+            memory: OnceCell::new(),
         };
         scope.adopt(budgets);
         scope
+    }
+
+    /// From now on what is used up is noted; what an earlier gate has noted is used. Of the rate nothing is
+    /// noted: where there was any request, all of its window is taken for used.
+    pub(super) fn keep_in(&self, memory: &Rc<Memory>, recalled: &Recalled) {
+        let known = |meter: &Meter| recalled.used.get(&(self.host.clone(), meter.what()));
+        for meter in self.added_up() {
+            meter.keep_in(memory, known(meter));
+        }
+        for (_, host, label) in recalled
+            .known
+            .iter()
+            .filter(|(scope, ..)| *scope == self.host)
+        {
+            match host {
+                Host::Name(name) if *label => {
+                    let names = self.add_label(registrable(name), name);
+                    self.labels.set_used(self.labels.used().max(names));
+                }
+                Host::Name(_) | Host::Addr(_) => {
+                    let mut known = self.known_hosts.borrow_mut();
+                    known.insert(host.clone());
+                    self.hosts.set_used(known.len() as u64);
+                }
+            }
+        }
+        if known(&self.requests).is_some() && self.rate.is_limited() {
+            self.due.set(Some(Instant::now() + self.burst()));
+            self.rate.set_used(self.rate.max());
+        }
+        self.memory.get_or_init(|| Rc::clone(memory));
+    }
+
+    /// The meters whose use only grows, one by one.
+    fn added_up(&self) -> [&Rc<Meter>; 6] {
+        [
+            &self.bytes_up,
+            &self.bytes_down,
+            &self.requests,
+            &self.connections,
+            &self.url_bytes,
+            &self.header_bytes,
+        ]
+    }
+
+    fn note(&self, host: &Host, label: bool) {
+        if let Some(memory) = self.memory.get() {
+            memory.keep(&Note::Known {
+                scope: self.host.clone(),
+                host: host.clone(),
+                label,
+            });
+        }
     }
 
     /// Takes new limits over; what was used stays used.
@@ -237,6 +294,7 @@ impl Scope {
         }
         let mut known = self.known_hosts.borrow_mut();
         if !known.contains(host) {
+            self.note(host, false);
             known.insert(host.clone());
             self.hosts.set_used(known.len() as u64);
         }
@@ -266,13 +324,19 @@ impl Scope {
         if siblings > self.labels.max() || self.names.get() >= MAX_NAMES {
             return;
         }
-        self.known_names
-            .borrow_mut()
-            .entry(parent.into())
-            .or_default()
-            .insert(name.clone());
-        self.names.set(self.names.get() + 1);
+        self.note(&Host::Name(name.clone()), true);
+        self.add_label(parent, name);
         self.labels.set_used(self.labels.used().max(siblings + 1));
+    }
+
+    /// Answers how many names there are below this domain now.
+    fn add_label(&self, parent: &str, name: &DomainName) -> u64 {
+        let mut known = self.known_names.borrow_mut();
+        let names = known.entry(parent.into()).or_default();
+        if names.insert(name.clone()) {
+            self.names.set(self.names.get() + 1);
+        }
+        names.len() as u64
     }
 }
 

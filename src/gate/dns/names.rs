@@ -13,8 +13,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use crate::policy::{DomainName, Host};
+
+use super::super::memory::{Memory, Note};
 
 /// Names of one session. Must stay below the 130,816 addresses from [`FIRST_V4`] to the end of the block.
 const MAX_NAMES: u32 = 65_536;
@@ -31,9 +34,23 @@ pub(in crate::gate) struct Names {
     by_name: RefCell<HashMap<DomainName, u32>>,
     in_order: RefCell<Vec<DomainName>>,
     ipv6: Cell<bool>,
+    /// So that no address is ever given to a second name, whatever becomes of this gate.
+    memory: Option<Rc<Memory>>,
 }
 
 impl Names {
+    /// Those that an earlier gate of the session has named keep their addresses.
+    pub(in crate::gate) fn new(memory: Rc<Memory>, known: &[DomainName]) -> Self {
+        let names = Self::default();
+        for name in known {
+            names.add(name);
+        }
+        Self {
+            memory: Some(memory),
+            ..names
+        }
+    }
+
     /// Says that the jail has IPv6.
     pub(in crate::gate) fn with_ipv6(&self) {
         self.ipv6.set(true);
@@ -63,6 +80,9 @@ impl Names {
         let number = u32::try_from(in_order.len()).ok()?;
         if number >= MAX_NAMES {
             return None;
+        }
+        if let Some(memory) = &self.memory {
+            memory.keep(&Note::Name(name.clone()));
         }
         in_order.push(name.clone());
         self.by_name.borrow_mut().insert(name.clone(), number);

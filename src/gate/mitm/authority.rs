@@ -1,7 +1,8 @@
-//! The session's certificate authority: made when the gate starts, gone when it ends. Its key exists
-//! in this process's memory alone; what leaves is the certificate.
+//! The session's certificate authority: made when its first gate starts, gone with the session. Its key
+//! exists in the gate's memory, and in the note that a gate leaves to the one that takes its place
+//! ([`memory`](super::super::memory)); what leaves is the certificate.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -10,7 +11,9 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 
 use crate::policy::Host;
+use crate::secret::Secret;
 
+use super::super::memory::AuthorityNote;
 use super::leaf::MitmError;
 use super::random;
 
@@ -34,25 +37,56 @@ pub(super) struct Authority {
     /// Shows everything but the key.
     issuer: CertifiedIssuer<'static, KeyPair>,
     expires: SystemTime,
+    tag: u64,
 }
 
 impl Authority {
     /// A new one, under a name that tells it from those of other sessions and says nothing else.
     pub(super) fn generate(now: SystemTime) -> Result<Self, MitmError> {
-        let mut params = CertificateParams::default();
         let tag = u64::from_be_bytes(random::bytes()?);
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        Self::certify(tag, key, now, now + AUTHORITY_LIFE)
+    }
+
+    /// The same one again. Its certificate is another by serial number and signature; whoever trusts the
+    /// first trusts what this one signs, because name and key are the same (RFC 5280 section 6.1).
+    pub(super) fn again(note: &AuthorityNote, now: SystemTime) -> Result<Self, MitmError> {
+        let key = KeyPair::from_pem(note.key.expose())?;
+        let expires = UNIX_EPOCH + Duration::from_secs(note.expires);
+        Self::certify(note.tag, key, now, expires)
+    }
+
+    /// What makes it again.
+    pub(super) fn note(&self) -> AuthorityNote {
+        let since = self.expires.duration_since(UNIX_EPOCH);
+        AuthorityNote {
+            tag: self.tag,
+            key: Secret::new(self.issuer.key().serialize_pem()),
+            expires: since.unwrap_or_default().as_secs(),
+        }
+    }
+
+    fn certify(
+        tag: u64,
+        key: KeyPair,
+        now: SystemTime,
+        expires: SystemTime,
+    ) -> Result<Self, MitmError> {
+        let mut params = CertificateParams::default();
         let name = format!("Portcullis session {tag:016x}");
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(serial()?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let expires = now + AUTHORITY_LIFE;
         params.not_before = (now - SKEW).into();
         params.not_after = expires.into();
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let issuer = CertifiedIssuer::self_signed(params, key)?;
-        Ok(Self { issuer, expires })
+        Ok(Self {
+            issuer,
+            expires,
+            tag,
+        })
     }
 
     /// The certificate.

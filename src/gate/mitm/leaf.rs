@@ -20,6 +20,7 @@ use rustls::version::{TLS12, TLS13};
 
 use crate::policy::Host;
 
+use super::super::memory::AuthorityNote;
 use super::authority::{Authority, LEAF_LIFE};
 
 /// Leaves that are kept; the one unused for longest makes room.
@@ -75,16 +76,24 @@ struct Kept {
 }
 
 impl Leaves {
-    /// A new authority without leaves.
-    pub(in crate::gate) fn new() -> Result<Self, MitmError> {
-        Self::generate(SystemTime::now())
+    /// An authority without leaves: that of the session's earlier gate, or a new one.
+    pub(in crate::gate) fn new(known: Option<&AuthorityNote>) -> Result<Self, MitmError> {
+        let now = SystemTime::now();
+        match known {
+            Some(note) => Self::of(Authority::again(note, now)?),
+            None => Self::generate(now),
+        }
     }
 
     fn generate(now: SystemTime) -> Result<Self, MitmError> {
+        Self::of(Authority::generate(now)?)
+    }
+
+    fn of(authority: Authority) -> Result<Self, MitmError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         Ok(Self {
-            authority: Authority::generate(now)?,
+            authority,
             signer: aws_lc_rs::sign::any_ecdsa_type(&der)?,
             key,
             template: template()?,
@@ -96,6 +105,11 @@ impl Leaves {
     /// The authority's certificate, for the clients of the session. Never a key.
     pub(in crate::gate) fn authority_pem(&self) -> String {
         self.authority.pem()
+    }
+
+    /// What makes the authority again.
+    pub(in crate::gate) fn note(&self) -> AuthorityNote {
+        self.authority.note()
     }
 
     /// How to accept TLS for this host. Only for a host that was permitted.
@@ -203,6 +217,19 @@ mod tests {
         const { assert!(LEAF_LIFE.as_secs() <= 398 * 24 * 3600) };
     }
 
+    #[test]
+    fn whoever_trusts_the_authority_trusts_its_successor_and_nobody_elses() {
+        let now = SystemTime::now();
+        let first = Leaves::generate(now).unwrap();
+        let again = Leaves::new(Some(&first.note())).unwrap();
+        let config = again.config_at(&host("a.test"), now).unwrap();
+        assert_eq!(refusal(&first, &config, now), None);
+        let other = Leaves::generate(now).unwrap();
+        let config = other.config_at(&host("a.test"), now).unwrap();
+        assert!(refusal(&first, &config, now).is_some(), "the twin");
+        assert_eq!(again.note().expires, first.note().expires);
+    }
+
     /// A clock that stands.
     #[derive(Debug)]
     struct At(SystemTime);
@@ -254,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_leaf_is_made_once_a_host_and_anew_when_it_is_old() {
-        let leaves = Leaves::new().unwrap();
+        let leaves = Leaves::new(None).unwrap();
         let now = SystemTime::now();
         let first = leaves.config_at(&host("a.test"), now).unwrap();
         let again = leaves.config_at(&host("a.test"), now).unwrap();
@@ -269,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_leaf_unused_for_longest_makes_room() {
-        let leaves = Leaves::new().unwrap();
+        let leaves = Leaves::new(None).unwrap();
         let now = SystemTime::now();
         let first = leaves.config_at(&host("n0.test"), now).unwrap();
         for n in 1..CAPACITY {
@@ -286,7 +313,7 @@ mod tests {
 
     #[test]
     fn no_form_of_what_leaves_the_gate_has_a_key_in_it() {
-        let leaves = Leaves::new().unwrap();
+        let leaves = Leaves::new(None).unwrap();
         let pem = leaves.authority_pem();
         assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"), "{pem}");
         assert_eq!(pem.matches("-----BEGIN").count(), 1, "{pem}");

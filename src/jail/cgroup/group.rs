@@ -26,8 +26,8 @@ const REMOVAL: Duration = Duration::from_secs(5);
 pub(super) struct Group {
     /// Its kind.
     pub(super) version: Version,
-    /// The folder that it is in.
-    pub(super) parent: OwnedFd,
+    /// The folder that it is in; `None`: it is somebody else's to remove.
+    pub(super) parent: Option<OwnedFd>,
     /// Its own folder.
     pub(super) folder: OwnedFd,
     /// `cgroup.procs`, to be written.
@@ -96,7 +96,7 @@ impl Group {
         };
         Ok(Self {
             version: place.version,
-            parent: place.parent,
+            parent: Some(place.parent),
             folder,
             procs,
             kill,

@@ -12,6 +12,7 @@
 
 mod file;
 mod group;
+pub mod handed;
 mod hierarchy;
 mod meter;
 mod place;
@@ -24,6 +25,7 @@ use rustix::io::Errno;
 pub use meter::Meter;
 
 pub(crate) use group::{kill, remove};
+pub use handed::Handed;
 
 use crate::policy::{Resource, ResourceLimits};
 use group::Group;
@@ -45,11 +47,16 @@ pub(crate) struct Places {
     missing: Vec<Missing>,
 }
 
-/// The groups of a session. Dropping them kills what is in them and removes them.
+/// The groups of a session. Dropping them kills what is in them and removes those that are ours.
 #[derive(Debug)]
-pub(crate) struct Groups {
+pub struct Groups {
     name: String,
     groups: Vec<Group>,
+}
+
+/// Whether any of the limits is one that a group holds.
+pub fn is_wanted(limits: &ResourceLimits) -> bool {
+    !wanted(limits).is_empty()
 }
 
 /// Which resources a group limits.
@@ -164,7 +171,9 @@ impl Drop for Groups {
         }
         for group in &self.groups {
             // Removed by the sweeper already, as a rule. What stays is an empty folder.
-            remove(&group.parent, &self.name).ok();
+            if let Some(parent) = &group.parent {
+                remove(parent, &self.name).ok();
+            }
         }
     }
 }

@@ -159,7 +159,7 @@ impl ResourceLimits {
     }
 
     /// Holds these limits to others: of each the lower stays. Gives those that changed.
-    pub(in crate::policy) fn hold_to(&mut self, bound: &Self) -> Vec<(Resource, u64)> {
+    pub fn hold_to(&mut self, bound: &Self) -> Vec<(Resource, u64)> {
         let mut changed = Vec::new();
         for resource in Resource::ALL {
             if let Some(most) = bound.get(resource)
@@ -170,6 +170,12 @@ impl ResourceLimits {
             }
         }
         changed
+    }
+
+    /// Reads a table of an admin's file, whose keys are those of `[limits]`; `place` is where it stands, for
+    /// people.
+    pub fn parse(place: &str, table: toml::Table) -> Result<Self, ProfileError> {
+        super::requirement::limits(place, table)
     }
 
     /// Sets a limit from its text on the command line: `KEY=AMOUNT`.

@@ -128,6 +128,14 @@ impl Approvals {
         }
     }
 
+    /// The gate that asked is gone: nobody waits for any answer, and what was asked is asked again if it is
+    /// still wanted.
+    pub fn withdraw_all(&mut self) {
+        while let Some(id) = self.waiting.keys().next().copied() {
+            self.withdrawn(id);
+        }
+    }
+
     /// The questions that wait, oldest first.
     pub fn questions(&self) -> Vec<Question> {
         let waiting = self.waiting.values();

@@ -1,7 +1,7 @@
 //! Connections from outside to the jail's own ports, for whoever may talk to the session.
 //!
 //! Owns: the jail's network namespace as a descriptor, the helper that connects in it (started with the
-//! first connection, kept until the session ends), and who waits for it. Never: opens a port of the gate's,
+//! first connection, or while the session may, kept until it ends), and who waits for it. Never: opens a port of the gate's,
 //! or any at all before the record is kept; waits for the jail.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -14,6 +14,7 @@ use super::super::companions::{AuditWriter, readable};
 use super::super::socket::PeerId;
 use super::Desk;
 use crate::audit::AuditEvent;
+use crate::jail::Footing;
 use crate::jail::reach::{Reacher, explain};
 use crate::policy::Port;
 use crate::wire::reach::Reached;
@@ -31,6 +32,7 @@ pub(in crate::session) struct Inward {
     /// Ports of the jail that are the gate's.
     gate: BTreeSet<u16>,
     helper: Option<Reacher>,
+    footing: Footing,
     /// Who waits for what, in the order in which the helper was asked.
     waiting: VecDeque<(PeerId, Port)>,
 }
@@ -41,17 +43,27 @@ impl Inward {
         program: File,
         network: OwnedFd,
         sockets: &[OwnedFd],
+        footing: Footing,
     ) -> std::io::Result<Self> {
         let mut gate = BTreeSet::new();
         for socket in sockets {
             let place = SocketAddr::try_from(rustix::net::getsockname(socket)?)?;
             gate.insert(place.port());
         }
+        // Where entering takes rights that the session is about to give up, it is done now.
+        let helper = match footing {
+            Footing::Own => None,
+            Footing::Given => {
+                let helper = Reacher::start(&program, &network, footing);
+                Some(helper.map_err(std::io::Error::other)?)
+            }
+        };
         Ok(Self {
             program,
             network,
             gate,
-            helper: None,
+            helper,
+            footing,
             waiting: VecDeque::new(),
         })
     }
@@ -74,7 +86,12 @@ impl Inward {
     /// Has the helper connect.
     fn order(&mut self, peer: PeerId, port: Port) -> Result<(), String> {
         if self.helper.is_none() {
-            let helper = Reacher::start(&self.program, &self.network);
+            if self.footing == Footing::Given {
+                return Err("portcullis-init reach: it has ended, and a session of the service has no \
+                            right to start another one"
+                    .to_owned());
+            }
+            let helper = Reacher::start(&self.program, &self.network, self.footing);
             self.helper = Some(helper.map_err(|error| error.to_string())?);
         }
         let sent = self.helper.as_ref().map(|helper| helper.order(port));

@@ -2,6 +2,7 @@
 //! a profile that changes, requests over the session's socket. Everything here is done at once or not at
 //! all; the wait is [`watch`](super::watch)'s.
 
+mod door;
 mod inward;
 mod reload;
 mod terminal;
@@ -10,17 +11,20 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
+use self::door::Door;
 use super::approvals::{Answerer, Approvals, Ask, described, program, prompt, remember};
 use super::companions::{AuditWriter, CompanionError, Gate};
 use super::error::LaunchError;
 use super::live::{Launched, Live};
 use super::plan::{LaunchRequest, Plan};
+use super::requester::Requester;
 use super::socket::{PeerId, Socket};
 use super::terminal::Terminal;
 use super::watch::Notice;
 use crate::audit::AuditEvent;
 use crate::policy::{Answered, Budgets, Profile, Scope};
 use crate::wire::gate::{Answer, GateCommand, GateReply, Question};
+use crate::wire::service::May;
 use crate::wire::session::{Description, SessionReply, SessionRequest};
 
 pub(super) use inward::Inward;
@@ -44,6 +48,10 @@ pub struct Desk {
     approvals: Approvals,
     /// `None`: it could not be made, and nobody at another terminal can be asked.
     socket: Option<Socket>,
+    /// Where the service lets visitors in.
+    service: Option<Door>,
+    /// Whoever waits for the session's end.
+    requester: Option<Requester>,
     live: Live,
     /// `None`: the command has the caller's standard streams.
     terminal: Option<Terminal>,
@@ -66,6 +74,7 @@ impl Desk {
     pub(super) fn open(
         request: &LaunchRequest,
         plan: &Plan,
+        requester: Option<Requester>,
         tell: &mut dyn FnMut(&str),
     ) -> Result<Self, LaunchError> {
         let policy = &plan.profile.approvals;
@@ -125,6 +134,8 @@ impl Desk {
             approvals: Approvals::new(plan.session, policy, answerer),
             socket,
             terminal,
+            service: plan.service.clone().and_then(Door::new),
+            requester,
             live: Live::new(request, &launched, plan.read.clone(), plan.found.clone()),
             seconds: if somebody && ask != Ask::Nobody {
                 policy.wait_seconds
@@ -154,6 +165,8 @@ impl Desk {
         let mut fds = self.approvals.fds();
         fds.extend(self.socket.iter().flat_map(Socket::fds));
         fds.extend(self.live.fd());
+        fds.extend(self.service.as_ref().map(Door::fd));
+        fds.extend(self.requester.as_ref().and_then(Requester::fd));
         fds.extend(self.inward.as_ref().and_then(Inward::fd));
         fds
     }
@@ -214,6 +227,20 @@ impl Desk {
         }
     }
 
+    /// Another gate has taken the place of the one before: it is asked again for what that one had not
+    /// answered.
+    pub fn meet(&mut self, gate: &Gate) -> Result<(), CompanionError> {
+        self.approvals.withdraw_all();
+        self.tell_watchers();
+        for _ in &self.counting {
+            gate.command(&GateCommand::Counters)?;
+        }
+        for (_, profile) in &self.applying {
+            gate.command(&GateCommand::Policy(Box::new(profile.network.clone())))?;
+        }
+        Ok(())
+    }
+
     /// Does what there is to do: answers that have come, requests of peers, files that changed. Never
     /// waits for a person. An error means that the gate is lost.
     pub fn attend(
@@ -222,6 +249,7 @@ impl Desk {
         mut audit: Option<&mut AuditWriter>,
         tell: Tell<'_>,
     ) -> Result<(), CompanionError> {
+        self.open_the_door();
         self.hand_out();
         self.pump(audit.as_deref_mut(), tell);
         let answers = self.approvals.attend(&mut |line| tell(Notice::Said(line)));
@@ -230,6 +258,7 @@ impl Desk {
             .as_mut()
             .map(Socket::requests)
             .unwrap_or_default();
+        let requests = self.permitted(requests);
         let requests = self.without_the_gate(requests, audit.as_deref_mut(), tell);
         let Some(gate) = gate else {
             for (peer, _) in requests {
@@ -263,6 +292,24 @@ impl Desk {
             Some(asker) => self.reload_for(asker, gate, audit, tell),
             None => Ok(()),
         }
+    }
+
+    /// Leaves out what a visitor may not ask for, and says so.
+    fn permitted(
+        &mut self,
+        requests: Vec<(PeerId, SessionRequest)>,
+    ) -> Vec<(PeerId, SessionRequest)> {
+        let mut permitted = Vec::new();
+        for (peer, request) in requests {
+            let may = self.socket.as_ref().map(|socket| socket.may(peer));
+            if may.is_some_and(|may| may >= door::needs(&request)) {
+                permitted.push((peer, request));
+            } else {
+                let why = "not permitted: this is somebody else's session".to_owned();
+                self.reply(peer, &SessionReply::Failed(why));
+            }
+        }
+        permitted
     }
 
     /// What the session tells of itself from now on.
@@ -347,10 +394,16 @@ impl Desk {
                 };
                 let socket = self.socket.as_ref();
                 let by = socket.map(|socket| socket.name(peer)).unwrap_or_default();
+                let may = socket.map(|socket| socket.may(peer));
+                // Their own profile is nobody else's to change.
+                let scope = match scope {
+                    Scope::Profile if may != Some(May::Own) => Scope::Session,
+                    scope => *scope,
+                };
                 let answer = Answer {
                     question: *question,
                     verdict: *verdict,
-                    scope: *scope,
+                    scope,
                     by,
                 };
                 let done = self.settle(&asked, answer, gate, tell)?;

@@ -29,6 +29,7 @@ use crate::gate::budget::Seen;
 use crate::gate::confine::confine;
 use crate::gate::hop::strip_request;
 use crate::gate::live::apply;
+use crate::gate::memory::{Memory, Recalled};
 use crate::gate::respond::{After, refuse};
 use crate::gate::start::build;
 use crate::gate::state::Gate;
@@ -97,6 +98,11 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
     }
 }
 
+/// No gate before, and none after.
+fn nothing() -> (Memory, Recalled) {
+    (Memory::none(), Recalled::default())
+}
+
 /// A gate with its audit writer.
 #[derive(Clone)]
 struct Scene {
@@ -121,7 +127,7 @@ impl Scene {
             .unwrap();
         let (audit, writer) = StdUnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        let gate = build(&runtime, boot, audit).unwrap();
+        let gate = build(&runtime, boot, audit, nothing()).unwrap();
         before(&gate);
         runtime.block_on(LocalSet::new().run_until(async move {
             let events = Rc::new(RefCell::new(Vec::new()));

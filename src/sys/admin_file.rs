@@ -7,27 +7,31 @@ use std::path::Path;
 
 use nix::libc::{S_IWGRP, S_IWOTH};
 
+use crate::sys::userns;
+
 /// The longest file; a larger one is none.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Reads a file of the admin's; `None`: there is none. The error is one line.
+/// Opens a file of the admin's; `None`: there is none. The error is one line.
 ///
 /// The file and its folder belong to root, and nobody else can write them. The file is asked after it
-/// was opened; a folder that only root can change holds no other by the time it is asked.
-pub(super) fn read(file: &Path) -> Result<Option<String>, String> {
+/// was opened; a folder that only root can change holds no other by the time it is asked. In a namespace that
+/// root made, others show under root's number as well: the folder is below `/etc`.
+pub fn open(file: &Path) -> Result<Option<File>, String> {
     let told = |error: io::Error| format!("read {}: {error}", file.display());
-    let mut open = match File::open(file) {
+    let open = match File::open(file) {
         Ok(open) => open,
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(told(error)),
     };
     let folder = file.parent().unwrap_or(file);
+    let root = userns::uid_of_root().map_err(told)?;
     let folder_metadata = folder.metadata().map_err(told)?;
     for (path, metadata) in [
         (folder, folder_metadata),
         (file, open.metadata().map_err(told)?),
     ] {
-        if metadata.uid() != 0 || metadata.mode() & (S_IWGRP | S_IWOTH) != 0 {
+        if metadata.uid() != root || metadata.mode() & (S_IWGRP | S_IWOTH) != 0 {
             return Err(format!(
                 "{}: others than root can write it, so it does not count as the admin's; \
                  chown root and chmod go-w it",
@@ -35,15 +39,26 @@ pub(super) fn read(file: &Path) -> Result<Option<String>, String> {
             ));
         }
     }
+    Ok(Some(open))
+}
+
+/// Reads a file of the admin's; as [`open`].
+pub fn read(file: &Path) -> Result<Option<String>, String> {
+    let told = |error: io::Error| format!("read {}: {error}", file.display());
+    let Some(open) = open(file)? else {
+        return Ok(None);
+    };
+    text(open).map(Some).map_err(told)
+}
+
+/// What an open file says, if it is not too long.
+pub fn text(file: File) -> io::Result<String> {
     let mut text = String::new();
-    (&mut open)
-        .take(MAX_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(told)?;
+    file.take(MAX_FILE + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_FILE {
-        return Err(told(io::Error::other("longer than 1 MiB")));
+        return Err(io::Error::other("longer than 1 MiB"));
     }
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// Whether nothing is there. A folder that may not be searched hides the admin's word: that is an error.

@@ -1,0 +1,4 @@
+//! `portcullisd`: see `portcullis::daemon`.
+fn main() -> std::process::ExitCode {
+    portcullis::daemon::main()
+}

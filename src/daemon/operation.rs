@@ -1,0 +1,351 @@
+//! Everything that root does for others, as one closed list: [`Operation`]. Each takes numbers, descriptors
+//! and names that the daemon made; none takes a path that anybody named, and none reads what a jail wrote.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat};
+use rustix::io::Errno;
+
+use super::accounts::Accounts;
+use super::process::Process;
+use crate::audit::folder::{file_name, session_of};
+use crate::ids::SessionId;
+use crate::jail::cgroup::{Handed, Missing, handed};
+use crate::policy::ResourceLimits;
+use crate::sys::beside;
+use crate::sys::identity::Identity;
+use crate::sys::peer::Peer;
+use crate::sys::process::Spawn;
+use crate::sys::userns::{self, IdMap};
+use crate::wire::service;
+
+/// Where the logs are: a folder a user.
+pub const LOGS: &str = "/var/log/portcullis";
+/// Where sessions have their sockets: a folder a user.
+pub const RUNTIME: &str = "/run/portcullis/user";
+
+/// Who else there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Others {
+    /// Whom gates run as.
+    gate: (u32, u32),
+    /// Whom audit writers run as.
+    audit: (u32, u32),
+    /// What is root in a session's user namespace: owns nothing, does nothing else.
+    reserved: (u32, u32),
+    /// Who may read all logs.
+    auditors: u32,
+}
+
+/// One thing that root does.
+#[derive(Debug)]
+pub enum Operation<'a> {
+    /// A user namespace in which the caller is themself and root is nobody. Yields it.
+    MakeNamespace(&'a Peer),
+    /// The session process, as the caller, in such a namespace. Yields it.
+    StartSession {
+        /// As whom.
+        caller: &'a Peer,
+        /// In which.
+        namespace: OwnedFd,
+        /// Its end of the service channel.
+        channel: OwnedFd,
+    },
+    /// A gate. Yields it.
+    StartGate {
+        /// Its end of the session's control channel.
+        control: OwnedFd,
+        /// Its end of the supply channel.
+        supply: OwnedFd,
+    },
+    /// An audit writer. Yields it.
+    StartWriter {
+        /// Its end of the session's lane.
+        lane: OwnedFd,
+        /// Its end of the supply channel.
+        supply: OwnedFd,
+        /// The user whose folder the log is in.
+        uid: u32,
+    },
+    /// The folder in which a user's sessions have their sockets, made where it is missing.
+    MakeRuntimeFolder(&'a Peer),
+    /// The control groups of a session. Yields them.
+    MakeGroups {
+        /// Whose.
+        session: SessionId,
+        /// What they hold.
+        limits: &'a ResourceLimits,
+    },
+    /// The control groups of a session that has ended, with what is still in them.
+    RemoveGroups(SessionId),
+    /// The log of a session, to read. Yields it.
+    OpenLog {
+        /// In whose folder; `None`: in anybody's.
+        uid: Option<u32>,
+        /// Which.
+        session: SessionId,
+    },
+    /// Which logs there are. Yields them.
+    ListLogs {
+        /// In whose folder; `None`: in anybody's.
+        uid: Option<u32>,
+    },
+    /// The end of a process that was started by one of the above.
+    Kill(&'a Process),
+}
+
+/// What an operation gives.
+#[derive(Debug)]
+pub enum Yield {
+    /// Nothing: it is done.
+    Done,
+    /// A descriptor.
+    Fd(OwnedFd),
+    /// A process that runs.
+    Process(Process),
+    /// Control groups, and why there are not more.
+    Groups(Vec<Handed>, Vec<Missing>),
+    /// Sessions, oldest first.
+    Sessions(Vec<SessionId>),
+}
+
+/// It was not done: what, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct OperationError {
+    what: String,
+    source: io::Error,
+}
+
+// === impl Others ===
+
+impl Others {
+    /// Finds them among the host's users. The error is one line.
+    pub fn find(accounts: &Accounts) -> Result<Self, String> {
+        let user = |name: &str| {
+            accounts.user(name).ok_or_else(|| {
+                format!("there is no user {name}; install Portcullis's sysusers.d file, or run systemd-sysusers")
+            })
+        };
+        let gate = user("portcullis-gate")?;
+        Ok(Self {
+            gate,
+            audit: user("portcullis-audit")?,
+            reserved: user("portcullis-jail")?,
+            auditors: accounts.group("portcullis-auditors").unwrap_or(0),
+        })
+    }
+}
+
+// === impl Operation ===
+
+impl Operation<'_> {
+    /// Does it.
+    pub fn perform(self, others: &Others) -> Result<Yield, OperationError> {
+        let what = self.name();
+        self.done(others).map_err(|source| OperationError {
+            what: what.to_owned(),
+            source,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::MakeNamespace(_) => "make a user namespace",
+            Self::StartSession { .. } => "start the session process",
+            Self::StartGate { .. } => "start the gate",
+            Self::StartWriter { .. } => "start the audit writer",
+            Self::MakeRuntimeFolder(_) => "make /run/portcullis/user",
+            Self::MakeGroups { .. } => "make control groups",
+            Self::RemoveGroups(_) => "remove control groups",
+            Self::OpenLog { .. } => "open a log",
+            Self::ListLogs { .. } => "list logs",
+            Self::Kill(_) => "kill a process",
+        }
+    }
+
+    fn done(self, others: &Others) -> io::Result<Yield> {
+        match self {
+            Self::MakeNamespace(caller) => namespace(caller, others).map(Yield::Fd),
+            Self::StartSession {
+                caller,
+                namespace,
+                channel,
+            } => start_session(caller, namespace, channel),
+            Self::StartGate { control, supply } => {
+                start("portcullis-gate", others.gate, [control, supply], None)
+            }
+            Self::StartWriter { lane, supply, uid } => {
+                let folder = log_folder(uid, others)?;
+                start(
+                    "portcullis-audit",
+                    others.audit,
+                    [lane, supply],
+                    Some(folder),
+                )
+            }
+            Self::MakeRuntimeFolder(caller) => runtime_folder(caller),
+            Self::MakeGroups { session, limits } => {
+                let (groups, missing) = handed::make(&session.to_string(), limits);
+                Ok(Yield::Groups(groups, missing))
+            }
+            Self::RemoveGroups(session) => {
+                handed::remove_all(&session.to_string())?;
+                Ok(Yield::Done)
+            }
+            Self::OpenLog { uid, session } => open_log(uid, session, others).map(Yield::Fd),
+            Self::ListLogs { uid } => list_logs(uid).map(Yield::Sessions),
+            Self::Kill(process) => process.kill().map(|()| Yield::Done),
+        }
+    }
+}
+
+fn namespace(caller: &Peer, others: &Others) -> io::Result<OwnedFd> {
+    let map = IdMap::new(caller.uid, caller.gid, &caller.groups, others.reserved)?;
+    userns::make(&map)
+}
+
+fn start_session(caller: &Peer, namespace: OwnedFd, channel: OwnedFd) -> io::Result<Yield> {
+    let identity = Identity::new(caller.uid, caller.gid, &caller.groups);
+    let child = Spawn::new(&beside::installed("portcullis")?)
+        .arg("service-session")
+        .inherit_stderr()
+        .fd(channel, service::CHANNEL_FD)
+        .as_user_in(namespace, identity)
+        .start()?;
+    process(&child)
+}
+
+/// Gate and writer: two channels, and a folder for one of them.
+fn start(
+    name: &str,
+    (uid, gid): (u32, u32),
+    channels: [OwnedFd; 2],
+    folder: Option<OwnedFd>,
+) -> io::Result<Yield> {
+    let mut spawn = Spawn::new(&beside::installed(name)?)
+        .inherit_stderr()
+        .own_process_group()
+        .as_user(Identity::new(uid, gid, &[]));
+    for (fd, number) in channels.into_iter().chain(folder).zip(3..) {
+        spawn = spawn.fd(fd, number);
+    }
+    process(&spawn.start()?)
+}
+
+fn process(child: &std::process::Child) -> io::Result<Yield> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    // Not reaped yet, so the number is its own.
+    let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    Ok(Yield::Process(Process::new(pidfd)))
+}
+
+const FOLDER: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::RDONLY)
+    .union(OFlags::CLOEXEC);
+
+/// A folder of ours. Only root can put something else in its place.
+fn ours(path: &str) -> io::Result<OwnedFd> {
+    let folder = rustix::fs::open(path, FOLDER, Mode::empty())?;
+    let stat = fstat(&folder)?;
+    if stat.st_uid != 0 || stat.st_mode & 0o022 != 0 {
+        let why = format!("{path}: others than root can write it; chown root and chmod go-w it");
+        return Err(io::Error::other(why));
+    }
+    Ok(folder)
+}
+
+/// A folder in one of ours, named by a user's number: made where it is missing, theirs if it is there.
+fn of_user(parent: &OwnedFd, uid: u32, owner: (u32, u32), mode: u32) -> io::Result<OwnedFd> {
+    let name = uid.to_string();
+    let made = match mkdirat(parent, name.as_str(), Mode::from_raw_mode(0o700)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(errno) => return Err(errno.into()),
+    };
+    let folder = openat(parent, name.as_str(), FOLDER, Mode::empty())?;
+    if made {
+        fchown(
+            &folder,
+            Some(Uid::from_raw(owner.0)),
+            Some(Gid::from_raw(owner.1)),
+        )?;
+        fchmod(&folder, Mode::from_raw_mode(mode))?;
+    } else if fstat(&folder)?.st_uid != owner.0 {
+        return Err(io::Error::other(format!("{name} is somebody else's")));
+    }
+    Ok(folder)
+}
+
+/// The files that are made in it are the auditors' to read.
+fn log_folder(uid: u32, others: &Others) -> io::Result<OwnedFd> {
+    let owner = (others.audit.0, others.auditors);
+    of_user(&ours(LOGS)?, uid, owner, 0o2750)
+}
+
+fn runtime_folder(caller: &Peer) -> io::Result<Yield> {
+    match rustix::fs::mkdir(RUNTIME, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let owner = (caller.uid, caller.gid);
+    of_user(&ours(RUNTIME)?, caller.uid, owner, 0o700)?;
+    Ok(Yield::Done)
+}
+
+/// The folders of users, or that of one.
+fn user_folders(uid: Option<u32>) -> io::Result<Vec<OwnedFd>> {
+    let logs = ours(LOGS)?;
+    let open = |name: &str| openat(&logs, name, FOLDER, Mode::empty());
+    if let Some(uid) = uid {
+        return match open(&uid.to_string()) {
+            Ok(folder) => Ok(vec![folder]),
+            Err(Errno::NOENT) => Ok(Vec::new()),
+            Err(errno) => Err(errno.into()),
+        };
+    }
+    let mut folders = Vec::new();
+    for entry in Dir::read_from(&logs)? {
+        let name = entry?;
+        let Ok(name) = name.file_name().to_str() else {
+            continue;
+        };
+        if name.parse::<u32>().is_ok() {
+            folders.push(open(name)?);
+        }
+    }
+    Ok(folders)
+}
+
+fn open_log(uid: Option<u32>, session: SessionId, others: &Others) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    for folder in user_folders(uid)? {
+        match openat(&folder, file_name(session), flags, Mode::empty()) {
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(file) => {
+                let stat = fstat(&file)?;
+                let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                if !regular || stat.st_uid != others.audit.0 {
+                    return Err(io::Error::other("it is not the audit writer's file"));
+                }
+                return Ok(file);
+            }
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn list_logs(uid: Option<u32>) -> io::Result<Vec<SessionId>> {
+    let mut sessions = Vec::new();
+    for folder in user_folders(uid)? {
+        for entry in Dir::read_from(&folder)? {
+            let name = entry?;
+            sessions.extend(name.file_name().to_str().ok().and_then(session_of));
+        }
+    }
+    sessions.sort_unstable();
+    Ok(sessions)
+}

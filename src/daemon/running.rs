@@ -1,0 +1,312 @@
+//! A session that the daemon has started, or that the daemon before it had.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::process::Process;
+use super::store::{self, Part};
+use crate::ids::{SessionId, SessionName};
+use crate::policy::{Durability, Resource};
+use crate::sys::fd;
+use crate::wire::control::Listed;
+use crate::wire::frame::Received;
+use crate::wire::service::{Ask, MAX_ASK};
+use crate::wire::{Channel, Inbox};
+
+/// For gate and audit writer to end by themselves once the session's process has: they write the last
+/// records.
+const LAST_RECORDS: Duration = Duration::from_secs(20);
+
+/// What a session may ask for in [`WINDOW`]; one that asks for more is not served.
+const MOST_ASKS: usize = 32;
+const WINDOW: Duration = Duration::from_mins(1);
+
+/// The longest record, in bytes.
+const MAX_RECORD: u64 = 64 << 10;
+
+/// What the daemon knows of a session, also after a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The session.
+    pub session: SessionId,
+    /// Whose it is.
+    pub uid: u32,
+    /// Their name.
+    pub user: String,
+    /// What they call it.
+    pub name: Option<SessionName>,
+    /// The profile.
+    pub profile: String,
+    /// When it was started.
+    pub since: Timestamp,
+    /// The most of the machine that it may take.
+    pub limits: BTreeMap<Resource, u64>,
+    /// How its records are kept, once it has an audit writer.
+    pub durability: Option<Durability>,
+}
+
+/// Gate or audit writer of a session.
+#[derive(Debug)]
+pub struct Companion {
+    /// The process.
+    pub process: Process,
+    /// Its supply channel.
+    pub supply: Channel,
+}
+
+/// The session's end of the service channel.
+#[derive(Debug)]
+struct Service {
+    channel: Channel,
+    inbox: Inbox,
+    came: Vec<OwnedFd>,
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Running {
+    /// What is known of it.
+    pub record: Record,
+    process: Process,
+    service: Option<Service>,
+    /// What the session's gates leave one another: never read here.
+    memory: Option<OwnedFd>,
+    /// `None`: not started yet, or ended.
+    pub gate: Option<Companion>,
+    /// `None`: not started yet, or ended.
+    pub writer: Option<Companion>,
+    /// Since when its own process has ended.
+    ended: Option<Instant>,
+    asks: VecDeque<Instant>,
+}
+
+impl Running {
+    /// A session whose process was just started.
+    pub fn new(record: Record, process: Process, service: Channel) -> Self {
+        let running = Self {
+            service: Some(Service::new(service)),
+            memory: None,
+            gate: None,
+            writer: None,
+            ended: None,
+            asks: VecDeque::new(),
+            record,
+            process,
+        };
+        store::keep(running.id(), Part::Process, running.process.as_fd());
+        if let Some(service) = &running.service {
+            store::keep(running.id(), Part::Service, service.channel.as_fd());
+        }
+        running.keep_record();
+        running
+    }
+
+    /// A session of the daemon before us, from what was kept of it. `None`: too little was.
+    pub fn adopted(session: SessionId, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
+        let mut record = None;
+        let mut process = None;
+        let mut service = None;
+        let mut memory = None;
+        let (mut gate, mut gate_supply) = (None, None);
+        let (mut writer, mut writer_supply) = (None, None);
+        for (part, fd) in parts {
+            match part {
+                Part::Record => record = read_record(fd),
+                Part::Process => process = Some(Process::new(fd)),
+                Part::Service => service = Some(Service::new(Channel::from(fd))),
+                Part::Memory => memory = Some(fd),
+                Part::Gate => gate = Some(Process::new(fd)),
+                Part::GateSupply => gate_supply = Some(Channel::from(fd)),
+                Part::Writer => writer = Some(Process::new(fd)),
+                Part::WriterSupply => writer_supply = Some(Channel::from(fd)),
+            }
+        }
+        let companion = |process: Option<Process>, supply: Option<Channel>| {
+            Some(Companion {
+                process: process?,
+                supply: supply?,
+            })
+        };
+        Some(Self {
+            record: record.filter(|record: &Record| record.session == session)?,
+            process: process?,
+            service,
+            memory,
+            gate: companion(gate, gate_supply),
+            writer: companion(writer, writer_supply),
+            ended: None,
+            asks: VecDeque::new(),
+        })
+    }
+
+    /// Its identifier.
+    pub fn id(&self) -> SessionId {
+        self.record.session
+    }
+
+    /// For a list.
+    pub fn listed(&self) -> Listed {
+        let record = self.record.clone();
+        Listed {
+            session: record.session,
+            user: record.user,
+            uid: record.uid,
+            name: record.name,
+            profile: record.profile,
+            since: record.since,
+        }
+    }
+
+    /// Whether its own process still runs.
+    pub fn lives(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    /// The service channel, unless the session has closed it.
+    pub fn channel(&self) -> Option<&Channel> {
+        self.service.as_ref().map(|service| &service.channel)
+    }
+
+    /// The memory of its gates, made for the first.
+    pub fn memory(&mut self) -> io::Result<OwnedFd> {
+        if let Some(memory) = &self.memory {
+            return memory.try_clone();
+        }
+        let memory = OwnedFd::from(fd::unnamed("portcullis-gates")?);
+        store::keep(self.id(), Part::Memory, memory.as_fd());
+        self.memory.insert(memory).try_clone()
+    }
+
+    /// What may become readable.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let service = self.service.as_ref().map(|service| service.channel.as_fd());
+        let process = self.lives().then(|| self.process.as_fd());
+        let companions = [&self.gate, &self.writer].into_iter().flatten();
+        service
+            .into_iter()
+            .chain(process)
+            .chain(companions.map(|companion| companion.process.as_fd()))
+    }
+
+    /// When [`Running::over`] may answer otherwise although nothing became readable.
+    pub fn due(&self) -> Option<Instant> {
+        self.ended.map(|ended| ended + LAST_RECORDS)
+    }
+
+    /// The next thing that it asks for. One that does not keep to the protocol, or asks too often, is not
+    /// listened to any more.
+    pub fn asks(&mut self) -> Option<Ask> {
+        let service = self.service.as_mut()?;
+        match service
+            .inbox
+            .next_with::<Ask>(&service.channel, &mut service.came)
+        {
+            Ok(None) => None,
+            Ok(Some(Received { message, .. })) if self.asks_seldom() => Some(message),
+            Ok(Some(_)) | Err(_) => {
+                self.hang_up();
+                None
+            }
+        }
+    }
+
+    fn asks_seldom(&mut self) -> bool {
+        let now = Instant::now();
+        self.asks
+            .retain(|asked| now.duration_since(*asked) < WINDOW);
+        self.asks.push_back(now);
+        self.asks.len() <= MOST_ASKS
+    }
+
+    /// Says nothing to it any more. It goes on with what it has.
+    pub fn hang_up(&mut self) {
+        if self.service.take().is_some() {
+            store::forget(self.id(), Part::Service);
+        }
+    }
+
+    /// Has a new gate, in the place of the one before.
+    pub fn take_gate(&mut self, gate: Companion) {
+        store::forget(self.id(), Part::Gate);
+        store::forget(self.id(), Part::GateSupply);
+        store::keep(self.id(), Part::Gate, gate.process.as_fd());
+        store::keep(self.id(), Part::GateSupply, gate.supply.as_fd());
+        self.gate = Some(gate);
+    }
+
+    /// Has a new audit writer, in the place of the one before.
+    pub fn take_writer(&mut self, writer: Companion, durability: Durability) {
+        store::forget(self.id(), Part::Writer);
+        store::forget(self.id(), Part::WriterSupply);
+        store::keep(self.id(), Part::Writer, writer.process.as_fd());
+        store::keep(self.id(), Part::WriterSupply, writer.supply.as_fd());
+        self.writer = Some(writer);
+        if self.record.durability.replace(durability) != Some(durability) {
+            store::forget(self.id(), Part::Record);
+            self.keep_record();
+        }
+    }
+
+    fn keep_record(&self) {
+        let bytes = serde_json::to_vec(&self.record).unwrap_or_default();
+        if let Ok(file) = fd::sealed("session", &bytes) {
+            store::keep(self.id(), Part::Record, file.as_fd());
+        }
+    }
+
+    /// Sees which of its processes have ended. True: all have, or the rest was killed, and it can be forgotten.
+    pub fn over(&mut self) -> bool {
+        let gone = |companion: &Option<Companion>| {
+            companion
+                .as_ref()
+                .is_some_and(|companion| companion.process.has_ended())
+        };
+        if gone(&self.gate) {
+            self.gate = None;
+        }
+        if gone(&self.writer) {
+            self.writer = None;
+        }
+        if self.lives() && self.process.has_ended() {
+            self.ended = Some(Instant::now());
+            self.hang_up();
+        }
+        let Some(ended) = self.ended else {
+            return false;
+        };
+        if self.gate.is_none() && self.writer.is_none() {
+            return true;
+        }
+        if ended.elapsed() < LAST_RECORDS {
+            return false;
+        }
+        for companion in [self.gate.take(), self.writer.take()].into_iter().flatten() {
+            companion.process.kill().ok();
+        }
+        true
+    }
+}
+
+impl Service {
+    fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            inbox: Inbox::new(MAX_ASK),
+            came: Vec::new(),
+        }
+    }
+}
+
+fn read_record(fd: OwnedFd) -> Option<Record> {
+    let mut file = std::fs::File::from(fd);
+    file.rewind().ok()?;
+    let mut text = Vec::new();
+    file.take(MAX_RECORD).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}

@@ -1,0 +1,317 @@
+//! The loop: one thread waits for everybody, and does what is asked at once.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::accounts::Accounts;
+use super::client::{Client, MOST, MOST_OF_ONE};
+use super::config::Config;
+use super::launch::{self, SupplyError};
+use super::operation::{Operation, Others, Yield};
+use super::running::Running;
+use super::store::{self, Part};
+use super::tell;
+use crate::ids::SessionId;
+use crate::sys::peer::Peer;
+use crate::wire::Channel;
+use crate::wire::control::{ControlReply, ControlRequest, Launch, Refusal};
+use crate::wire::service::{Ask, ToSession, Visitor};
+
+/// At least this often systemd is told that we are alive.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// The daemon at work.
+#[derive(Debug)]
+pub(super) struct Service {
+    /// Held, never used.
+    _lock: OwnedFd,
+    listener: UnixListener,
+    others: Others,
+    clients: Vec<Client>,
+    sessions: BTreeMap<SessionId, Running>,
+    /// When systemd is told next that we are alive; `None`: it does not ask.
+    heartbeat: Option<Instant>,
+}
+
+impl Service {
+    pub(super) fn new(
+        lock: OwnedFd,
+        listener: UnixListener,
+        others: Others,
+        parts: Vec<(SessionId, Part, OwnedFd)>,
+    ) -> Self {
+        let mut kept: BTreeMap<SessionId, Vec<(Part, OwnedFd)>> = BTreeMap::new();
+        for (session, part, fd) in parts {
+            kept.entry(session).or_default().push((part, fd));
+        }
+        let mut sessions = BTreeMap::new();
+        for (session, parts) in kept {
+            match Running::adopted(session, parts) {
+                Some(running) => drop(sessions.insert(session, running)),
+                None => store::forget_all(session),
+            }
+        }
+        Self {
+            _lock: lock,
+            listener,
+            others,
+            clients: Vec::new(),
+            sessions,
+            heartbeat: sd_notify::watchdog_enabled().map(|_| Instant::now()),
+        }
+    }
+
+    /// Serves until it is asked to end (SIGTERM, SIGINT). Sessions go on.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut ends = SigSet::empty();
+        ends.add(Signal::SIGTERM);
+        ends.add(Signal::SIGINT);
+        ends.thread_block()?;
+        let ends = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        store::ready(self.sessions.len());
+        loop {
+            if self.wait(&ends)? {
+                return Ok(());
+            }
+            self.beat();
+            self.let_in();
+            self.hear_clients();
+            self.hear_sessions();
+        }
+    }
+
+    /// Waits until something is to be done. True: we are to end.
+    fn wait(&self, ends: &SignalFd) -> io::Result<bool> {
+        let mut fds = vec![
+            PollFd::new(ends, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        for client in &self.clients {
+            fds.push(PollFd::from_borrowed_fd(client.as_fd(), PollFlags::IN));
+        }
+        for session in self.sessions.values() {
+            fds.extend(
+                session
+                    .fds()
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+            );
+        }
+        let clients = self.clients.iter().map(|client| client.until);
+        let sessions = self.sessions.values().filter_map(Running::due);
+        let due = clients.chain(sessions).chain(self.heartbeat).min();
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut fds, left.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(fds.first().is_some_and(|ends| !ends.revents().is_empty()))
+    }
+
+    fn beat(&mut self) {
+        if self.heartbeat.is_some_and(|due| due <= Instant::now()) {
+            store::alive(self.sessions.len());
+            self.heartbeat = Some(Instant::now() + HEARTBEAT);
+        }
+    }
+
+    fn let_in(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let Some(client) = Client::new(stream) else {
+                continue;
+            };
+            let same = |other: &&Client| other.peer.uid == client.peer.uid;
+            let theirs = self.clients.iter().filter(same).count();
+            if self.clients.len() < MOST && theirs < MOST_OF_ONE {
+                self.clients.push(client);
+            }
+        }
+    }
+
+    fn hear_clients(&mut self) {
+        let now = Instant::now();
+        for mut client in std::mem::take(&mut self.clients) {
+            match client.request() {
+                Ok(Some(request)) => self.request(client, request.message, request.fds),
+                Ok(None) if client.until > now => self.clients.push(client),
+                // Gone, too slow, or talking nonsense.
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    fn request(&mut self, client: Client, request: ControlRequest, fds: Vec<OwnedFd>) {
+        let accounts = match Accounts::read() {
+            Ok(accounts) => accounts,
+            Err(error) => {
+                client.refuse(Refusal::Failed, format!("read /etc/passwd: {error}"));
+                return;
+            }
+        };
+        if let ControlRequest::Launch(launch) = request {
+            self.launch(client, &launch, fds, &accounts);
+            return;
+        }
+        let config = match Config::read(&accounts) {
+            Ok(config) => config,
+            Err(error) => {
+                client.refuse(Refusal::Failed, error);
+                return;
+            }
+        };
+        let peer = client.peer.clone();
+        match request {
+            ControlRequest::Launch(_) => {}
+            ControlRequest::List => {
+                let known = self.sessions.values().filter(|session| session.lives());
+                let known = known.filter(|session| config.may(&peer, session.record.uid).is_some());
+                let listed = known.map(Running::listed).collect();
+                client.answer(&ControlReply::Sessions(listed), &[]);
+            }
+            ControlRequest::Connect { session } => {
+                match self.visit(&peer, session, &config, &accounts) {
+                    Ok(channel) => client.answer(&ControlReply::Connected, &[channel.as_fd()]),
+                    Err((kind, message)) => client.refuse(kind, message),
+                }
+            }
+            ControlRequest::Logs => {
+                let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
+                match (Operation::ListLogs { uid }).perform(&self.others) {
+                    Ok(Yield::Sessions(logs)) => client.answer(&ControlReply::Logs(logs), &[]),
+                    Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),
+                    Err(error) => client.refuse(Refusal::Failed, error.to_string()),
+                }
+            }
+            ControlRequest::OpenLog { session } => {
+                let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
+                match (Operation::OpenLog { uid, session }).perform(&self.others) {
+                    Ok(Yield::Fd(file)) => client.answer(&ControlReply::Log, &[file.as_fd()]),
+                    Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),
+                    Err(_) => client.refuse(Refusal::NotFound, no_such(session)),
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, client: Client, launch: &Launch, fds: Vec<OwnedFd>, accounts: &Accounts) {
+        // The folder, and the standard streams unless it is to have a terminal of its own.
+        if !matches!(fds.len(), 1 | 4) {
+            let why = format!("{} descriptors came; are both of one version?", fds.len());
+            client.refuse(Refusal::Failed, why);
+            return;
+        }
+        let living = || self.sessions.values().filter(|session| session.lives());
+        let own = living().filter(|session| session.record.uid == client.peer.uid);
+        let counts = (own.count(), living().count());
+        let boot = match launch::admit(&client.peer, launch, counts, accounts) {
+            Ok(boot) => boot,
+            Err((kind, message)) => {
+                client.refuse(kind, message);
+                return;
+            }
+        };
+        let session = boot.session;
+        let peer = client.peer.clone();
+        let Ok(socket) = client.as_fd().try_clone_to_owned() else {
+            client.refuse(Refusal::Failed, "no descriptor is left".to_owned());
+            return;
+        };
+        // Said first: whatever comes after it on this socket is the session's.
+        client.answer(&ControlReply::Launching(session), &[]);
+        let started = launch::start(&self.others, &peer, launch, boot, (socket, fds));
+        match started {
+            Ok(running) => drop(self.sessions.insert(session, running)),
+            Err(error) => {
+                tell(&format!("session {session} of uid {}: {error}", peer.uid));
+                client.refuse(Refusal::Failed, error.to_string());
+            }
+        }
+    }
+
+    /// Lets somebody in to a session: gives their end of a channel.
+    fn visit(
+        &mut self,
+        peer: &Peer,
+        session: SessionId,
+        config: &Config,
+        accounts: &Accounts,
+    ) -> Result<Channel, launch::Refused> {
+        let unknown = || (Refusal::NotFound, no_such(session));
+        let running = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+        // Whoever may not know of it is told what is told of one that does not exist.
+        let may = config.may(peer, running.record.uid).ok_or_else(unknown)?;
+        let failed = |error: &dyn std::fmt::Display| (Refusal::Failed, error.to_string());
+        let gone =
+            "the session's channel was lost when portcullisd ended; its owner can still reach it";
+        let channel = running.channel().ok_or_else(|| failed(&gone))?;
+        let (theirs, ours) = Channel::pair().map_err(|error| failed(&error))?;
+        let visitor = Visitor {
+            user: accounts.user_name(peer.uid),
+            may,
+        };
+        match channel.send_now(&ToSession::Visitor(visitor), &[ours.as_fd()]) {
+            Ok(()) => Ok(theirs),
+            Err(error) => Err(failed(&format!("the session does not answer: {error}"))),
+        }
+    }
+
+    fn hear_sessions(&mut self) {
+        let others = &self.others;
+        self.sessions.retain(|session, running| {
+            while let Some(ask) = running.asks() {
+                obey(others, running, ask);
+            }
+            if !running.over() {
+                return true;
+            }
+            // A kernel without control groups has none to remove.
+            Operation::RemoveGroups(*session).perform(others).ok();
+            store::forget_all(*session);
+            false
+        });
+    }
+}
+
+/// Does what a session asks for, and answers.
+fn obey(others: &Others, running: &mut Running, ask: Ask) {
+    let given = match ask {
+        Ask::Companions { durability } => {
+            launch::companions(others, running, durability).map(Vec::from)
+        }
+        Ask::Gate => launch::another_gate(others, running).map(|gate| vec![gate]),
+        Ask::Writer => launch::another_writer(others, running).map(|lane| vec![lane]),
+        Ask::Groups { limits } => match launch::groups(others, running, limits) {
+            Ok(()) => return,
+            Err(error) => Err(error),
+        },
+    };
+    let session = running.id();
+    let answered = running.channel().map(|channel| match &given {
+        Ok(fds) => {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            channel.send_now(&ToSession::Given, &fds)
+        }
+        Err(error) => channel.send_now(&ToSession::Refused(error.to_string()), &[]),
+    });
+    if let Err(error) = &given {
+        tell(&format!("session {session}: {}", cause(error)));
+    }
+    if matches!(answered, Some(Err(_))) {
+        running.hang_up();
+    }
+}
+
+fn cause(error: &SupplyError) -> String {
+    error.to_string()
+}
+
+fn no_such(session: SessionId) -> String {
+    format!("no session {session} is known to you")
+}

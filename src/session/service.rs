@@ -1,0 +1,257 @@
+//! The session's side of `portcullisd`, which started it ([`crate::wire::service`]): what it was told to run,
+//! what it asks for, and who visits.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::ids::SessionId;
+use crate::jail::cgroup::{Groups, Handed, Missing};
+use crate::policy::{Durability, ResourceLimits};
+use crate::wire::frame::Received;
+use crate::wire::service::{Ask, MissingGroup, SessionBoot, ToSession, Visitor};
+use crate::wire::{Channel, WireError};
+
+/// For the daemon to answer: it may be waiting for a slow disk, or be restarted.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// As many groups as there are kinds of limits, and one to kill by.
+const MOST_GROUPS: usize = 8;
+
+/// The daemon did not do what was asked of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// It said why.
+    #[error("portcullisd: {0}")]
+    Refused(String),
+    /// It does not answer.
+    #[error("portcullisd: {0}; the service may have been stopped")]
+    Wire(#[from] WireError),
+    /// It answered something else.
+    #[error("portcullisd: unexpected answer; are all processes of one version?")]
+    Unexpected,
+}
+
+/// The channel to the daemon.
+#[derive(Debug)]
+pub struct Service {
+    channel: Channel,
+    /// Who is here.
+    pub session: SessionId,
+    /// The caller's name, as the daemon knows it.
+    pub user: String,
+    /// The profiles that the caller may use, the host's own alone; `None`: any.
+    pub profiles: Option<Vec<String>>,
+    /// The most of the machine that the session may take.
+    pub limits: ResourceLimits,
+    /// Visitors that came while an answer was waited for.
+    visitors: VecDeque<(Visitor, Channel)>,
+    gone: bool,
+}
+
+/// The same, for those who ask and those who let visitors in.
+pub type Shared = Rc<RefCell<Service>>;
+
+/// What was asked for, and with which descriptors.
+#[derive(Debug)]
+pub struct Boot {
+    /// The way to the daemon from now on.
+    pub service: Service,
+    /// The caller's variables.
+    pub environment: Vec<(String, String)>,
+    /// The launch request, as JSON text.
+    pub request: String,
+    /// Whether the session goes on without whoever asked for it.
+    pub detached: bool,
+    /// The way to whoever asked for it.
+    pub requester: Channel,
+    /// The folder to start in.
+    pub folder: OwnedFd,
+    /// Standard input, output and error, if the session shares the requester's.
+    pub streams: Option<[OwnedFd; 3]>,
+}
+
+impl Boot {
+    /// Waits for the daemon's first word.
+    pub fn receive(channel: Channel) -> Result<Self, ServiceError> {
+        let Received { message, fds, .. } = channel.recv_with::<ToSession>()?;
+        let ToSession::Boot(boot) = message else {
+            return Err(ServiceError::Unexpected);
+        };
+        let SessionBoot {
+            session,
+            user,
+            environment,
+            request,
+            profiles,
+            limits,
+            detached,
+        } = *boot;
+        let mut fds = fds.into_iter();
+        let (Some(requester), Some(folder)) = (fds.next(), fds.next()) else {
+            return Err(ServiceError::Unexpected);
+        };
+        let streams = match (fds.next(), fds.next(), fds.next()) {
+            (None, None, None) => None,
+            (Some(input), Some(output), Some(error)) => Some([input, output, error]),
+            _ => return Err(ServiceError::Unexpected),
+        };
+        set_socket_timeout(&channel, Timeout::Recv, Some(ANSWER))
+            .map_err(|errno| WireError::Io(errno.into()))?;
+        Ok(Self {
+            service: Service {
+                channel,
+                session,
+                user,
+                profiles,
+                limits: limits.into_iter().collect(),
+                visitors: VecDeque::new(),
+                gone: false,
+            },
+            environment,
+            request,
+            detached,
+            requester: Channel::from(requester),
+            folder,
+            streams,
+        })
+    }
+}
+
+impl Service {
+    /// Has an audit writer and a gate started: gives the lane to the writer and the gate's control channel.
+    pub fn companions(&mut self, durability: Durability) -> Result<[Channel; 2], ServiceError> {
+        let fds = self.ask(&Ask::Companions { durability })?;
+        let [lane, control] =
+            <[OwnedFd; 2]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
+        Ok([lane.into(), control.into()])
+    }
+
+    /// Has another gate started in the place of the one there is: gives its control channel.
+    pub fn another_gate(&mut self) -> Result<Channel, ServiceError> {
+        self.ask_for_one(&Ask::Gate)
+    }
+
+    /// Has another audit writer started in the place of the one there is: gives the lane to it.
+    pub fn another_writer(&mut self) -> Result<Channel, ServiceError> {
+        self.ask_for_one(&Ask::Writer)
+    }
+
+    /// Has control groups made that hold these limits, and says which limits none holds.
+    pub fn groups(
+        &mut self,
+        limits: &ResourceLimits,
+    ) -> Result<(Option<Groups>, Vec<Missing>), ServiceError> {
+        let limits: BTreeMap<_, _> = limits.iter().collect();
+        self.channel.send(&Ask::Groups { limits })?;
+        let mut handed = Vec::new();
+        loop {
+            let Received { message, fds, .. } = self.answer()?;
+            match message {
+                ToSession::Group(words) if handed.len() < MOST_GROUPS => {
+                    handed.push(Handed { words, fds });
+                }
+                ToSession::Grouped(missing) => {
+                    let missing = missing.into_iter();
+                    let missing =
+                        missing.map(|MissingGroup { resource, cause }| Missing { resource, cause });
+                    let groups = Groups::take_over(&self.session.to_string(), handed);
+                    return Ok((groups, missing.collect()));
+                }
+                ToSession::Refused(why) => return Err(ServiceError::Refused(why)),
+                _ => return Err(ServiceError::Unexpected),
+            }
+        }
+    }
+
+    fn ask_for_one(&mut self, ask: &Ask) -> Result<Channel, ServiceError> {
+        let fds = self.ask(ask)?;
+        let [one] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
+        Ok(one.into())
+    }
+
+    fn ask(&mut self, ask: &Ask) -> Result<Vec<OwnedFd>, ServiceError> {
+        self.channel.send(ask)?;
+        let Received { message, fds, .. } = self.answer()?;
+        match message {
+            ToSession::Given => Ok(fds),
+            ToSession::Refused(why) => Err(ServiceError::Refused(why)),
+            _ => Err(ServiceError::Unexpected),
+        }
+    }
+
+    /// The next message that is no visitor.
+    fn answer(&mut self) -> Result<Received<ToSession>, ServiceError> {
+        loop {
+            let mut received = self.channel.recv_with::<ToSession>()?;
+            match (received.message, received.fds.pop()) {
+                (ToSession::Visitor(visitor), Some(channel)) => {
+                    self.visitors.push_back((visitor, channel.into()));
+                }
+                (message, last) => {
+                    received.fds.extend(last);
+                    return Ok(Received {
+                        message,
+                        fds: received.fds,
+                        sender: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// For more than one to use.
+    pub fn shared(self) -> Shared {
+        Rc::new(RefCell::new(self))
+    }
+
+    /// What becomes readable when somebody visits, or the daemon is gone.
+    pub fn bell(&self) -> io::Result<OwnedFd> {
+        self.channel.as_fd().try_clone_to_owned()
+    }
+
+    /// Whether nobody will come any more.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
+    /// Who has come to visit. Reads only what is there: the daemon sends whole frames.
+    pub fn visitors(&mut self) -> Vec<(Visitor, Channel)> {
+        while !self.gone && self.is_readable() {
+            match self.channel.recv_with::<ToSession>() {
+                Ok(Received {
+                    message, mut fds, ..
+                }) => match (message, fds.pop()) {
+                    (ToSession::Visitor(visitor), Some(channel)) => {
+                        self.visitors.push_back((visitor, channel.into()));
+                    }
+                    // Nothing was asked for: it has lost count.
+                    _ => self.gone = true,
+                },
+                Err(_) => self.gone = true,
+            }
+        }
+        self.visitors.drain(..).collect()
+    }
+
+    fn is_readable(&self) -> bool {
+        super::companions::readable([self.channel.as_fd()], Duration::ZERO)
+            .is_ok_and(|[readable]| readable)
+    }
+}
+
+/// Makes the folder current and the streams our own.
+pub fn settle_in(folder: &OwnedFd, streams: Option<[OwnedFd; 3]>) -> io::Result<()> {
+    rustix::process::fchdir(folder)?;
+    if let Some([input, output, error]) = streams {
+        rustix::stdio::dup2_stdin(input)?;
+        rustix::stdio::dup2_stdout(output)?;
+        rustix::stdio::dup2_stderr(error)?;
+    }
+    Ok(())
+}

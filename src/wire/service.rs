@@ -1,0 +1,122 @@
+//! `portcullisd` ↔ a session process that it started, over a socket that is that process's descriptor
+//! [`CHANNEL_FD`].
+//!
+//! The daemon sends [`ToSession::Boot`] first. The session sends [`Ask`]s, each answered by one [`ToSession::Given`] or
+//! [`ToSession::Refused`], in order, if it does not say otherwise. [`ToSession::Visitor`] comes at any time after the boot. When the channel
+//! closes, the daemon is being restarted or is gone: the session goes on with what it has.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::SessionId;
+use crate::policy::{Durability, Resource};
+
+/// The session process's descriptor of the channel.
+pub const CHANNEL_FD: i32 = 3;
+
+/// The longest message of a session, in bytes.
+pub const MAX_ASK: usize = 4 << 10;
+
+/// What the daemon says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ToSession {
+    /// What to run. Brings descriptors: the channel to whoever asked for it ([`super::detached`]), the folder to
+    /// start in and, if there are more, standard input, output and error.
+    Boot(Box<SessionBoot>),
+    /// What was asked for is done; its descriptors came with this frame.
+    Given,
+    /// A control group. Brings its folder, its `cgroup.procs` to write to and, if it has one, its
+    /// `cgroup.kill`.
+    Group(GroupWords),
+    /// There are no more groups; the limits that none of them holds.
+    Grouped(Vec<MissingGroup>),
+    /// It could not be done; one line.
+    Refused(String),
+    /// Somebody who may speak with this session does, over the channel that came with this frame.
+    Visitor(Visitor),
+}
+
+/// A session that the daemon has admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionBoot {
+    /// Its identifier.
+    pub session: SessionId,
+    /// The caller's name, as it stands in the records.
+    pub user: String,
+    /// The caller's variables.
+    pub environment: Vec<(String, String)>,
+    /// `session::LaunchRequest`, as JSON text.
+    pub request: String,
+    /// The profiles that the caller may use, the host's own alone; `None`: any, the caller's own too.
+    pub profiles: Option<Vec<String>>,
+    /// The most of the machine that it may take, in the units of [`Resource`].
+    pub limits: BTreeMap<Resource, u64>,
+    /// Whether the session is to go on without whoever asked for it.
+    pub detached: bool,
+}
+
+/// Who it is that visits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Visitor {
+    /// Their name, for the record.
+    pub user: String,
+    /// What they may do.
+    pub may: May,
+}
+
+/// What somebody may do with a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum May {
+    /// Look: describe, counters, questions.
+    See,
+    /// Look, answer questions, stop it.
+    Operate,
+    /// Everything: type at its terminal, reach its ports.
+    Own,
+}
+
+/// What a session asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Ask {
+    /// The audit writer and the gate. Given: the lane to the writer, the gate's control channel.
+    Companions {
+        /// When a record counts as kept.
+        durability: Durability,
+    },
+    /// Another gate: the one before died, or is to die. Given: its control channel.
+    Gate,
+    /// Another audit writer: the one before died, or is to die. Given: the lane to it.
+    Writer,
+    /// Control groups that hold these limits, in the units of [`Resource`]. Answered by a [`ToSession::Group`]
+    /// for each that there is, then [`ToSession::Grouped`].
+    Groups {
+        /// The limits.
+        limits: BTreeMap<Resource, u64>,
+    },
+}
+
+/// A control group of the session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupWords {
+    /// Of which version of control groups it is.
+    pub version: u8,
+    /// What it holds.
+    pub resources: Vec<Resource>,
+}
+
+/// A limit that no group holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MissingGroup {
+    /// Which.
+    pub resource: Resource,
+    /// Why, for a person.
+    pub cause: String,
+}
