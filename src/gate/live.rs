@@ -35,6 +35,10 @@ impl Reachable {
 
 /// Puts a policy in force; answers what came of it.
 pub(super) async fn apply(gate: &Gate, policy: &NetworkPolicy) -> GateReply {
+    let policy = &match gate.terms.hold(policy) {
+        Ok(held) => held,
+        Err(why) => return GateReply::NotApplied(why),
+    };
     if !gate.keyring.is_of(&policy.credentials) {
         let why =
             "the credentials of a running session cannot be changed; end it and start another";

@@ -74,6 +74,7 @@ mod summary;
 mod supply;
 mod tally;
 mod transparent;
+mod terms;
 mod tunnel;
 mod upgrade;
 mod upload;

@@ -44,6 +44,7 @@ use super::splice::Pipes;
 use super::state::{CHUNK, Gate, Limits};
 use super::summary::Summary;
 use super::supply;
+use super::terms::Terms;
 use super::upstream::Pool;
 use super::via::Via;
 
@@ -79,6 +80,8 @@ pub(super) enum StartError {
     Runtime(#[source] io::Error),
     #[error("name servers: {0}")]
     Resolver(#[from] hickory_resolver::net::NetError),
+    #[error("requirements: {0}")]
+    Terms(String),
     #[error("{0}")]
     Credentials(#[from] Unfit),
     #[error("certificate authority: {0}")]
@@ -113,8 +116,10 @@ fn run(control: &Channel) -> Result<(), StartError> {
     // 2. Everything there is to know; secrets may be among it, so nobody else may look from here on.
     harden().map_err(ConfineError::Harden)?;
     let mut boot: GateBoot = control.recv()?;
-    let (memory, audit) = supply::first(&supply).map_err(StartError::Supply)?;
-    let (memory, recalled) = Memory::open(memory)?;
+    let first = supply::first(&supply).map_err(StartError::Supply)?;
+    let (memory, recalled) = Memory::open(first.memory)?;
+    let terms = Terms::read(first.terms).map_err(StartError::Terms)?;
+    boot.policy = terms.hold(&boot.policy).map_err(StartError::Terms)?;
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -123,7 +128,7 @@ fn run(control: &Channel) -> Result<(), StartError> {
         .map_err(StartError::Runtime)?;
     // 4. The compiled policy and all that works by it.
     let successor = recalled.begun;
-    let gate = build(&runtime, &boot, audit, (memory, recalled))?;
+    let gate = build(&runtime, &boot, (first.lane, terms), (memory, recalled))?;
     let supply = {
         let _inside = runtime.enter();
         supply::asynchronous(supply).map_err(StartError::Runtime)?
@@ -162,7 +167,7 @@ fn inherited(number: i32) -> Result<OwnedFd, StartError> {
 pub(super) fn build(
     runtime: &Runtime,
     boot: &GateBoot,
-    audit: StdUnixStream,
+    (audit, terms): (StdUnixStream, Terms),
     (memory, recalled): (Memory, Recalled),
 ) -> Result<Rc<Gate>, StartError> {
     let _inside = runtime.enter();
@@ -188,6 +193,7 @@ pub(super) fn build(
         .transpose()?;
     Ok(Rc::new(Gate {
         policy: RefCell::new(Rc::new(Ruleset::compile(in_force))),
+        terms,
         limits,
         resolver: Resolver::new(&boot.name_servers, &boot.hosts_file, &policy.rules)?
             .spelling_out(via.names()),

@@ -26,6 +26,7 @@ use super::room::Room;
 use super::socks5_udp::Relay;
 use super::splice::Pipes;
 use super::summary::Summary;
+use super::terms::Terms;
 use super::upstream::Pool;
 use super::via::Via;
 
@@ -40,6 +41,8 @@ const NUMBERS: u64 = 1024;
 pub(super) struct Gate {
     /// What decides now; replaced as a whole.
     pub(super) policy: RefCell<Rc<Ruleset>>,
+    /// What no policy exceeds.
+    pub(super) terms: Terms,
     /// Bounds, as the policy has them.
     pub(super) limits: Limits,
     /// Asks name servers, after a permit.

@@ -15,19 +15,41 @@ use crate::wire::{Channel, WireError};
 
 use super::report::Reporter;
 
-/// What a gate begins with: the memory of the session's gates, and its audit channel.
-pub(super) fn first(supply: &Channel) -> Result<(File, StdUnixStream), WireError> {
-    let memory = expect(supply, &GateSupply::Memory)?;
-    let lane = expect(supply, &GateSupply::Lane)?;
-    Ok((File::from(memory), StdUnixStream::from(lane)))
+/// What a gate begins with.
+#[derive(Debug)]
+pub(super) struct First {
+    /// The memory of the session's gates.
+    pub(super) memory: File,
+    /// The file of the host's requirements, where the starter brings one.
+    pub(super) terms: Option<OwnedFd>,
+    /// The audit channel.
+    pub(super) lane: StdUnixStream,
 }
 
-fn expect(supply: &Channel, wanted: &GateSupply) -> Result<OwnedFd, WireError> {
-    let received = supply.recv_with::<GateSupply>()?;
-    let fd = only(received.fds).filter(|_| received.message == *wanted);
-    fd.ok_or_else(|| {
-        let wrong = format!("expected {wanted:?} with a descriptor, got {:?}", received.message);
+/// Waits for it.
+pub(super) fn first(supply: &Channel) -> Result<First, WireError> {
+    let wrong = |wanted: GateSupply, got: &GateSupply| -> WireError {
+        let wrong = format!("expected {wanted:?} with a descriptor, got {got:?}");
         io::Error::other(wrong).into()
+    };
+    let next = || supply.recv_with::<GateSupply>();
+    let received = next()?;
+    let memory = only(received.fds)
+        .filter(|_| received.message == GateSupply::Memory)
+        .ok_or_else(|| wrong(GateSupply::Memory, &received.message))?;
+    let mut received = next()?;
+    let mut terms = None;
+    if received.message == GateSupply::Terms {
+        terms = received.fds.pop();
+        received = next()?;
+    }
+    let lane = only(received.fds)
+        .filter(|_| received.message == GateSupply::Lane)
+        .ok_or_else(|| wrong(GateSupply::Lane, &received.message))?;
+    Ok(First {
+        memory: File::from(memory),
+        terms,
+        lane: StdUnixStream::from(lane),
     })
 }
 
@@ -62,7 +84,7 @@ pub(super) async fn serve(supply: UnixStream, reporter: &Reporter) {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Gone, or it says what does not belong here.
-            Ok((GateSupply::Memory, _)) | Err(_) => break,
+            Ok((GateSupply::Memory | GateSupply::Terms, _)) | Err(_) => break,
         }
     }
     reporter.will_not_be_replaced();

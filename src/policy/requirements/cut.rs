@@ -120,6 +120,18 @@ impl Profile {
     }
 }
 
+impl NetworkPolicy {
+    /// Leaves in the policy what the requirements permit, as [`Profile`]s are held to them.
+    pub fn hold_to(&mut self, required: &Requirements) {
+        let own = self.ceiling.take();
+        network(self, &required.network, &mut Cuts(Vec::new()));
+        // Where the requirements say nothing of hosts, what the policy was held to before still counts.
+        if self.ceiling.is_none() {
+            self.ceiling = own;
+        }
+    }
+}
+
 fn network(policy: &mut NetworkPolicy, required: &NetworkRequirements, cuts: &mut Cuts) {
     cuts.permit("network.enabled", &mut policy.enabled, required.enabled);
     if required.mode == Some(NetworkMode::Limited) && policy.mode == NetworkMode::Full {

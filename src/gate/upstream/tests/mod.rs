@@ -32,6 +32,7 @@ use crate::gate::live::apply;
 use crate::gate::memory::{Memory, Recalled};
 use crate::gate::respond::{After, refuse};
 use crate::gate::start::build;
+use crate::gate::terms::Terms;
 use crate::gate::state::Gate;
 use crate::gate::upgrade::relay_upgraded;
 use crate::ids::ConnId;
@@ -127,7 +128,7 @@ impl Scene {
             .unwrap();
         let (audit, writer) = StdUnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        let gate = build(&runtime, boot, audit, nothing()).unwrap();
+        let gate = build(&runtime, boot, (audit, Terms::default()), nothing()).unwrap();
         before(&gate);
         runtime.block_on(LocalSet::new().run_until(async move {
             let events = Rc::new(RefCell::new(Vec::new()));

@@ -1,0 +1,15 @@
+//! The service: `portcullisd` on a host of its own, started by hand, with real users, jails and gates.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "tests may panic and start programs"
+)]
+
+#[path = "../support/cli.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod cli;
+#[path = "../support/service.rs"]
+mod service;
+
+mod launch;
