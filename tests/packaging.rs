@@ -13,13 +13,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use portcullis::daemon::accounts::Accounts;
+use portcullis::daemon::config::Config;
 use tempfile::TempDir;
 
 /// A uid without an account.
 const USER: u32 = 4001;
 
 /// What `systemd-analyze security` says of the service, in tenths (systemd 252). The unit tells why not less.
-const EXPOSURE: &str = "60";
+const EXPOSURE: &str = "64";
 
 const PROGRAMS: [&str; 5] = [
     "portcullis",
@@ -198,7 +200,7 @@ fn the_service_is_as_exposed_as_it_has_to_be_and_not_more() {
 
     let open = fs::read_to_string(&unit)
         .unwrap()
-        .replace("NoNewPrivileges=yes", "");
+        .replace("ProtectClock=yes", "");
     fs::write(&unit, open).unwrap();
     assert!(!security.output().unwrap().status.success());
 }
@@ -219,6 +221,7 @@ fn what_the_unit_says_of_an_open_setting_stands_in_it() {
         "IPAddressDeny",
         "LockPersonality",
         "MemoryDenyWriteExecute",
+        "NoNewPrivileges",
         "PrivateDevices",
         "PrivateMounts",
         "PrivateNetwork",
@@ -290,14 +293,12 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
         assert!(groups.contains_key(group));
     }
 
-    let audit = (
-        users["portcullis-audit"].as_str(),
-        groups["portcullis-auditors"].as_str(),
-    );
+    let auditors = groups["portcullis-auditors"].as_str();
     for (path, mode, (user, group)) in [
         ("run/portcullis", 0o755, ("0", "0")),
+        ("run/portcullis/user", 0o755, ("0", "0")),
         ("var/lib/portcullis", 0o700, ("0", "0")),
-        ("var/log/portcullis", 0o2750, audit),
+        ("var/log/portcullis", 0o750, ("0", auditors)),
         ("etc/portcullis", 0o755, ("0", "0")),
         ("etc/portcullis/profiles", 0o755, ("0", "0")),
     ] {
@@ -309,6 +310,32 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
         );
         assert_eq!(found, (mode, user.to_owned(), group.to_owned()), "{path}");
     }
+}
+
+#[test]
+fn the_configuration_that_is_installed_says_what_holds_without_it() {
+    let accounts = Accounts::parse(
+        "ada:x:1000:1000::/:\n",
+        "developers:x:50:\nportcullis-operators:x:60:\nportcullis-auditors:x:61:\n",
+    );
+    let file = fs::read_to_string(tree().join("systemd/etc/portcullis.toml")).unwrap();
+    let defaults = Config::parse("", &accounts);
+    assert_eq!(Config::parse(&file, &accounts), defaults);
+    // What is commented out is what holds.
+    let uncommented = |mark: &str| -> String {
+        let lines = file.lines().filter(|line| !line.starts_with("# "));
+        let lines = lines.filter_map(|line| line.strip_prefix(mark));
+        lines
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| format!("{line}\n"))
+            .collect()
+    };
+    let spoken = uncommented("#");
+    assert!(spoken.contains("sessions = 1000"), "{spoken}");
+    assert_eq!(Config::parse(&spoken, &accounts), defaults);
+    let example = uncommented("##");
+    assert!(example.contains("profiles = "), "{example}");
+    Config::parse(&example, &accounts).unwrap();
 }
 
 // === manual pages and completions ===

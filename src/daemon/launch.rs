@@ -12,6 +12,7 @@ use super::config::Config;
 use super::operation::{LOGS, Operation, OperationError, Others, Yield};
 use super::process::Process;
 use super::running::{Companion, Record, Running};
+use super::store::Slot;
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, Resource, ResourceLimits};
@@ -104,6 +105,7 @@ pub(super) fn start(
     peer: &Peer,
     launch: &Launch,
     boot: SessionBoot,
+    slot: Slot,
     (socket, given): (OwnedFd, Vec<OwnedFd>),
 ) -> Result<Running, SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
@@ -136,7 +138,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(record, process, ours))
+    Ok(Running::new(slot, record, process, ours))
 }
 
 /// Lets one frame with an environment fit into the socket.

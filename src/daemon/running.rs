@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::process::Process;
-use super::store::{self, Part};
+use super::store::{self, Part, Slot};
 use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
 use crate::sys::fd;
@@ -73,6 +73,8 @@ struct Service {
 pub struct Running {
     /// What is known of it.
     pub record: Record,
+    /// Where what is kept of it is kept.
+    slot: Slot,
     process: Process,
     service: Option<Service>,
     /// What the session's gates leave one another: never read here.
@@ -88,7 +90,7 @@ pub struct Running {
 
 impl Running {
     /// A session whose process was just started.
-    pub fn new(record: Record, process: Process, service: Channel) -> Self {
+    pub fn new(slot: Slot, record: Record, process: Process, service: Channel) -> Self {
         let running = Self {
             service: Some(Service::new(service)),
             memory: None,
@@ -97,18 +99,19 @@ impl Running {
             ended: None,
             asks: VecDeque::new(),
             record,
+            slot,
             process,
         };
-        store::keep(running.id(), Part::Process, running.process.as_fd());
+        store::keep(running.slot, Part::Process, running.process.as_fd());
         if let Some(service) = &running.service {
-            store::keep(running.id(), Part::Service, service.channel.as_fd());
+            store::keep(running.slot, Part::Service, service.channel.as_fd());
         }
         running.keep_record();
         running
     }
 
     /// A session of the daemon before us, from what was kept of it. `None`: too little was.
-    pub fn adopted(session: SessionId, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
+    pub fn adopted(slot: Slot, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
         let mut record = None;
         let mut process = None;
         let mut service = None;
@@ -134,7 +137,8 @@ impl Running {
             })
         };
         Some(Self {
-            record: record.filter(|record: &Record| record.session == session)?,
+            record: record?,
+            slot,
             process: process?,
             service,
             memory,
@@ -148,6 +152,11 @@ impl Running {
     /// Its identifier.
     pub fn id(&self) -> SessionId {
         self.record.session
+    }
+
+    /// Its place in the store.
+    pub fn slot(&self) -> Slot {
+        self.slot
     }
 
     /// For a list.
@@ -179,7 +188,7 @@ impl Running {
             return memory.try_clone();
         }
         let memory = OwnedFd::from(fd::unnamed("portcullis-gates")?);
-        store::keep(self.id(), Part::Memory, memory.as_fd());
+        store::keep(self.slot, Part::Memory, memory.as_fd());
         self.memory.insert(memory).try_clone()
     }
 
@@ -227,28 +236,28 @@ impl Running {
     /// Says nothing to it any more. It goes on with what it has.
     pub fn hang_up(&mut self) {
         if self.service.take().is_some() {
-            store::forget(self.id(), Part::Service);
+            store::forget(self.slot, Part::Service);
         }
     }
 
     /// Has a new gate, in the place of the one before.
     pub fn take_gate(&mut self, gate: Companion) {
-        store::forget(self.id(), Part::Gate);
-        store::forget(self.id(), Part::GateSupply);
-        store::keep(self.id(), Part::Gate, gate.process.as_fd());
-        store::keep(self.id(), Part::GateSupply, gate.supply.as_fd());
+        store::forget(self.slot, Part::Gate);
+        store::forget(self.slot, Part::GateSupply);
+        store::keep(self.slot, Part::Gate, gate.process.as_fd());
+        store::keep(self.slot, Part::GateSupply, gate.supply.as_fd());
         self.gate = Some(gate);
     }
 
     /// Has a new audit writer, in the place of the one before.
     pub fn take_writer(&mut self, writer: Companion, durability: Durability) {
-        store::forget(self.id(), Part::Writer);
-        store::forget(self.id(), Part::WriterSupply);
-        store::keep(self.id(), Part::Writer, writer.process.as_fd());
-        store::keep(self.id(), Part::WriterSupply, writer.supply.as_fd());
+        store::forget(self.slot, Part::Writer);
+        store::forget(self.slot, Part::WriterSupply);
+        store::keep(self.slot, Part::Writer, writer.process.as_fd());
+        store::keep(self.slot, Part::WriterSupply, writer.supply.as_fd());
         self.writer = Some(writer);
         if self.record.durability.replace(durability) != Some(durability) {
-            store::forget(self.id(), Part::Record);
+            store::forget(self.slot, Part::Record);
             self.keep_record();
         }
     }
@@ -256,7 +265,7 @@ impl Running {
     fn keep_record(&self) {
         let bytes = serde_json::to_vec(&self.record).unwrap_or_default();
         if let Ok(file) = fd::sealed("session", &bytes) {
-            store::keep(self.id(), Part::Record, file.as_fd());
+            store::keep(self.slot, Part::Record, file.as_fd());
         }
     }
 

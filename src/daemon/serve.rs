@@ -16,7 +16,7 @@ use super::config::Config;
 use super::launch::{self, SupplyError};
 use super::operation::{Operation, Others, Yield};
 use super::running::Running;
-use super::store::{self, Part};
+use super::store::{self, Part, Slot};
 use super::tell;
 use crate::ids::SessionId;
 use crate::sys::peer::Peer;
@@ -45,17 +45,17 @@ impl Service {
         lock: OwnedFd,
         listener: UnixListener,
         others: Others,
-        parts: Vec<(SessionId, Part, OwnedFd)>,
+        parts: Vec<(Slot, Part, OwnedFd)>,
     ) -> Self {
-        let mut kept: BTreeMap<SessionId, Vec<(Part, OwnedFd)>> = BTreeMap::new();
-        for (session, part, fd) in parts {
-            kept.entry(session).or_default().push((part, fd));
+        let mut kept: BTreeMap<Slot, Vec<(Part, OwnedFd)>> = BTreeMap::new();
+        for (slot, part, fd) in parts {
+            kept.entry(slot).or_default().push((part, fd));
         }
         let mut sessions = BTreeMap::new();
-        for (session, parts) in kept {
-            match Running::adopted(session, parts) {
-                Some(running) => drop(sessions.insert(session, running)),
-                None => store::forget_all(session),
+        for (slot, parts) in kept {
+            match Running::adopted(slot, parts) {
+                Some(running) => drop(sessions.insert(running.id(), running)),
+                None => store::forget_all(slot),
             }
         }
         Self {
@@ -219,13 +219,15 @@ impl Service {
         };
         let session = boot.session;
         let peer = client.peer.clone();
-        let Ok(socket) = client.as_fd().try_clone_to_owned() else {
+        let socket = client.as_fd().try_clone_to_owned();
+        let slot = Slot::free(self.sessions.values().map(Running::slot));
+        let (Ok(socket), Some(slot)) = (socket, slot) else {
             client.refuse(Refusal::Failed, "no descriptor is left".to_owned());
             return;
         };
         // Said first: whatever comes after it on this socket is the session's.
         client.answer(&ControlReply::Launching(session), &[]);
-        let started = launch::start(&self.others, &peer, launch, boot, (socket, fds));
+        let started = launch::start(&self.others, &peer, launch, boot, slot, (socket, fds));
         match started {
             Ok(running) => drop(self.sessions.insert(session, running)),
             Err(error) => {
@@ -273,7 +275,7 @@ impl Service {
             }
             // A kernel without control groups has none to remove.
             Operation::RemoveGroups(*session).perform(others).ok();
-            store::forget_all(*session);
+            store::forget_all(running.slot());
             false
         });
     }

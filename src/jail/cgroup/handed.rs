@@ -50,7 +50,11 @@ pub fn make(session: &str, limits: &ResourceLimits) -> (Vec<Handed>, Vec<Missing
 pub fn remove_all(session: &str) -> io::Result<()> {
     let name = Groups::name_of(session);
     for hierarchy in place::seen()? {
-        for path in [&hierarchy.own, &hierarchy.mount] {
+        let beside = place::for_sessions(&hierarchy);
+        for path in [&hierarchy.own, &hierarchy.mount]
+            .into_iter()
+            .chain(&beside)
+        {
             let Ok(parent) = File::open(path) else {
                 continue;
             };

@@ -17,6 +17,11 @@ use crate::policy::Resource;
 /// gives controllers to children has no processes of its own (cgroups(7), "no internal processes").
 const LEAF: &str = "portcullis";
 
+/// The unit beside that of `portcullisd` whose group is there for the groups of sessions
+/// (`systemd/portcullis-sessions.service`). Below the daemon's own no controller could be given away: the daemon is in
+/// it, and systemd puts the next one there.
+const FOR_SESSIONS: &str = "portcullis-sessions.service";
+
 /// A folder in which a group is to be made.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -119,6 +124,8 @@ fn candidates(hierarchies: &[Hierarchy], root: bool) -> Vec<(Version, PathBuf)> 
         for hierarchy in hierarchies.iter().filter(|h| h.version == version) {
             if version == Version::V2 {
                 folders.extend(above_the_leaf(hierarchy).map(|above| (version, above)));
+                let unit = for_sessions(hierarchy).filter(|unit| root && unit.is_dir());
+                folders.extend(unit.map(|unit| (version, unit)));
             }
             folders.push((version, hierarchy.own.clone()));
             if root && hierarchy.mount != hierarchy.own {
@@ -127,6 +134,13 @@ fn candidates(hierarchies: &[Hierarchy], root: bool) -> Vec<(Version, PathBuf)> 
         }
     }
     folders
+}
+
+/// The group beside our own that is there for the groups of sessions, if there is one.
+pub(super) fn for_sessions(hierarchy: &Hierarchy) -> Option<PathBuf> {
+    let below = hierarchy.own != hierarchy.mount && hierarchy.version == Version::V2;
+    let slice = hierarchy.own.parent().filter(|_| below)?;
+    Some(slice.join(FOR_SESSIONS))
 }
 
 /// The group that we made room in, by going into a leaf of it.
