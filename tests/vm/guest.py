@@ -268,7 +268,8 @@ def text(path):
 
 def root(*argv, seconds=PATIENCE, **more):
     """Runs something as root, outside of all that is tested."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False, **more)
+    environment = {"env": os.environ | {"HOME": "/root"}}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False, **(environment | more))
     return Run(done.returncode, done.stdout, done.stderr)
 
 
@@ -351,7 +352,7 @@ def join(name, group):
 
 
 def service_log(session):
-    """The log of a session that the service keeps."""
+    """The log of a session that the service keeps: those of all users but root."""
     found = glob.glob(f"/var/log/portcullis/**/{session}.jsonl", recursive=True)
     same(len(found), 1, f"logs of {session} below /var/log/portcullis")
     return found[0]

@@ -23,18 +23,18 @@ from guest import (
 )
 from scene import FETCH, fetch, origin, to_origin
 
-ROOT = ALICE = None
+ALICE = BOB = None
 PORT = None
 # Does what each line of its input says, in the shell.
 LOOP = "while read -r line; do eval \"$line\"; done"
 
 
 class Scene:
-    """A detached session of a user's and one of root's, and one that a user waits for."""
+    """Detached sessions of two users, and one that a user waits for."""
 
     def __init__(self):
         self.alice = ALICE.detach("--name", "alices", "--limit", "memory=256M", script="sleep 4711")
-        self.root = ROOT.detach("--name", "roots", script="sleep 4712")
+        self.bob = BOB.detach("--name", "bobs", script="sleep 4712")
         profile = ALICE.write("origin.toml", to_origin(PORT))
         argv = [ALICE.program, "run", "--name", "waited", "-p", profile, "--", "sh", "-c", LOOP]
         self.waited = ALICE.start(argv)
@@ -52,7 +52,7 @@ class Scene:
     def goes_on(self):
         """Listed as before, the same processes, the same streams, the same way out, and one more can start."""
         eventually("the sessions are listed", lambda: set(ALICE.sessions()) == self.listed)
-        same(list(ROOT.sessions()), [self.root])
+        same(list(BOB.sessions()), [self.bob])
         same(sorted(jailed("4711") + jailed("4712")), self.pids)
         self.says("echo again", "again")
         self.says(" ".join(fetch(PORT)), "200 origin /x")
@@ -63,21 +63,21 @@ class Scene:
     def ends(self):
         """Each as it should, with a log that is whole."""
         same(ALICE.portcullis("stop", "alices").ok(), self.alice)
-        same(ROOT.portcullis("stop", self.root).ok(), self.root)
+        same(BOB.portcullis("stop", self.bob).ok(), self.bob)
         out, err = self.waited.communicate("exit 9\n", timeout=90)
         same((self.waited.returncode, out), (9, ""), err)
-        eventually("they are gone", lambda: not ALICE.sessions() and not ROOT.sessions())
+        eventually("they are gone", lambda: not ALICE.sessions() and not BOB.sessions())
         same(jailed("4711") + jailed("4712"), [])
-        for session in self.listed | {self.root}:
+        for session in self.listed | {self.bob}:
             same(records(service_log(session))[-1]["event"], "session.ended")
             eventually(f"no control group of {session} is left", lambda session=session: not groups(session))
-        root("/usr/bin/portcullis", "audit", "verify", *self.listed, self.root, cwd="/root").ok()
+        root("/usr/bin/portcullis", "audit", "verify", *self.listed, self.bob, cwd="/root").ok()
 
 
 def before():
-    global ROOT, ALICE, PORT
+    global ALICE, BOB, PORT
     install()
-    ROOT, ALICE, PORT = Person("root"), Person("alice"), origin()
+    ALICE, BOB, PORT = Person("alice"), Person("bob"), origin()
     ALICE.write("fetch.py", FETCH)
     ALICE.portcullis("run", "--", "true").ok()
 
@@ -125,7 +125,7 @@ def ended_meanwhile():
     same((scene.waited.returncode, out), (9, ""), err)
     eventually("it is not listed", lambda: list(ALICE.sessions()) == [scene.alice])
     same(ALICE.portcullis("stop", "alices").ok(), scene.alice)
-    same(ROOT.portcullis("stop", "roots").ok(), scene.root)
+    same(BOB.portcullis("stop", "bobs").ok(), scene.bob)
     eventually("no control groups are left", lambda: not groups())
 
 
@@ -167,7 +167,7 @@ def many():
 @check("nothing is left")
 def left():
     ALICE.stop_all()
-    ROOT.stop_all()
+    BOB.stop_all()
     eventually("only the daemon is left", lambda: set(processes()) <= {daemon()})
     same(groups(), [])
     same(owner(daemon()), 0)
