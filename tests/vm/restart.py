@@ -33,6 +33,9 @@ class Scene:
     """Detached sessions of two users, and one that a user waits for."""
 
     def __init__(self):
+        # Of a check that failed.
+        ALICE.stop_all()
+        BOB.stop_all()
         self.alice = ALICE.detach("--name", "alices", "--limit", "memory=256M", script="sleep 4711")
         self.bob = BOB.detach("--name", "bobs", script="sleep 4712")
         profile = ALICE.write("origin.toml", to_origin(PORT))
