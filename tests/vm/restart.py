@@ -54,7 +54,7 @@ class Scene:
 
     def goes_on(self):
         """Listed as before, the same processes, the same streams, the same way out, and one more can start."""
-        eventually("the sessions are listed", lambda: set(ALICE.sessions()) == self.listed)
+        eventually("the sessions are listed", lambda: set(ALICE.sessions("--all")) == self.listed)
         same(list(BOB.sessions()), [self.bob])
         same(sorted(jailed("4711") + jailed("4712")), self.pids)
         self.says("echo again", "again")
@@ -107,14 +107,15 @@ def killed():
     scene.ends()
 
 
-@check("sessions go on while there is no portcullisd, and the next user's request brings it back")
+@check("sessions go on while there is no portcullisd, and the next launch brings it back")
 def stopped():
     scene, old = Scene(), daemon()
     root("systemctl", "stop", "portcullisd.service").ok()
     same(daemon(), 0)
     scene.says("echo alone", "alone")
     scene.says(" ".join(fetch(PORT)), "200 origin /x")
-    ALICE.portcullis("ps").ok()
+    same(set(ALICE.sessions()), scene.listed, "without it")
+    same(ALICE.portcullis("run", "--", "true").complaint(), (0, []))
     another(old)
     scene.goes_on()
     scene.ends()
@@ -126,7 +127,7 @@ def ended_meanwhile():
     root("systemctl", "stop", "portcullisd.service").ok()
     out, err = scene.waited.communicate("exit 9\n", timeout=90)
     same((scene.waited.returncode, out), (9, ""), err)
-    eventually("it is not listed", lambda: list(ALICE.sessions()) == [scene.alice])
+    eventually("it is not listed", lambda: list(ALICE.sessions("--all")) == [scene.alice])
     same(ALICE.portcullis("stop", "alices").ok(), scene.alice)
     same(BOB.portcullis("stop", "bobs").ok(), scene.bob)
     eventually("no control groups are left", lambda: not groups())
