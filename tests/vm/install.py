@@ -89,7 +89,7 @@ def modes():
         same((path, found.st_uid), (path, 0))
         if not os.path.islink(path):
             same((path, found.st_mode & 0o6022), (path, 0), "writable for others, or setuid")
-    for name in ("portcullis-gate", "portcullis-audit", "portcullis-jail"):
+    for name in ("portcullis-gate", "portcullis-audit"):
         contains(root("getent", "passwd", name).ok(), "nologin")
     for name in (OPERATORS, AUDITORS):
         root("getent", "group", name).ok()
