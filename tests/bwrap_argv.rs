@@ -267,3 +267,39 @@ fn only_the_mode_decides_what_of_the_host_can_be_written() {
     let full = writable(FilesystemMode::DangerFullAccess);
     assert_eq!(full.first(), Some(&None), "the root: {full:?}");
 }
+
+#[test]
+fn in_a_namespace_that_root_made_no_other_is_asked_for_and_init_has_what_it_takes_to_become_the_user()
+ {
+    let spec = JailSpec {
+        footing: Footing::Given,
+        hostname: "jail".to_owned(),
+        workspace: "/work".into(),
+        mounts: vec![
+            mount("/tmp", MountKind::Tmpfs { mode: 0o1777 }),
+            mount("/work", bind("/work", 0, Access::ReadWrite)),
+            mount("/work/.git", bind("/work/.git", 1, Access::ReadOnly)),
+        ],
+        sealed: vec!["/".into()],
+        reports_pid: false,
+    };
+    insta::assert_snapshot!(lines(&argv(&spec)), @"
+    --unshare-pid
+    --unshare-net
+    --unshare-ipc
+    --unshare-uts
+    --unshare-cgroup
+    --die-with-parent
+    --clearenv
+    --cap-drop ALL
+    --cap-add CAP_CHOWN
+    --cap-add CAP_SETUID
+    --cap-add CAP_SETPCAP
+    --hostname jail
+    --perms 1777
+    --tmpfs /tmp
+    --bind /sys/1 /work
+    --remount-ro /
+    --chdir /
+    ");
+}

@@ -277,11 +277,8 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
         users.insert(user[0].clone(), user[2].clone());
     }
     let names: Vec<&str> = users.keys().map(String::as_str).collect();
-    assert_eq!(
-        names,
-        ["portcullis-audit", "portcullis-gate", "portcullis-jail"]
-    );
-    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(names, ["portcullis-audit", "portcullis-gate"]);
+    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 2);
     for user in read("shadow") {
         assert!(user[1].starts_with('!'), "{user:?} has a password");
     }
@@ -604,7 +601,7 @@ fn the_debian_package_is_whole_and_what_it_unpacks_works() {
         );
     }
     assert_eq!(files["usr/bin/portcullis"], "../lib/portcullis/portcullis");
-    for name in PROGRAMS.iter().chain(&["end-sessions"]) {
+    for name in PROGRAMS.iter().chain(&["hold-groups", "end-sessions"]) {
         assert!(
             files.contains_key(&format!("usr/lib/portcullis/{name}")),
             "{name}"

@@ -101,7 +101,7 @@ struct Failed {
 }
 
 impl Log {
-    /// Makes the file `<session>.jsonl` in a folder, only readable by its owner, and locks it: the lock
+    /// Makes the file `<session>.jsonl` in a folder, for its owner and the folder's group to read, and locks it: the lock
     /// tells a reader that the writer lives. A file that exists is never continued. The name
     /// is 32 hex digits and a suffix, and `O_EXCL` follows no symbolic link, so the file is in the folder.
     pub fn create(
@@ -117,7 +117,8 @@ impl Log {
         let open = || -> io::Result<File> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
             let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let fd = rustix::fs::openat(&folder, &name, flags, Mode::RUSR | Mode::WUSR)?;
+            let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+            let fd = rustix::fs::openat(&folder, &name, flags, mode)?;
             let file = File::from(fd);
             lock::hold(&file)?;
             if durability == Durability::Each {

@@ -51,7 +51,7 @@ pub fn run(arguments: &ForwardArguments) -> Outcome {
         }
     }
     let caller = Caller::current();
-    let (id, channel) = sessions::find(&caller, Some(&arguments.session))?;
+    let (id, channel) = sessions::find_own(&caller, Some(&arguments.session))?;
     let session = RunningSession { id, channel };
     let description = running::describe(&session)
         .map_err(|error| Failure::new(Exit::Unavailable, format!("session {id}: {error}")))?;

@@ -149,6 +149,7 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
         profile: request.profile.clone(),
         name: request.name.clone(),
         detached,
+        umask: umask(),
         environment: environment(),
         request: text,
     };
@@ -180,6 +181,13 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
 /// person is attached to it.
 fn all_terminals() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal() && io::stderr().is_terminal()
+}
+
+/// The caller's own umask, which can only be asked for by setting another.
+fn umask() -> u32 {
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o077));
+    rustix::process::umask(umask);
+    umask.as_raw_mode()
 }
 
 /// The caller's variables. What is no UTF-8 could not be the jail's either.

@@ -132,6 +132,23 @@ pub(super) fn wait_for_end(
     }
 }
 
+/// As [`find`], for what only a session's owner may do: somebody else is told at once.
+pub(super) fn find_own(
+    caller: &Caller,
+    text: Option<&str>,
+) -> Result<(SessionId, Channel), Failure> {
+    let (id, channel) = find(caller, text)?;
+    let visits = socket_peercred(&channel).is_ok_and(|peer| is_daemon(peer.pid));
+    if visits && !caller.uid.is_root() {
+        let owner = listed()?.into_iter().find(|one| one.session == id);
+        if owner.is_none_or(|one| one.uid != caller.uid.as_raw()) {
+            let why = format!("session {id}: not permitted: this is somebody else's session");
+            return Err(Failure::new(Exit::NoPermission, why));
+        }
+    }
+    Ok((id, channel))
+}
+
 /// Whether the channel was made by the daemon, which then is not the session's own process.
 fn is_daemon(pid: rustix::process::Pid) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));

@@ -91,6 +91,7 @@ pub(super) fn admit(
     Ok(SessionBoot {
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
+        umask: launch.umask,
         environment: launch.environment.clone(),
         request: launch.request.clone(),
         profiles: access.profiles.clone(),
@@ -107,11 +108,18 @@ pub(super) fn start(
     boot: SessionBoot,
     slot: Slot,
     (socket, given): (OwnedFd, Vec<OwnedFd>),
+    reserved: u32,
 ) -> Result<Running, SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
-    let Yield::Fd(namespace) = Operation::MakeNamespace(peer).perform(others)? else {
+    let Yield::Fd(namespace) = Operation::MakeNamespace {
+        caller: peer,
+        reserved,
+    }
+    .perform(others)?
+    else {
         return Err(SupplyError::Unexpected);
     };
+    let held = namespace.try_clone()?;
     let (ours, theirs) = Channel::pair()?;
     let record = Record {
         session: boot.session,
@@ -120,6 +128,7 @@ pub(super) fn start(
         name: launch.name.clone(),
         profile: launch.profile.clone(),
         since: Timestamp::now(),
+        reserved,
         limits: boot.limits.clone(),
         durability: None,
     };
@@ -138,7 +147,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(slot, record, process, ours))
+    Ok(Running::new(slot, record, process, held, ours))
 }
 
 /// Lets one frame with an environment fit into the socket.
@@ -250,16 +259,29 @@ fn start_gate(others: &Others, running: &mut Running) -> Result<OwnedFd, SupplyE
     Ok(ours.into())
 }
 
-/// A lane between gate and audit writer.
+/// A lane between gate and audit writer. One of them that is dead by now is replaced later, and connected
+/// then.
 fn connect(running: &Running) -> Result<(), SupplyError> {
     let (Some(gate), Some(writer)) = (&running.gate, &running.writer) else {
         return Ok(());
     };
     let (gates, writers) = Channel::pair()?;
-    writer
-        .supply
-        .send_now(&WriterSupply::Gate, &[writers.as_fd()])?;
-    gate.supply.send_now(&GateSupply::Lane, &[gates.as_fd()])?;
+    let supplied = [
+        writer
+            .supply
+            .send_now(&WriterSupply::Gate, &[writers.as_fd()]),
+        gate.supply.send_now(&GateSupply::Lane, &[gates.as_fd()]),
+    ];
+    for outcome in supplied {
+        match outcome {
+            Err(WireError::Io(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) => {}
+            other => other?,
+        }
+    }
     Ok(())
 }
 

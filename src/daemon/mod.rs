@@ -91,7 +91,7 @@ fn start() -> Result<Service, StartError> {
         return Err(StartError::NotRoot);
     }
     harden::no_core_dumps().map_err(system("RLIMIT_CORE"))?;
-    rustix::process::umask(Mode::from_raw_mode(0o077));
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // 3. One daemon a host.
     let lock = lock()?;
     // 4. Who the others are, and whether the admin's file can be read: better now than at the first launch.

@@ -1,14 +1,15 @@
 //! Everything that root does for others, as one closed list: [`Operation`]. Each takes numbers, descriptors
 //! and names that the daemon made; none takes a path that anybody named, and none reads what a jail wrote.
 
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat};
 use rustix::io::Errno;
 
 use super::accounts::Accounts;
-use super::process::Process;
+use super::process::{self, Process};
 use crate::audit::folder::{file_name, session_of};
 use crate::ids::SessionId;
 use crate::jail::cgroup::{Handed, Missing, handed};
@@ -25,6 +26,10 @@ pub const LOGS: &str = "/var/log/portcullis";
 /// Where sessions have their sockets: a folder a user.
 pub const RUNTIME: &str = "/run/portcullis/user";
 
+/// From here on uids and gids are nobody's (systemd's "Users, Groups, UIDs and GIDs"): each session has one of
+/// its own for what is root in its namespace, so that none can signal what another has started.
+const RESERVED: u32 = 0x7000_0000;
+
 /// Who else there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Others {
@@ -32,8 +37,6 @@ pub struct Others {
     gate: (u32, u32),
     /// Whom audit writers run as.
     audit: (u32, u32),
-    /// What is root in a session's user namespace: owns nothing, does nothing else.
-    reserved: (u32, u32),
     /// Who may read all logs.
     auditors: u32,
 }
@@ -42,7 +45,12 @@ pub struct Others {
 #[derive(Debug)]
 pub enum Operation<'a> {
     /// A user namespace in which the caller is themself and root is nobody. Yields it.
-    MakeNamespace(&'a Peer),
+    MakeNamespace {
+        /// Who.
+        caller: &'a Peer,
+        /// What root is inside: a uid and gid that nobody else has.
+        reserved: u32,
+    },
     /// The session process, as the caller, in such a namespace. Yields it.
     StartSession {
         /// As whom.
@@ -93,6 +101,10 @@ pub enum Operation<'a> {
     },
     /// The end of a process that was started by one of the above.
     Kill(&'a Process),
+    /// How many processes there still are in the user namespace of a session. Yields that.
+    CountIn(BorrowedFd<'a>),
+    /// The end of all of them.
+    KillIn(BorrowedFd<'a>),
 }
 
 /// What an operation gives.
@@ -106,6 +118,8 @@ pub enum Yield {
     Process(Process),
     /// Control groups, and why there are not more.
     Groups(Vec<Handed>, Vec<Missing>),
+    /// A number.
+    Count(usize),
     /// Sessions, oldest first.
     Sessions(Vec<SessionId>),
 }
@@ -132,10 +146,19 @@ impl Others {
         Ok(Self {
             gate,
             audit: user("portcullis-audit")?,
-            reserved: user("portcullis-jail")?,
             auditors: accounts.group("portcullis-auditors").unwrap_or(0),
         })
     }
+}
+
+/// The lowest reserved number that none of these has.
+pub fn free_reserved(taken: impl Iterator<Item = u32>) -> u32 {
+    let taken: BTreeSet<u32> = taken.collect();
+    let mut free = RESERVED;
+    while taken.contains(&free) {
+        free += 1;
+    }
+    free
 }
 
 // === impl Operation ===
@@ -152,7 +175,7 @@ impl Operation<'_> {
 
     fn name(&self) -> &'static str {
         match self {
-            Self::MakeNamespace(_) => "make a user namespace",
+            Self::MakeNamespace { .. } => "make a user namespace",
             Self::StartSession { .. } => "start the session process",
             Self::StartGate { .. } => "start the gate",
             Self::StartWriter { .. } => "start the audit writer",
@@ -162,12 +185,14 @@ impl Operation<'_> {
             Self::OpenLog { .. } => "open a log",
             Self::ListLogs { .. } => "list logs",
             Self::Kill(_) => "kill a process",
+            Self::CountIn(_) => "count what is left of a session",
+            Self::KillIn(_) => "kill what is left of a session",
         }
     }
 
     fn done(self, others: &Others) -> io::Result<Yield> {
         match self {
-            Self::MakeNamespace(caller) => namespace(caller, others).map(Yield::Fd),
+            Self::MakeNamespace { caller, reserved } => namespace(caller, reserved).map(Yield::Fd),
             Self::StartSession {
                 caller,
                 namespace,
@@ -197,12 +222,22 @@ impl Operation<'_> {
             Self::OpenLog { uid, session } => open_log(uid, session, others).map(Yield::Fd),
             Self::ListLogs { uid } => list_logs(uid).map(Yield::Sessions),
             Self::Kill(process) => process.kill().map(|()| Yield::Done),
+            Self::CountIn(namespace) => {
+                process::within(namespace).map(|all| Yield::Count(all.len()))
+            }
+            Self::KillIn(namespace) => {
+                for process in process::within(namespace)? {
+                    process.kill()?;
+                }
+                Ok(Yield::Done)
+            }
         }
     }
 }
 
-fn namespace(caller: &Peer, others: &Others) -> io::Result<OwnedFd> {
-    let map = IdMap::new(caller.uid, caller.gid, &caller.groups, others.reserved)?;
+fn namespace(caller: &Peer, reserved: u32) -> io::Result<OwnedFd> {
+    let reserved = (reserved, reserved);
+    let map = IdMap::new(caller.uid, caller.gid, &caller.groups, reserved)?;
     userns::make(&map)
 }
 
@@ -212,9 +247,9 @@ fn start_session(caller: &Peer, namespace: OwnedFd, channel: OwnedFd) -> io::Res
         .arg("service-session")
         .inherit_stderr()
         .fd(channel, service::CHANNEL_FD)
-        .as_user_in(namespace, identity)
+        .run_as_in(namespace, identity)
         .start()?;
-    process(&child)
+    running(&child)
 }
 
 /// Gate and writer: two channels, and a folder for one of them.
@@ -227,14 +262,14 @@ fn start(
     let mut spawn = Spawn::new(&beside::installed(name)?)
         .inherit_stderr()
         .own_process_group()
-        .as_user(Identity::new(uid, gid, &[]));
+        .run_as(Identity::new(uid, gid, &[]));
     for (fd, number) in channels.into_iter().chain(folder).zip(3..) {
         spawn = spawn.fd(fd, number);
     }
-    process(&spawn.start()?)
+    running(&spawn.start()?)
 }
 
-fn process(child: &std::process::Child) -> io::Result<Yield> {
+fn running(child: &std::process::Child) -> io::Result<Yield> {
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     // Not reaped yet, so the number is its own.
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
@@ -286,8 +321,10 @@ fn log_folder(uid: u32, others: &Others) -> io::Result<OwnedFd> {
 }
 
 fn runtime_folder(caller: &Peer) -> io::Result<Yield> {
-    match rustix::fs::mkdir(RUNTIME, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => {}
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdir(RUNTIME, mode) {
+        Ok(()) => rustix::fs::chmod(RUNTIME, mode)?,
+        Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
     }
     let owner = (caller.uid, caller.gid);

@@ -22,6 +22,9 @@ use crate::wire::{Channel, Inbox};
 /// records.
 const LAST_RECORDS: Duration = Duration::from_secs(20);
 
+/// How often an end that takes long is looked at.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// What a session may ask for in [`WINDOW`]; one that asks for more is not served.
 const MOST_ASKS: usize = 32;
 const WINDOW: Duration = Duration::from_mins(1);
@@ -45,6 +48,8 @@ pub struct Record {
     pub profile: String,
     /// When it was started.
     pub since: Timestamp,
+    /// What is root in its user namespace.
+    pub reserved: u32,
     /// The most of the machine that it may take.
     pub limits: BTreeMap<Resource, u64>,
     /// How its records are kept, once it has an audit writer.
@@ -76,6 +81,8 @@ pub struct Running {
     /// Where what is kept of it is kept.
     slot: Slot,
     process: Process,
+    /// In which its own process and its jail run, and nobody else.
+    namespace: OwnedFd,
     service: Option<Service>,
     /// What the session's gates leave one another: never read here.
     memory: Option<OwnedFd>,
@@ -90,8 +97,15 @@ pub struct Running {
 
 impl Running {
     /// A session whose process was just started.
-    pub fn new(slot: Slot, record: Record, process: Process, service: Channel) -> Self {
+    pub fn new(
+        slot: Slot,
+        record: Record,
+        process: Process,
+        namespace: OwnedFd,
+        service: Channel,
+    ) -> Self {
         let running = Self {
+            namespace,
             service: Some(Service::new(service)),
             memory: None,
             gate: None,
@@ -103,6 +117,7 @@ impl Running {
             process,
         };
         store::keep(running.slot, Part::Process, running.process.as_fd());
+        store::keep(running.slot, Part::Namespace, running.namespace.as_fd());
         if let Some(service) = &running.service {
             store::keep(running.slot, Part::Service, service.channel.as_fd());
         }
@@ -115,7 +130,7 @@ impl Running {
         let mut record = None;
         let mut process = None;
         let mut service = None;
-        let mut memory = None;
+        let (mut memory, mut namespace) = (None, None);
         let (mut gate, mut gate_supply) = (None, None);
         let (mut writer, mut writer_supply) = (None, None);
         for (part, fd) in parts {
@@ -123,6 +138,7 @@ impl Running {
                 Part::Record => record = read_record(fd),
                 Part::Process => process = Some(Process::new(fd)),
                 Part::Service => service = Some(Service::new(Channel::from(fd))),
+                Part::Namespace => namespace = Some(fd),
                 Part::Memory => memory = Some(fd),
                 Part::Gate => gate = Some(Process::new(fd)),
                 Part::GateSupply => gate_supply = Some(Channel::from(fd)),
@@ -140,6 +156,7 @@ impl Running {
             record: record?,
             slot,
             process: process?,
+            namespace: namespace?,
             service,
             memory,
             gate: companion(gate, gate_supply),
@@ -205,7 +222,18 @@ impl Running {
 
     /// When [`Running::over`] may answer otherwise although nothing became readable.
     pub fn due(&self) -> Option<Instant> {
-        self.ended.map(|ended| ended + LAST_RECORDS)
+        self.ended.map(|_| Instant::now() + AGAIN)
+    }
+
+    /// Its user namespace.
+    pub fn namespace(&self) -> BorrowedFd<'_> {
+        self.namespace.as_fd()
+    }
+
+    /// Whether it has had its time to end.
+    pub fn is_overdue(&self) -> bool {
+        self.ended
+            .is_some_and(|ended| ended.elapsed() >= LAST_RECORDS)
     }
 
     /// The next thing that it asks for. One that does not keep to the protocol, or asks too often, is not
@@ -286,13 +314,13 @@ impl Running {
             self.ended = Some(Instant::now());
             self.hang_up();
         }
-        let Some(ended) = self.ended else {
+        if self.lives() {
             return false;
-        };
+        }
         if self.gate.is_none() && self.writer.is_none() {
             return true;
         }
-        if ended.elapsed() < LAST_RECORDS {
+        if !self.is_overdue() {
             return false;
         }
         for companion in [self.gate.take(), self.writer.take()].into_iter().flatten() {

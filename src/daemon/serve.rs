@@ -14,7 +14,7 @@ use super::accounts::Accounts;
 use super::client::{Client, MOST, MOST_OF_ONE};
 use super::config::Config;
 use super::launch::{self, SupplyError};
-use super::operation::{Operation, Others, Yield};
+use super::operation::{Operation, Others, Yield, free_reserved};
 use super::running::Running;
 use super::store::{self, Part, Slot};
 use super::tell;
@@ -227,7 +227,22 @@ impl Service {
         };
         // Said first: whatever comes after it on this socket is the session's.
         client.answer(&ControlReply::Launching(session), &[]);
-        let started = launch::start(&self.others, &peer, launch, boot, slot, (socket, fds));
+        let started = {
+            let taken = self
+                .sessions
+                .values()
+                .map(|session| session.record.reserved);
+            let reserved = free_reserved(taken);
+            launch::start(
+                &self.others,
+                &peer,
+                launch,
+                boot,
+                slot,
+                (socket, fds),
+                reserved,
+            )
+        };
         match started {
             Ok(running) => drop(self.sessions.insert(session, running)),
             Err(error) => {
@@ -273,12 +288,24 @@ impl Service {
             if !running.over() {
                 return true;
             }
+            // What sweeps up after the jail may take a moment longer; what was left behind ends here.
+            if !running.is_overdue() && is_inhabited(others, running) {
+                return true;
+            }
+            if let Err(error) = Operation::KillIn(running.namespace()).perform(others) {
+                tell(&format!("session {session}: {error}"));
+            }
             // A kernel without control groups has none to remove.
             Operation::RemoveGroups(*session).perform(others).ok();
             store::forget_all(running.slot());
             false
         });
     }
+}
+
+fn is_inhabited(others: &Others, running: &Running) -> bool {
+    let left = Operation::CountIn(running.namespace()).perform(others);
+    matches!(left, Ok(Yield::Count(1..)))
 }
 
 /// Does what a session asks for, and answers.

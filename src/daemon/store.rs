@@ -40,6 +40,8 @@ pub enum Part {
     Process,
     /// The service channel.
     Service,
+    /// Its user namespace.
+    Namespace,
     /// What the session's gates leave one another.
     Memory,
     /// The gate.
@@ -53,10 +55,11 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Record,
         Self::Process,
         Self::Service,
+        Self::Namespace,
         Self::Memory,
         Self::Gate,
         Self::GateSupply,
@@ -69,6 +72,7 @@ impl Part {
             Self::Record => 'r',
             Self::Process => 'p',
             Self::Service => 's',
+            Self::Namespace => 'n',
             Self::Memory => 'm',
             Self::Gate => 'g',
             Self::GateSupply => 'G',

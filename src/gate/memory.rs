@@ -66,7 +66,7 @@ pub(super) enum Note {
         /// What is counted.
         what: BudgetKind,
         /// How far.
-        used: Used,
+        spent: Spent,
     },
     /// An answer that counts for the session.
     Answer {
@@ -95,7 +95,7 @@ pub(super) struct AuthorityNote {
 /// How far a budget is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Used {
+pub(super) struct Spent {
     /// At most this much was used.
     pub(super) used: u64,
     /// Of this much, raised by answers perhaps.
@@ -124,7 +124,7 @@ pub(super) struct Recalled {
     /// Hosts that count: whose budget, which host, and whether as a label.
     pub(super) known: Vec<(Option<HostPattern>, Host, bool)>,
     /// How far each budget is used.
-    pub(super) used: HashMap<(Option<HostPattern>, BudgetKind), Used>,
+    pub(super) used: HashMap<(Option<HostPattern>, BudgetKind), Spent>,
     /// Answers that count for the session.
     pub(super) answers: Vec<(Subject, Answered, RuleId)>,
 }
@@ -140,8 +140,8 @@ impl Recalled {
             Note::Questions(last) => self.questions = last,
             Note::Name(name) => self.names.push(name),
             Note::Known { scope, host, label } => self.known.push((scope, host, label)),
-            Note::Used { scope, what, used } => {
-                self.used.insert((scope, what), used);
+            Note::Used { scope, what, spent } => {
+                self.used.insert((scope, what), spent);
             }
             Note::Answer {
                 subject,
@@ -227,24 +227,10 @@ impl Memory {
             // No successor starts with this: it need not be complete.
             return;
         }
-        match self.write(file, note) {
+        match write(file, note) {
             Ok(written) => self.length.set(self.length.get() + written),
             Err(_) => drop(self.failed.send_replace(true)),
         }
-    }
-
-    fn write(&self, file: &File, note: &Note) -> io::Result<u64> {
-        let bytes = encode_wiped(note).map_err(io::Error::other)?;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            match rustix::io::write(file, rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(bytes.as_slice().len() as u64)
     }
 
     /// Resolves once a note could not be kept: what it was for must not go on.
@@ -252,6 +238,21 @@ impl Memory {
         // The sender lives in self, so waiting cannot fail.
         drop(self.failed.subscribe().wait_for(|failed| *failed).await);
     }
+}
+
+/// Writes a note at the end; answers its length.
+fn write(file: &File, note: &Note) -> io::Result<u64> {
+    let bytes = encode_wiped(note).map_err(io::Error::other)?;
+    let mut rest = bytes.as_slice();
+    while !rest.is_empty() {
+        match rustix::io::write(file, rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(bytes.as_slice().len() as u64)
 }
 
 #[cfg(test)]
@@ -275,22 +276,25 @@ mod tests {
         for note in [Note::Begun, name("a.test"), Note::Conns(7), name("b.test")] {
             memory.keep(&note);
         }
-        let used = |used| Used {
+        let used = |used| Spent {
             used,
             max: 10,
             step: 5,
         };
-        for used in [used(1), used(2)] {
+        for spent in [used(1), used(2)] {
             memory.keep(&Note::Used {
                 scope: None,
                 what: BudgetKind::Requests,
-                used,
+                spent,
             });
         }
         drop(memory);
         let (memory, found) = Memory::open(file.try_clone().unwrap()).unwrap();
         let names: Vec<_> = found.names.iter().map(ToString::to_string).collect();
-        assert_eq!((names.join(" ").as_str(), found.conns), ("a.test b.test", 7));
+        assert_eq!(
+            (names.join(" ").as_str(), found.conns),
+            ("a.test b.test", 7)
+        );
         let key = (None, BudgetKind::Requests);
         assert_eq!(found.used.get(&key), Some(&used(2)));
         memory.keep(&name("c.test"));

@@ -17,9 +17,9 @@ use tokio::time::timeout;
 use crate::audit::AuditEvent;
 use crate::exit::Exit;
 use crate::policy::Ruleset;
+use crate::secret::Secret;
 use crate::sys::fd::inherit;
 use crate::sys::harden::harden;
-use crate::secret::Secret;
 use crate::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
@@ -117,9 +117,13 @@ fn run(control: &Channel) -> Result<(), StartError> {
     harden().map_err(ConfineError::Harden)?;
     let mut boot: GateBoot = control.recv()?;
     let first = supply::first(&supply).map_err(StartError::Supply)?;
-    let (memory, recalled) = Memory::open(first.memory)?;
+    let (memory, mut recalled) = Memory::open(first.memory)?;
     let terms = Terms::read(first.terms).map_err(StartError::Terms)?;
     boot.policy = terms.hold(&boot.policy).map_err(StartError::Terms)?;
+    if let Some(policy) = &mut recalled.policy {
+        // The gate before held it to the terms of its time.
+        **policy = terms.hold(policy).map_err(StartError::Terms)?;
+    }
     // 3. The event loop, because epoll_create1(2) and eventfd2(2) are not needed later.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -10,6 +10,7 @@ use std::process::Child;
 use super::error::JailError;
 use super::footing::Footing;
 use super::spec::{Access, JailSpec, Mount, MountKind, SourceId};
+use super::stage::{self, Source};
 use crate::sys::process::{Spawn, find_in_path};
 
 /// init's descriptor of the control channel.
@@ -142,7 +143,7 @@ pub fn argv(spec: &JailSpec) -> Vec<OsString> {
         argv.add(["--info-fd", &INFO_FD.to_string()]);
     }
     for mount in &spec.mounts {
-        argv.mount(mount);
+        argv.mount(spec, mount);
     }
     for dest in &spec.sealed {
         argv.add([OsStr::new("--remount-ro"), dest.as_os_str()]);
@@ -190,7 +191,7 @@ impl Argv {
             .extend(arguments.into_iter().map(|arg| arg.as_ref().to_owned()));
     }
 
-    fn mount(&mut self, mount: &Mount) {
+    fn mount(&mut self, spec: &JailSpec, mount: &Mount) {
         let dest = mount.dest.as_os_str();
         match &mount.kind {
             MountKind::Bind { source, access, .. } => {
@@ -198,8 +199,12 @@ impl Argv {
                     Access::ReadOnly => "--ro-bind",
                     Access::ReadWrite => "--bind",
                 };
-                let source = format!("/proc/self/fd/{}", number(*source));
-                self.add([OsStr::new(option), OsStr::new(&source), dest]);
+                let source = match stage::source_of(spec, mount) {
+                    Source::Descriptor => format!("/proc/self/fd/{}", number(*source)).into(),
+                    Source::Stage(place) => place,
+                    Source::Within(_) => return,
+                };
+                self.add([OsStr::new(option), source.as_os_str(), dest]);
             }
             MountKind::Folder => {
                 self.add(["--perms", "0755"]);

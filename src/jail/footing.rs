@@ -38,7 +38,16 @@ impl Footing {
         if !userns::is_given()? {
             return Ok(Self::Own);
         }
-        keep_only(&[Capability::CAP_SETUID, Capability::CAP_KILL]).map_err(io::Error::other)?;
+        if rustix::thread::no_new_privs()? {
+            let why = "no_new_privs is set, by which bubblewrap has no rights; start the session without it";
+            return Err(io::Error::other(why));
+        }
+        let kept = [
+            Capability::CAP_SETUID,
+            Capability::CAP_SYS_ADMIN,
+            Capability::CAP_KILL,
+        ];
+        keep_only(&kept).map_err(io::Error::other)?;
         Ok(Self::Given)
     }
 
@@ -75,7 +84,7 @@ impl Footing {
     pub(crate) fn raise(self, spawn: Spawn) -> Spawn {
         match self {
             Self::Own => spawn,
-            Self::Given => spawn.as_root_of_namespace(),
+            Self::Given => spawn.run_as_root_of_namespace(),
         }
     }
 
@@ -144,7 +153,12 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
         };
-        let judge = || (is_roots(&at("bin/bwrap"), root), is_roots(&at("link"), root));
+        let judge = || {
+            (
+                is_roots(&at("bin/bwrap"), root),
+                is_roots(&at("link"), root),
+            )
+        };
         let good = judge();
         assert_eq!(good.0, good.1);
         if root == 0 && folder.path().starts_with("/var") {
@@ -184,12 +198,7 @@ mod tests {
                 mount("/home/u/.codex", MountKind::Folder),
                 mount("/home/u/.codex/config.toml", MountKind::Copy { source }),
                 mount("/home/u/.codex/locked", MountKind::Data { source }),
-                mount(
-                    "/home/u/link",
-                    MountKind::Symlink {
-                        target: "x".into(),
-                    },
-                ),
+                mount("/home/u/link", MountKind::Symlink { target: "x".into() }),
                 mount("/home/u/work", bind),
                 mount("/home/u/work/.git", MountKind::Copy { source }),
                 mount("/home/u/work/mask", tmpfs.clone()),

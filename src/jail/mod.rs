@@ -6,7 +6,7 @@
 //! twice, starts with less confinement than the profile's floor.
 //!
 //! Reading order: [`footing`] (in whose user namespace) → [`spec`] (what a jail is made of) → [`system`] (the host's paths, a reason a line) →
-//! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → [`start`] →
+//! `layout`, `unix_socket`, `protect`, `replace`, `mask` (policy → mounts) → [`bwrap`] (mounts → arguments) → `stage` → [`start`] →
 //! [`init`] (the numbered list inside) → `takeover`, `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs; [`cgroup`] makes the groups that limit it. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy; [`reach`] connects to
@@ -32,6 +32,7 @@ mod routes;
 pub mod seccomp;
 mod source;
 pub mod spec;
+mod stage;
 pub mod start;
 mod sweep;
 mod syscalls;

@@ -16,6 +16,7 @@ use super::identity::UserNames;
 use super::layout::lay_out;
 use super::placeholder::Sweeper;
 use super::spec::JailSpec;
+use super::stage;
 use super::{mask, protect, replace, unix_socket};
 use crate::audit::event::ShownSocket;
 use crate::policy::{FilesystemPolicy, ResourceLimits, UnixSocket};
@@ -202,6 +203,8 @@ impl Prepared {
         plan: &InitPlan,
         control: OwnedFd,
     ) -> Result<Running, JailError> {
+        let props = stage::props(&self.spec, &self.sources);
+        let props = props.map_err(starting("bubblewrap"))?;
         let mut spawn = Spawn::new(&bwrap.path)
             .inherit_stdio()
             .ignore_keyboard_signals()
@@ -223,7 +226,10 @@ impl Prepared {
             let joins = groups.joins().map_err(io::Error::from);
             spawn = spawn.join(joins.map_err(starting("bubblewrap"))?);
         }
-        // After it has joined its groups: these are the caller's.
+        if !props.is_empty() {
+            spawn = spawn.on_stage(stage::STAGE, props);
+        }
+        // After it has joined its groups and set its stage: these are the caller's.
         let spawn = self.spec.footing.raise(spawn);
         let child = spawn.start().map_err(starting("bubblewrap"))?;
         Ok(Running {

@@ -7,9 +7,7 @@
 use std::fmt::Display;
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, chownat, fstat, fstatfs, openat2,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, chownat, fstat, fstatfs, openat2};
 use rustix::io::Errno;
 use rustix::process::Uid;
 use rustix::thread::set_thread_res_uid;
@@ -40,7 +38,7 @@ fn give(path: &Path, uid: Uid) -> Result<(), Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let made = openat2(CWD, path, flags, Mode::empty(), resolve)?;
-    if i64::from(fstatfs(&made)?.f_type) != TMPFS_MAGIC || fstat(&made)?.st_uid != 0 {
+    if fstatfs(&made)?.f_type != TMPFS_MAGIC || fstat(&made)?.st_uid != 0 {
         return Err(Errno::PERM);
     }
     let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;

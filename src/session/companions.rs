@@ -261,8 +261,11 @@ impl AuditWriter {
     /// Has an event recorded; returns once it is. Should the writer die meanwhile, or not answer, another
     /// one gets it: the event is kept once, or twice if the first one had kept it and could not say so.
     pub fn append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+        let mut request = Append { id: 0, event };
         loop {
-            match self.try_append(event.clone()) {
+            request.id = self.next;
+            self.next += 1;
+            match self.try_append(&request) {
                 Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. }) => {
                     self.revive()?;
                 }
@@ -272,17 +275,15 @@ impl AuditWriter {
         }
     }
 
-    fn try_append(&mut self, event: AuditEvent) -> Result<(), CompanionError> {
+    fn try_append(&self, request: &Append) -> Result<(), CompanionError> {
         let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
-        let id = self.next;
-        self.next += 1;
         channel
-            .send(&Append { id, event })
+            .send(request)
             .map_err(|source| CompanionError::Wire {
                 who: Self::WHO,
                 source,
             })?;
-        kept(receive(Self::WHO, channel, None)?.message, id)?;
+        kept(receive(Self::WHO, channel, None)?.message, request.id)?;
         Ok(())
     }
 
@@ -297,8 +298,13 @@ impl AuditWriter {
                     self.news.get_or_insert(News::Restarted);
                     return Ok(());
                 }
-                // It died as well.
-                Err(error) => worth_it = matches!(error, CompanionError::Wire { .. }),
+                // It died as well, or the service knows something that we do not yet.
+                Err(error) => {
+                    worth_it = matches!(
+                        error,
+                        CompanionError::Wire { .. } | CompanionError::Service(_)
+                    );
+                }
             }
         }
         self.news = Some(News::Lost);
@@ -311,6 +317,16 @@ impl AuditWriter {
         Self::is_ready(reply.message).map(|()| channel)
     }
 
+    /// Makes sure that there is one, as far as can be told without asking it.
+    fn ensure(&mut self) -> Result<(), CompanionError> {
+        let channel = self.channel.as_ref().ok_or_else(Self::gone)?;
+        match readable([channel.as_fd()], Duration::ZERO) {
+            Ok([false]) => Ok(()),
+            // It never speaks unasked.
+            Ok([true]) | Err(_) => self.revive(),
+        }
+    }
+
     /// What became of it since this was last asked.
     pub fn news(&mut self) -> Option<News> {
         self.news.take()
@@ -320,10 +336,6 @@ impl AuditWriter {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)
     }
-
-    /// Closes the channel, which ends the writer once everything is written; it is still to be waited
-    /// for.
-    pub fn close(self) {}
 
     fn gone() -> CompanionError {
         CompanionError::Wire {
@@ -410,8 +422,8 @@ impl Gate {
         while self.restarts.one_more() {
             match self.start_over(since, audit) {
                 Ok(()) => return Ok(since.elapsed()),
-                // It died again, or hangs.
-                Err(CompanionError::Wire { .. } | CompanionError::TimedOut { .. })
+                // It died again, or the audit writer did just now.
+                Err(CompanionError::Wire { .. } | CompanionError::Service(_))
                     if audit.fd().is_some() => {}
                 Err(error) => {
                     self.give_up();
@@ -428,6 +440,8 @@ impl Gate {
         since: Instant,
         audit: &mut AuditWriter,
     ) -> Result<(), CompanionError> {
+        // First the writer, should both be dead: a gate is connected to one when it starts.
+        audit.ensure()?;
         let control = self.starter.borrow_mut().restart_gate()?;
         control.send(&self.boot).map_err(Self::wire)?;
         match receive_within(Self::WHO, &control, START)?.message {
@@ -490,9 +504,6 @@ impl Gate {
             readable([self.control.as_fd()], left).map_err(CompanionError::Wait)?;
         }
     }
-
-    /// Closes the control channel, which ends the gate; it is still to be waited for.
-    pub fn close(self) {}
 
     fn complaint(reply: GateReply) -> CompanionError {
         match reply {

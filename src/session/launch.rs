@@ -158,8 +158,10 @@ impl Companions {
                 source,
             })?;
         }
-        let (starter, started) = match (&plan.service, &plan.log) {
-            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.durability)?,
+        let (starter, channels) = match (&plan.service, &plan.log) {
+            (Some(service), _) => {
+                Starter::service(Rc::clone(service), plan.profile.audit.durability)?
+            }
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -173,12 +175,12 @@ impl Companions {
             }
         };
         let starter = Rc::new(RefCell::new(starter));
-        let audit = AuditWriter::new(Rc::clone(&starter), started.audit);
+        let audit = AuditWriter::new(Rc::clone(&starter), channels.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
-        let gate = Gate::start(Rc::clone(&starter), started.gate, boot)?;
+        let gate = Gate::start(Rc::clone(&starter), channels.gate, boot)?;
         Ok(Self {
             starter,
             audit,
@@ -209,8 +211,8 @@ impl Companions {
         if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        self.gate.close();
-        self.audit.close();
+        // The ends of their channels end both.
+        drop((self.gate, self.audit));
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
@@ -285,7 +287,7 @@ fn build(
     let given = given_groups(plan)?;
     let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
     let bwrap = bwrap.answer()?;
-    let settled = resources::settle(&plan.profile, prepared.missing())?;
+    let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
         tell(Progress::Note(note));
     }
@@ -375,9 +377,8 @@ impl Jail {
             confined.listeners.extend(sockets);
         }
         let program = self.program.try_clone();
-        let inward = program.and_then(|program| {
-            Inward::new(program, network, &confined.listeners, plan.footing)
-        });
+        let inward = program
+            .and_then(|program| Inward::new(program, network, &confined.listeners, plan.footing));
         desk.let_in(inward.map_err(|source| LaunchError::System {
             what: "look at the jail's ports",
             source,

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::error::LaunchError;
 use crate::audit::{AuditEvent, LimitAction, Shortfall};
+use crate::jail::Footing;
 use crate::jail::cgroup::{Meter, Missing};
 use crate::policy::{LimitsFloor, Profile, Resource, ResourceLimits};
 use crate::wire::init::Rlimits;
@@ -17,8 +18,14 @@ use crate::wire::init::Rlimits;
 /// Since this version `RLIMIT_NPROC` counts by user namespace: a jail's processes are counted alone.
 const COUNTS_BY_NAMESPACE: (u32, u32) = (5, 14);
 
-/// The jail's first process, which is bubblewrap's, is counted as well.
-const OUR_PROCESSES: u64 = 1;
+/// Which processes are counted with the command's: in a namespace of the jail's own its first one, which is
+/// bubblewrap's; in one that root made for the session that is uid 0's, but the session and its sweeper are not.
+fn our_processes(footing: Footing) -> u64 {
+    match footing {
+        Footing::Own => 1,
+        Footing::Given => 2,
+    }
+}
 
 /// Exit status of what SIGXFSZ ended: 128 + 25.
 const FILE_TOO_LARGE: u8 = 153;
@@ -39,11 +46,16 @@ pub struct Settled {
 
 /// Settles who sets what, once it is known what no control group holds. What the profile requires and nobody
 /// can set is an error.
-pub fn settle(profile: &Profile, missing: &[Missing]) -> Result<Settled, LaunchError> {
+pub fn settle(
+    profile: &Profile,
+    missing: &[Missing],
+    footing: Footing,
+) -> Result<Settled, LaunchError> {
     let root = rustix::process::geteuid().is_root();
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     let counted = !root && version(&release).is_some_and(|found| found >= COUNTS_BY_NAMESPACE);
+    let counted = counted.then(|| our_processes(footing));
     settle_with(profile, missing, root, counted)
 }
 
@@ -51,7 +63,7 @@ fn settle_with(
     profile: &Profile,
     missing: &[Missing],
     root: bool,
-    counted: bool,
+    counted: Option<u64>,
 ) -> Result<Settled, LaunchError> {
     let limits = &profile.limits;
     let mut settled = Settled {
@@ -65,8 +77,8 @@ fn settle_with(
     let mut unset = Vec::new();
     for Missing { resource, cause } in missing {
         let amount = limits.get(*resource).unwrap_or_default();
-        if *resource == Resource::Tasks && counted {
-            settled.rlimits.processes = Some(amount.saturating_add(OUR_PROCESSES));
+        if let (Resource::Tasks, Some(ours)) = (*resource, counted) {
+            settled.rlimits.processes = Some(amount.saturating_add(ours));
             continue;
         }
         settled.shortfalls.push(Shortfall {
@@ -218,10 +230,10 @@ mod tests {
     fn tasks_are_counted_by_setrlimit_where_that_counts_the_jail_alone() {
         let profile = profile(LimitsFloor::Required);
         let missing = [missing(Resource::Tasks)];
-        let settled = settle_with(&profile, &missing, false, true).unwrap();
+        let settled = settle_with(&profile, &missing, false, Some(1)).unwrap();
         assert_eq!(settled.rlimits.processes, Some(21));
         assert_eq!((settled.shortfalls, settled.note), (Vec::new(), None));
-        assert!(settle_with(&profile, &missing, true, false).is_err());
+        assert!(settle_with(&profile, &missing, true, None).is_err());
     }
 
     #[test]
@@ -230,9 +242,9 @@ mod tests {
         let line = "not limited: memory (64M): no; start it with `systemd-run --user --scope -p \
                     Delegate=yes portcullis run …`";
         let required = profile(LimitsFloor::Required);
-        let error = settle_with(&required, &missing, false, true).unwrap_err();
+        let error = settle_with(&required, &missing, false, Some(1)).unwrap_err();
         assert!(error.to_string().starts_with(line), "{error}");
-        let settled = settle_with(&profile(LimitsFloor::BestEffort), &missing, false, true);
+        let settled = settle_with(&profile(LimitsFloor::BestEffort), &missing, false, Some(1));
         let settled = settled.unwrap();
         assert_eq!(settled.note.as_deref(), Some(line));
         assert_eq!(settled.shortfalls[0].what, "limits.memory");

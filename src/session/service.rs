@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::Mode;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::ids::SessionId;
@@ -77,7 +78,7 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Waits for the daemon's first word.
+    /// Waits for the daemon's first word. The caller's umask is ours from then on.
     pub fn receive(channel: Channel) -> Result<Self, ServiceError> {
         let Received { message, fds, .. } = channel.recv_with::<ToSession>()?;
         let ToSession::Boot(boot) = message else {
@@ -86,12 +87,14 @@ impl Boot {
         let SessionBoot {
             session,
             user,
+            umask,
             environment,
             request,
             profiles,
             limits,
             detached,
         } = *boot;
+        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
         let mut fds = fds.into_iter();
         let (Some(requester), Some(folder)) = (fds.next(), fds.next()) else {
             return Err(ServiceError::Unexpected);

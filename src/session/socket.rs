@@ -44,16 +44,19 @@ pub struct PeerId(u64);
 /// The folders that may hold the sockets of this caller's sessions, the preferred first: all are hidden
 /// from jails.
 pub fn folders(caller: &Caller) -> Vec<PathBuf> {
-    // Made by the service for its sessions: there also for a caller who has no folder of their own.
-    let service = PathBuf::from(format!("{SERVICE}/{}", caller.uid));
-    let service = is_private(&service, caller.uid).then_some(service);
     let runtime = caller.variable("XDG_RUNTIME_DIR").map(Path::new);
     let runtime = runtime
         .filter(|path| path.is_absolute() && is_private(path, caller.uid))
         .map(|path| path.join("portcullis"));
     let state = caller.state_folder().join("run");
     let own = runtime.into_iter().chain([state]);
-    service.into_iter().chain(own).collect()
+    service_folder(caller).into_iter().chain(own).collect()
+}
+
+/// The folder that the service made for its sessions of this caller: there also for one who has no other.
+pub fn service_folder(caller: &Caller) -> Option<PathBuf> {
+    let folder = PathBuf::from(format!("{SERVICE}/{}", caller.uid));
+    is_private(&folder, caller.uid).then_some(folder)
 }
 
 /// What jails must not show: where this session's socket is, and where those of the caller's other

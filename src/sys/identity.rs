@@ -13,10 +13,14 @@ use rustix::thread::{
 
 use super::process::Spawn;
 
-/// What a process has that was started in a namespace of [`super::userns::make`]: it can be that namespace's
-/// uid 0, which has every other capability there by the next execve(2), and end what is that. Nothing more:
-/// each further one would only save that step.
-const GIVEN: [CapabilitySet; 2] = [CapabilitySet::SETUID, CapabilitySet::KILL];
+/// What a process has that was started in a namespace of [`super::userns::make`]: it can have a child that is
+/// that namespace's uid 0, which has every other capability there by the next execve(2); set the stage for it
+/// with its own user's rights; and end it. Nothing more: each further one would only save that step.
+const GIVEN: [CapabilitySet; 3] = [
+    CapabilitySet::SETUID,
+    CapabilitySet::SYS_ADMIN,
+    CapabilitySet::KILL,
+];
 
 /// A user with their groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +57,7 @@ impl Identity {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
         // Joining gave every capability there, and going from a uid that is not its 0 takes none.
         set_thread_res_uid(self.uid, self.uid, self.uid)?;
-        let given = GIVEN[0].union(GIVEN[1]);
+        let given: CapabilitySet = GIVEN.into_iter().collect();
         let sets = CapabilitySets {
             effective: given,
             permitted: given,
@@ -83,20 +87,84 @@ impl Spawn {
     /// Starts it as this user, without any capability. The steps that are asked for later are done as this
     /// user; [`Spawn::die_with_us`] has to be one of them, because the kernel forgets it with a change of user.
     #[must_use]
-    pub fn as_user(self, user: Identity) -> Self {
+    pub fn run_as(self, user: Identity) -> Self {
         self.before_exec(move || user.assume())
     }
 
     /// The same in a namespace of [`super::userns::make`], with what it takes to be its uid 0.
     #[must_use]
-    pub fn as_user_in(self, namespace: OwnedFd, user: Identity) -> Self {
+    pub fn run_as_in(self, namespace: OwnedFd, user: Identity) -> Self {
         self.before_exec(move || user.assume_in(&namespace))
     }
 
     /// Starts it as uid 0 of the namespace that we were given ([`super::userns::is_given`]), with our groups: it
     /// has every capability there.
     #[must_use]
-    pub fn as_root_of_namespace(self) -> Self {
+    pub fn run_as_root_of_namespace(self) -> Self {
         self.before_exec(|| Ok(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::userns::{IdMap, make};
+    use super::*;
+    use std::path::Path;
+    use std::time::Duration;
+
+    /// What a process that is started so is, and which signal it gets when we end.
+    fn facts(start: impl FnOnce(Spawn) -> Spawn) -> Vec<String> {
+        let script = "grep -E '^(Uid|Gid|Groups|Cap(Inh|Prm|Eff|Amb)):' /proc/self/status; \
+                      cat /proc/self/uid_map";
+        let spawn = Spawn::new(Path::new("/bin/sh")).arg("-c").arg(script);
+        let captured = start(spawn.env("PATH", "/usr/bin:/bin")).capture(Duration::from_mins(1));
+        let said = String::from_utf8(captured.unwrap().stdout).unwrap();
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        said.lines().map(words).collect()
+    }
+
+    #[test]
+    fn a_child_is_the_user_with_their_groups_and_has_what_it_is_given_and_no_more() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let user = || Identity::new(4001, 4002, &[4003, 4009]);
+        let plain = facts(|spawn| spawn.run_as(user()));
+        let none = "0000000000000000";
+        let who = [
+            "Uid: 4001 4001 4001 4001",
+            "Gid: 4002 4002 4002 4002",
+            "Groups: 4003 4009",
+        ];
+        let sets = |set: &str| ["Inh", "Prm", "Eff", "Amb"].map(|name| format!("Cap{name}: {set}"));
+        let expected = |set: &str, map: &[&str]| -> Vec<String> {
+            let who = who.iter().chain(map).map(ToString::to_string);
+            let mut lines: Vec<String> = who.collect();
+            lines.splice(3..3, sets(set));
+            lines
+        };
+        assert_eq!(plain, expected(none, &["0 0 4294967295"]));
+        let map = IdMap::new(4001, 4002, &[4003], (70_001, 70_001)).unwrap();
+        let namespace = make(&map).unwrap();
+        let given = facts(|spawn| spawn.run_as_in(namespace, user()));
+        // CAP_KILL is 5, CAP_SETUID 7, CAP_SYS_ADMIN 21. Whose group has no number inside has it all the same.
+        let mut inside = expected("00000000002000a0", &["0 70001 1", "4001 4001 1"]);
+        inside[2] = "Groups: 4003 65534".to_owned();
+        assert_eq!(given, inside);
+    }
+
+    #[test]
+    fn somebody_else_cannot_join_the_namespace() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let map = IdMap::new(4001, 4001, &[], (70_001, 70_001)).unwrap();
+        let namespace = make(&map).unwrap();
+        let user = Identity::new(4001, 4001, &[]);
+        let spawn = Spawn::new(Path::new("/usr/bin/nsenter")).fd(namespace, 3);
+        let script = ["--user=/proc/self/fd/3", "/bin/true"];
+        let spawn = script.iter().fold(spawn, Spawn::arg).run_as(user);
+        let captured = spawn.capture(Duration::from_mins(1)).unwrap();
+        assert!(!captured.status.success());
     }
 }

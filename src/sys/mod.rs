@@ -1,7 +1,7 @@
 //! The kernel, with types. The only place with `unsafe`; every block says why it is sound.
 //!
 //! Owns: inherited descriptors ([`fd`]), children ([`process`], our own programs [`beside`]) and who they are
-//! ([`identity`], in a namespace that root made: [`userns`]), what a process takes from itself
+//! ([`identity`], in a namespace that root made: [`userns`], on a [`stage`]), what a process takes from itself
 //! ([`harden`], [`capability`], [`seccomp`]), signals ([`signal`]), the way into another network namespace
 //! ([`namespace`]), who is at the other end of a socket ([`peer`]), files of the host's admin ([`admin_file`]). Trusts: the kernel. Never: knows what a session, a profile or a rule is.
 
@@ -16,4 +16,5 @@ pub mod peer;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod stage;
 pub mod userns;

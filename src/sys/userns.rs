@@ -35,7 +35,8 @@ pub struct IdMap {
 }
 
 impl IdMap {
-    /// `reserved`: the uid and the gid that 0 stands for, which no account has. For a caller in group 0, group 0
+    /// `reserved`: the uid and the gid that 0 stands for, which no account has, and no two users at once: who is
+    /// 0 in one of their namespaces could otherwise signal who is 0 in another. For a caller in group 0, group 0
     /// is itself. Groups beyond [`MAX_EXTENTS`] runs, or a page of text, are left out: the caller still has their
     /// rights, but inside they have no number.
     pub fn new(uid: u32, gid: u32, groups: &[u32], reserved: (u32, u32)) -> io::Result<Self> {
@@ -43,6 +44,9 @@ impl IdMap {
         let all: BTreeSet<u32> = groups.iter().copied().chain([gid]).collect();
         if uid == 0 || reserved.0 == 0 || reserved.1 == 0 {
             return refuse("root is nobody in a namespace that is made for others");
+        }
+        if uid == NOBODY {
+            return refuse("the caller's uid is the one under which everybody shows who has none");
         }
         if uid == reserved.0 || all.contains(&reserved.1) {
             return refuse("the reserved id is the caller's own");
@@ -121,10 +125,13 @@ pub fn make(map: &IdMap) -> io::Result<OwnedFd> {
 /// The child: makes the namespace, says how that went (0, or the errno), and waits until nobody needs it.
 fn stand(mut says: io::PipeWriter, mut waits: io::PipeReader) -> ! {
     let made = nix::sched::unshare(CloneFlags::CLONE_NEWUSER);
-    let answer = made.map_or_else(|errno| u8::try_from(errno as i32).unwrap_or(u8::MAX), |()| 0);
+    let answer = made.map_or_else(
+        |errno| u8::try_from(errno as i32).unwrap_or(u8::MAX),
+        |()| 0,
+    );
     if says.write(&[answer]).is_ok() {
         // Its end is the signal, whatever it says.
-        waits.read(&mut [0]).ok();
+        waits.read_exact(&mut [0]).ok();
     }
     #[expect(unsafe_code, reason = "the end of a forked child")]
     // SAFETY: _exit(2) runs no handler and no destructor of the parent's.
@@ -222,6 +229,7 @@ mod tests {
             (4001, 4001, vec![70_001], (70_001, 70_001)),
             (4001, 70_001, vec![], (70_001, 70_001)),
             (u32::MAX, 4001, vec![], (70_001, 70_001)),
+            (NOBODY, 4001, vec![], (70_001, 70_001)),
         ] {
             let map = IdMap::new(uid, gid, &groups, reserved);
             assert!(map.is_err(), "{uid} {gid} {groups:?} {reserved:?}");

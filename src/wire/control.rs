@@ -52,6 +52,8 @@ pub struct Launch {
     pub name: Option<SessionName>,
     /// It outlives the peer.
     pub detached: bool,
+    /// The peer's file mode creation mask (umask(2)).
+    pub umask: u32,
     /// The peer's variables, as far as they are UTF-8. The daemon only hands them on.
     pub environment: Vec<(String, String)>,
     /// The session's launch request, as JSON text (`session::LaunchRequest`). The daemon only hands it on.

@@ -1,13 +1,16 @@
 //! Session ↔ gate.
 //!
-//! The gate is started with two sockets: this control channel and its audit channel. The session
+//! The gate is started with two sockets: this control channel and its supply channel ([`super::supply`]),
+//! by which its audit channel comes. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
 //! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
 //! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
 //! that, then those of [`super::transparent`] if the policy has that); the gate answers
 //! [`GateReply::Serving`].
 //! [`GateCommand::Drain`] closes every connection, records their ends and is answered by
-//! [`GateReply::Drained`]. A closed control channel ends the gate at once.
+//! [`GateReply::Drained`]. A closed control channel ends the gate at once. A gate that takes the place of one
+//! that died is told the same as the first one, without credentials, and with the same sockets; what has
+//! changed since it finds in the memory that it is supplied with.
 //!
 //! While it serves, the gate also speaks unasked: it says so at each such message. These may come at any
 //! time after [`GateReply::Serving`] and before [`GateReply::Drained`].
@@ -27,7 +30,7 @@ use crate::secret::{self, Secret};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateBoot {
-    /// What the session may reach; the gate compiles it itself.
+    /// What the session may reach, when it starts; the gate compiles it itself.
     pub policy: NetworkPolicy,
     /// Name servers to ask, from the profile or the host's resolv.conf; empty: no name resolves.
     pub name_servers: Vec<SocketAddr>,
@@ -36,7 +39,8 @@ pub struct GateBoot {
     /// Certificates (PEM) of the authorities that the certificates of origins and proxies must lead to;
     /// empty unless the policy has TLS looked into or a proxy is spoken to by TLS.
     pub roots: String,
-    /// The values of the policy's credentials: the only place where they cross a process border.
+    /// The values of the policy's credentials: the only message in which they cross a process border. Empty
+    /// for a gate that takes another's place, which left them to it.
     pub credentials: Vec<CredentialValue>,
     /// How long an answer to a question is waited for, in seconds; 0: nobody is asked, and what would be
     /// is refused.
@@ -108,7 +112,7 @@ pub enum GateReply {
     /// Policy compiled, gate confined: it can take the listeners.
     Confined {
         /// The certificate of the session's CA (PEM), where the policy has any TLS looked into. Its key
-        /// never leaves the gate.
+        /// never leaves the session's gates.
         authority: Option<String>,
     },
     /// It accepts.

@@ -46,6 +46,8 @@ pub struct SessionBoot {
     pub session: SessionId,
     /// The caller's name, as it stands in the records.
     pub user: String,
+    /// The caller's file mode creation mask (umask(2)).
+    pub umask: u32,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
     /// `session::LaunchRequest`, as JSON text.

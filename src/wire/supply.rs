@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_frame_over_the_cap_is_refused_by_its_header() {
         let (a, b) = UnixStream::pair().unwrap();
-        (&a).write_all(&(LONGEST as u32).to_le_bytes()).unwrap();
+        (&a).write_all(&(64_u32 << 10).to_le_bytes()).unwrap();
         let next = Deliveries::default().next::<GateSupply>(&b);
         assert!(matches!(next, Err(WireError::TooLong(_))));
     }

@@ -40,14 +40,15 @@ impl Writer {
         let mut writer = Self::unbooted(folder);
         writer.id = id;
         let boot = WriterSupply::Resume(writer.boot_message(Durability::Batch));
-        writer.supply.send(&boot).unwrap();
+        writer.supply.send(&boot)?;
         match ready(&writer.session) {
             Ok(()) => {
                 writer.new_gate();
                 Ok(writer)
             }
             Err(error) => {
-                writer.child.wait().unwrap();
+                // Reaped; why it ended is what it said.
+                drop(writer.child.wait());
                 Err(error)
             }
         }
@@ -56,7 +57,7 @@ impl Writer {
     /// Has it begin a log.
     pub(crate) fn boot(&self, durability: Durability) -> Result<(), AppendError> {
         let boot = WriterSupply::Boot(self.boot_message(durability));
-        self.supply.send(&boot).unwrap();
+        self.supply.send(&boot)?;
         ready(&self.session)
     }
 

@@ -155,7 +155,7 @@ impl Bench {
         let probe = self.host("probe");
         let mut command = if self.caller == Caller::Served {
             let mut command = Command::new(&probe);
-            command.args(["enter", "given", "4001", "4001", ""]);
+            command.args(["enter", "given", "4001", "70001", ""]);
             command.arg(&probe).stdin(Stdio::null()).env("HOME", "/");
             command
         } else {

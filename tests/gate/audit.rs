@@ -258,3 +258,27 @@ fn without_another_writer_everything_is_refused_after_a_while_until_one_comes() 
     client.connect(&authority).send("ping");
     assert_eq!(client.exactly(4), b"ping");
 }
+
+#[test]
+fn a_closed_supply_channel_changes_nothing_until_the_writer_dies() {
+    let origin = Origin::echo_bytes();
+    let gate = spec().reaches("a.test", origin.port()).start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority).send("ping");
+    assert_eq!(open.exactly(4), b"ping");
+    gate.audit.abandon();
+    for _ in 0..3 {
+        let mut client = Raw::open(gate.http);
+        client.connect(&authority).send("ping");
+        assert_eq!(client.exactly(4), b"ping");
+    }
+    open.send("pong");
+    assert_eq!(open.exactly(4), b"pong");
+    // Nobody waits for one that cannot come.
+    let begun = std::time::Instant::now();
+    gate.audit.die();
+    assert_eq!(open.rest(), b"");
+    assert_eq!(get(gate.http, &authority, "/").status(), 503);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(9));
+}

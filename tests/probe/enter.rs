@@ -1,6 +1,7 @@
-//! Plays the daemon: `probe enter [plain|forbidden|both] UID GID GROUPS PROGRAM [ARGUMENT]…` becomes a program
-//! of this user's, in a user namespace that was made for them (`given`) or in the host's (`plain`), and where
-//! nobody can make namespaces of their own (`forbidden`).
+//! Plays the daemon: `probe enter MODES UID RESERVED GROUPS PROGRAM [ARGUMENT]…` becomes a program of this
+//! user's, in a user namespace that was made for them (`given`) or in the host's (`plain`), and before that
+//! forbids them to make namespaces of their own (`forbidden`). The user's group has the user's number; uid 0 and
+//! gid 0 of the namespace are the reserved number outside.
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
@@ -14,23 +15,20 @@ use seccompiler::{
     SeccompRule,
 };
 
-/// What uid 0 and gid 0 of a namespace are outside: nobody else.
-const RESERVED: u32 = 70_001;
-
 pub(crate) fn enter(arguments: &[String]) {
-    let [modes, uid, gid, groups, program, rest @ ..] = arguments else {
-        panic!("probe enter MODES UID GID GROUPS PROGRAM [ARGUMENT]...");
+    let [modes, uid, reserved, groups, program, rest @ ..] = arguments else {
+        panic!("probe enter MODES UID RESERVED GROUPS PROGRAM [ARGUMENT]...");
     };
     let number = |text: &str| text.parse::<u32>().unwrap();
-    let (uid, gid) = (number(uid), number(gid));
+    let (uid, reserved) = (number(uid), number(reserved));
     let groups: Vec<u32> = groups
         .split(',')
         .filter(|group| !group.is_empty())
         .map(number)
         .collect();
-    let map = IdMap::new(uid, gid, &groups, (RESERVED, RESERVED)).unwrap();
+    let map = IdMap::new(uid, uid, &groups, (reserved, reserved)).unwrap();
     let namespace = userns::make(&map).unwrap();
-    let user = Identity::new(uid, gid, &groups);
+    let user = Identity::new(uid, uid, &groups);
     for mode in modes.split(',') {
         match mode {
             "forbidden" => forbid_namespaces(),
@@ -62,8 +60,14 @@ fn forbid_namespaces() {
         let program = BpfProgram::try_from(filter.unwrap()).unwrap();
         load(&program);
     };
-    install(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS);
-    let rules = [(libc::SYS_clone, newuser(0)), (libc::SYS_unshare, newuser(0))];
+    install(
+        BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
+        libc::ENOSYS,
+    );
+    let rules = [
+        (libc::SYS_clone, newuser(0)),
+        (libc::SYS_unshare, newuser(0)),
+    ];
     install(BTreeMap::from(rules), libc::EPERM);
 }
 
@@ -75,7 +79,12 @@ fn load(program: &BpfProgram) {
     };
     // SAFETY: the program lives until the call returns, and the kernel copies it.
     let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }

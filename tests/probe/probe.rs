@@ -7,6 +7,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::unwrap_in_result,
+    clippy::disallowed_methods,
     reason = "acts as hostile code does, and may panic"
 )]
 

@@ -1,6 +1,7 @@
 //! The service: `portcullisd` on a host of its own, started by hand, with real users, jails and gates.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic and start programs"
@@ -9,7 +10,15 @@
 #[path = "../support/cli.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod cli;
+#[path = "../support/fd_store.rs"]
+mod fd_store;
 #[path = "../support/service.rs"]
 mod service;
+#[path = "../support/terminal.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod terminal;
 
+mod frames;
 mod launch;
+mod others;
+mod surviving;

@@ -346,9 +346,14 @@ impl AuditDouble {
         self.0.answer(&mut state);
     }
 
+    /// The starter is gone: no other writer will come.
+    pub(crate) fn abandon(&self) {
+        rustix::net::shutdown(&self.0.supply, rustix::net::Shutdown::Both).unwrap();
+    }
+
     /// The writer dies, and no other will come.
     pub(crate) fn close(&self) {
-        rustix::net::shutdown(&self.0.supply, rustix::net::Shutdown::Both).unwrap();
+        self.abandon();
         self.die();
     }
 

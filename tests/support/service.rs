@@ -2,15 +2,16 @@
 //! it that was started by hand.
 
 use std::fs;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use command_fds::{CommandFdExt, FdMapping};
 use tempfile::TempDir;
 
 use crate::cli::Run;
+use crate::fd_store::FdStore;
 
 /// A user of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,13 +47,11 @@ pub(crate) const USERS: [User; 4] = [ADA, BOB, OPERATOR, AUDITOR];
 const PASSWD: &str = "\
 portcullis-gate:x:4101:4101::/nonexistent:/usr/sbin/nologin
 portcullis-audit:x:4102:4102::/nonexistent:/usr/sbin/nologin
-portcullis-jail:x:4103:4103::/nonexistent:/usr/sbin/nologin
 ";
 
 const GROUP: &str = "\
 portcullis-gate:x:4101:
 portcullis-audit:x:4102:
-portcullis-jail:x:4103:
 portcullis-operators:x:4060:olga
 portcullis-auditors:x:4061:otto
 staff2:x:4050:ada
@@ -78,6 +77,8 @@ pub(crate) struct Service {
     daemon: Child,
     /// Keeps the mount namespace when the daemon is gone.
     keeper: Child,
+    /// What the daemon has kept for the next one.
+    pub(crate) store: FdStore,
 }
 
 impl Service {
@@ -92,7 +93,13 @@ impl Service {
             fs::set_permissions(path(below), PermissionsExt::from_mode(mode)).unwrap();
         };
         mode("", 0o755);
-        for folder in ["bin", "etc", "etc/portcullis", "etc/portcullis/profiles", "home"] {
+        for folder in [
+            "bin",
+            "etc",
+            "etc/portcullis",
+            "etc/portcullis/profiles",
+            "home",
+        ] {
             fs::create_dir(path(folder)).unwrap();
         }
         for program in [
@@ -109,7 +116,12 @@ impl Service {
         let mut group = fs::read_to_string("/etc/group").unwrap() + GROUP;
         for user in USERS {
             let home = path("home").join(user.name);
-            passwd += &format!("{0}:x:{1}:{1}::{2}:/bin/sh\n", user.name, user.uid, home.display());
+            passwd += &format!(
+                "{0}:x:{1}:{1}::{2}:/bin/sh\n",
+                user.name,
+                user.uid,
+                home.display()
+            );
             group += &format!("{}:x:{}:\n", user.name, user.uid);
             fs::create_dir_all(home.join("work")).unwrap();
             fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
@@ -120,11 +132,13 @@ impl Service {
         fs::write(path("etc/passwd"), passwd).unwrap();
         fs::write(path("etc/group"), group).unwrap();
         fs::write(path("etc/portcullis/portcullis.toml"), config).unwrap();
+        let store = FdStore::listen(&path("notify"));
         let (daemon, keeper) = boot(root.path());
         Self {
             root,
             daemon,
             keeper,
+            store,
         }
     }
 
@@ -158,14 +172,22 @@ impl Service {
         command
             .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .arg("setpriv")
-            .args(["--reuid", &user.uid.to_string(), "--regid", &user.uid.to_string()])
+            .args([
+                "--reuid",
+                &user.uid.to_string(),
+                "--regid",
+                &user.uid.to_string(),
+            ])
             .arg(groups)
             .args(["--", "sh", "-e", "-c", ENTER, "enter"])
             .arg(folder)
             .args(words)
             .env_clear()
             .env("HOME", self.path("home").join(user.name))
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .stdin(Stdio::null());
         command
     }
@@ -192,6 +214,40 @@ impl Service {
     /// The daemon's process.
     pub(crate) fn daemon(&self) -> u32 {
         self.daemon.id()
+    }
+
+    /// Kills it (SIGKILL).
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
+    /// Starts the next daemon, with what was kept for it.
+    pub(crate) fn restart_daemon(&mut self) {
+        let ready = self.store.ready();
+        let kept = self.store.kept();
+        let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
+            .args(["sh", "-e", "-c", "LISTEN_PID=$$ exec \"$1\"", "restart"])
+            .arg(self.path("bin/portcullisd"))
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("NOTIFY_SOCKET", self.path("notify"))
+            .env("LISTEN_FDS", kept.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"))
+            .stdin(Stdio::null());
+        let mappings = kept
+            .into_iter()
+            .zip(3..)
+            .map(|((_, fd), child_fd)| FdMapping {
+                parent_fd: fd,
+                child_fd,
+            });
+        command.fd_mappings(mappings.collect()).unwrap();
+        self.daemon = command.spawn().unwrap();
+        self.until("the next daemon is ready", || self.store.ready() > ready);
     }
 
     /// Another daemon on the same host, with what it says.
@@ -225,10 +281,23 @@ impl Service {
 /// Starts the daemon in a namespace of its own, and somebody who keeps that.
 fn boot(root: &Path) -> (Child, Child) {
     let mut daemon = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-e", "-c", BECOME, "become"])
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-e",
+            "-c",
+            BECOME,
+            "become",
+        ])
         .arg(root)
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("NOTIFY_SOCKET", root.join("notify"))
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
@@ -263,6 +332,3 @@ impl Drop for Service {
         }
     }
 }
-
-#[expect(dead_code, reason = "a way to say that descriptors are used")]
-fn used(_: &impl AsFd) {}

@@ -13,16 +13,20 @@ fn a_budget_of_bytes_is_not_refilled() {
     let scene = Scene::new(Who::User, "", "[network.budgets]\nbytes_up = '100K'\n");
     let mut session = scene.session(&[]);
     let port = scene.allowed.port();
-    let mut post = |path: &str, bytes: u64| {
+    let mut upload = |path: &str, bytes: u64| {
         let act = json!(["http", ALLOWED, port, path, bytes]);
         let outcome = session.does(&act);
         scene.kill_gate();
         outcome
     };
-    assert_eq!(post("/one", 40_000), "200");
-    assert_eq!(post("/two", 40_000), "200", "a restart costs next to nothing");
-    assert_ne!(post("/three", 40_000), "200");
-    assert_ne!(post("/four", 40_000), "200", "nor does another one help");
+    assert_eq!(upload("/one", 40_000), "200");
+    assert_eq!(
+        upload("/two", 40_000),
+        "200",
+        "a restart costs next to nothing"
+    );
+    assert_ne!(upload("/three", 40_000), "200");
+    assert_ne!(upload("/four", 40_000), "200", "nor does another one help");
     session.end();
     let sent = scene.allowed.log.raw_bytes();
     assert!((80_000..=103_000).contains(&sent), "{sent} bytes");
@@ -105,7 +109,10 @@ fn what_was_approved_for_the_session_stays_so_and_what_was_once_is_asked_again()
     session.begin(second);
     let asked = question(&install)["id"].as_u64().unwrap();
     let id = asked.to_string();
-    assert_eq!(portcullis(&install, &["approvals", "allow", &id]).0, Some(0));
+    assert_eq!(
+        portcullis(&install, &["approvals", "allow", &id]).0,
+        Some(0)
+    );
     assert_eq!(session.status(), "200");
     kill_gate(&install, 1);
     assert_eq!(session.fetch(first), "200", "for the session");
@@ -122,7 +129,10 @@ fn what_was_approved_for_the_session_stays_so_and_what_was_once_is_asked_again()
     let last = question(&install)["id"].as_u64().unwrap();
     assert!(last > again);
     let last = last.to_string();
-    assert_eq!(portcullis(&install, &["approvals", "deny", &last]).0, Some(0));
+    assert_eq!(
+        portcullis(&install, &["approvals", "deny", &last]).0,
+        Some(0)
+    );
     assert_eq!(session.status(), "403");
     session.end();
     let decided = install.events("egress.decided");
@@ -196,15 +206,25 @@ fn an_inspecting_session_keeps_its_authority_and_its_credentials() {
             if round > 0 {
                 scene.kill_gate();
             }
-            let outcome = session.does(&get("/", "Authorization: Bearer $API_KEY\r\n"));
-            assert_eq!(outcome, "200", "{who:?}, round {round}: {:?}", scene.records());
+            let outcome = session.does(&get("/body", "Authorization: Bearer $API_KEY\r\n"));
+            assert_eq!(
+                outcome,
+                "200",
+                "{who:?}, round {round}: {:?}",
+                scene.records()
+            );
         }
         let (status, errors) = session.end();
         assert_eq!(status, Some(0), "{errors}");
         let seen = tls.seen();
         let values: Vec<_> = seen
             .iter()
-            .map(|request| request.header("authorization").unwrap_or_default().to_owned())
+            .map(|request| {
+                request
+                    .header("authorization")
+                    .unwrap_or_default()
+                    .to_owned()
+            })
             .collect();
         let value = "Bearer the-real-secret-value".to_owned();
         assert_eq!(values, vec![value; 3], "{who:?}");

@@ -295,7 +295,9 @@ pub(crate) fn running(program: &std::path::Path) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap() {
         let path = entry.unwrap().path();
-        let pid = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        let pid = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
         let is = fs::read_link(path.join("exe")).is_ok_and(|exe| exe == program);
         found.extend(pid.filter(|_| is).map(Pid::from_raw));
     }

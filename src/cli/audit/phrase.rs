@@ -95,10 +95,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         }
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
-        AuditEvent::LogResumed { lost_bytes: 0 } => "by another writer".to_owned(),
-        AuditEvent::LogResumed { lost_bytes } => {
-            format!("by another writer; {lost_bytes} bytes of an incomplete record were cut off")
-        }
+        AuditEvent::LogResumed { lost_bytes } => resumed(*lost_bytes),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };
@@ -115,6 +112,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::SessionEnded { status: how, ms } => {
             format!("{} after {}", status(how), duration(*ms))
         }
+    }
+}
+
+fn resumed(lost_bytes: u64) -> String {
+    match lost_bytes {
+        0 => "by another writer".to_owned(),
+        lost => format!("by another writer; {lost} bytes of an incomplete record were cut off"),
     }
 }
 

@@ -7,14 +7,16 @@ use std::task::{Context, Waker};
 use crate::policy::{Budget, BudgetAction, BudgetKind, HostPattern};
 use crate::wire::gate::LimitNotice;
 
-use super::super::memory::{Memory, Note, Used};
+use super::super::memory::{Memory, Note, Spent};
 
 /// Into how many shares a budget is noted, each before it is used: what is lost of it, at most, to a gate
 /// that dies.
 const SHARES: u64 = 256;
 
-/// What is noted at once of what has no limit, or is beyond one that only warns: at least this much.
-const UNLIMITED_SHARE: u64 = 1 << 20;
+/// What is noted at once of what has no limit, or is beyond one that only warns: at least so many bytes, or
+/// so many of something else.
+const UNLIMITED_BYTES: u64 = 1 << 20;
+const UNLIMITED_COUNT: u64 = 64;
 
 /// Counts one thing for one scope. Without a limit it only counts.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ impl Meter {
         self.max.set(max);
         self.step.set(max);
         self.action.set(action);
+        // Shares of another size from now on: what is charged next is noted.
+        self.noted.set(self.used.get());
         self.start_over();
     }
 
@@ -158,7 +162,7 @@ impl Meter {
         let noted = if used < max && self.is_limited() {
             used.saturating_add(max / SHARES).min(max)
         } else {
-            used.saturating_add((used / 16).max(UNLIMITED_SHARE))
+            used.saturating_add((used / 16).max(self.unlimited_share()))
         };
         // Exactly the limit is not beyond it.
         let noted = if used == max { used } else { noted };
@@ -166,7 +170,7 @@ impl Meter {
         memory.keep(&Note::Used {
             scope: self.host.clone(),
             what: self.what,
-            used: Used {
+            spent: Spent {
                 used: noted,
                 max,
                 step: self.step.get(),
@@ -174,9 +178,24 @@ impl Meter {
         });
     }
 
+    fn unlimited_share(&self) -> u64 {
+        let bytes = matches!(
+            self.what,
+            BudgetKind::BytesUp
+                | BudgetKind::BytesDown
+                | BudgetKind::UrlBytes
+                | BudgetKind::HeaderBytes
+        );
+        if bytes {
+            UNLIMITED_BYTES
+        } else {
+            UNLIMITED_COUNT
+        }
+    }
+
     /// From now on what is used up is noted. What an earlier gate has noted is used, and a limit that was
     /// raised is raised, if the policy has not set another one since.
-    pub(super) fn keep_in(&self, memory: &Rc<Memory>, known: Option<&Used>) {
+    pub(super) fn keep_in(&self, memory: &Rc<Memory>, known: Option<&Spent>) {
         if let Some(known) = known {
             self.used.set(known.used);
             self.noted.set(known.used);
@@ -309,7 +328,7 @@ mod tests {
     }
 
     /// What a gate that takes this one's place knows.
-    fn left(file: &File) -> Option<Used> {
+    fn left(file: &File) -> Option<Spent> {
         let (_, recalled) = Memory::open(file.try_clone().unwrap()).unwrap();
         recalled.used.get(&(None, BudgetKind::BytesUp)).copied()
     }
@@ -334,10 +353,10 @@ mod tests {
                 let known = left(&file).map_or(0, |left| left.used);
                 notes += u64::from(before.replace(known) != Some(known));
                 assert!(known >= meter.used(), "{known} of {}", meter.used());
-                let spare = match action {
-                    BudgetAction::Warn => UNLIMITED_SHARE + meter.used() / 16,
-                    _ if max == u64::MAX => UNLIMITED_SHARE + meter.used() / 16,
-                    _ => max / SHARES,
+                let spare = if action == BudgetAction::Warn || max == u64::MAX {
+                    UNLIMITED_BYTES + meter.used() / 16
+                } else {
+                    max / SHARES
                 };
                 assert!(known <= meter.used() + spare, "{known} of {}", meter.used());
             }

@@ -258,3 +258,31 @@ pub(super) fn seen() -> io::Result<Vec<Hierarchy>> {
     let membership = std::fs::read_to_string("/proc/self/cgroup")?;
     Ok(super::hierarchy::parse(&mountinfo, &membership))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_the_service_stand_in_the_unit_that_is_there_for_them() {
+        let mount = tempfile::tempdir().unwrap();
+        let slice = mount.path().join("portcullis.slice");
+        let (own, unit) = (slice.join("portcullisd.service"), slice.join(FOR_SESSIONS));
+        let hierarchies = [Hierarchy {
+            version: Version::V2,
+            controllers: Vec::new(),
+            mount: mount.path().to_owned(),
+            own: own.clone(),
+        }];
+        let tried = |root| -> Vec<PathBuf> {
+            let tried = candidates(&hierarchies, root).into_iter();
+            tried.map(|(_, path)| path).collect()
+        };
+        let top = mount.path().to_owned();
+        assert_eq!(tried(true), [own.clone(), top.clone()]);
+        std::fs::create_dir_all(&unit).unwrap();
+        assert_eq!(tried(true), [unit, own.clone(), top]);
+        // A user has a slice of their own, in which nothing of that name is ours.
+        assert_eq!(tried(false), [own]);
+    }
+}

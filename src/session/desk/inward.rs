@@ -87,9 +87,11 @@ impl Inward {
     fn order(&mut self, peer: PeerId, port: Port) -> Result<(), String> {
         if self.helper.is_none() {
             if self.footing == Footing::Given {
-                return Err("portcullis-init reach: it has ended, and a session of the service has no \
+                return Err(
+                    "portcullis-init reach: it has ended, and a session of the service has no \
                             right to start another one"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             let helper = Reacher::start(&self.program, &self.network, self.footing);
             self.helper = Some(helper.map_err(|error| error.to_string())?);

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::ids::SessionId;
 use crate::session::caller::Caller;
+use crate::session::socket;
 
 /// The most that is kept, in bytes: then the older half goes.
 pub const MAX: u64 = 64 << 20;
@@ -27,9 +28,13 @@ pub struct Log {
     max: u64,
 }
 
-/// Where the logs of a caller's sessions are.
+/// Where the logs of a caller's sessions are. A caller without a home has the service's folder.
 pub fn folder(caller: &Caller) -> PathBuf {
-    caller.state_folder().join("sessions")
+    let state = caller.state_folder();
+    match socket::service_folder(caller) {
+        Some(service) if !caller.home.is_dir() && !state.is_dir() => service.join("sessions"),
+        _ => state.join("sessions"),
+    }
 }
 
 /// Sessions of this caller that have a log, oldest first.

@@ -59,6 +59,8 @@ pub struct Terminal {
     /// What the follower lets through, which nobody needs.
     followed: Vec<u8>,
     size: Size,
+    /// Whether anybody has typed here.
+    seen: bool,
     /// When the terminal gets the size that it has for its viewers.
     settles: Option<Instant>,
 }
@@ -100,6 +102,7 @@ impl Terminal {
             follower: Filter::new(Kind::Drive),
             followed: Vec::new(),
             size,
+            seen: false,
             settles: None,
         })
     }
@@ -241,11 +244,18 @@ impl Terminal {
         viewer.show(&before);
         self.viewers.insert(peer, viewer);
         if !read_only {
+            // Whoever is the first to look, at the size that it has had from the start, has the replay: as with
+            // a session that is run in front of a person.
+            let as_it_was = !std::mem::replace(&mut self.seen, true)
+                && self.wanted() == self.size
+                && !self.follower.is_full_screen();
             self.size = self.wanted();
-            // A program draws its whole screen anew for a size that is new to it.
-            let rows = self.size.rows.saturating_sub(1).max(1);
-            self.set_size(Size { rows, ..self.size });
-            self.settles = Some(Instant::now() + NUDGE);
+            if !as_it_was {
+                // A program draws its whole screen anew for a size that is new to it.
+                let rows = self.size.rows.saturating_sub(1).max(1);
+                self.set_size(Size { rows, ..self.size });
+                self.settles = Some(Instant::now() + NUDGE);
+            }
         }
         Ok(theirs)
     }

@@ -204,7 +204,13 @@ fn a_policy_that_inspects_needs_an_authority_to_trust() {
             .enable_io()
             .build()
             .unwrap();
-        build(&runtime, boot, (StdUnixStream::pair().unwrap().0, Terms::default()), nothing()).map(drop)
+        build(
+            &runtime,
+            boot,
+            (StdUnixStream::pair().unwrap().0, Terms::default()),
+            nothing(),
+        )
+        .map(drop)
     };
     let error = build_it(&boot).unwrap_err().to_string();
     assert!(

@@ -32,8 +32,8 @@ use crate::gate::live::apply;
 use crate::gate::memory::{Memory, Recalled};
 use crate::gate::respond::{After, refuse};
 use crate::gate::start::build;
-use crate::gate::terms::Terms;
 use crate::gate::state::Gate;
+use crate::gate::terms::Terms;
 use crate::gate::upgrade::relay_upgraded;
 use crate::ids::ConnId;
 use crate::policy::{
