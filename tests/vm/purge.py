@@ -24,11 +24,15 @@ PLACES = [
     "/usr/bin/portcullis",
     "/usr/lib/portcullis",
     "/usr/share/portcullis",
-    "/run/portcullis",
-    "/etc/systemd/system/sockets.target.wants/portcullisd.socket",
-    "/etc/systemd/system/multi-user.target.wants/portcullisd.service",
 ]
-KEPT_UNTIL_PURGED = ["/etc/portcullis", "/var/log/portcullis", "/var/lib/portcullis"]
+# What says that the socket is enabled stays as well, so that a new installation finds it so.
+KEPT_UNTIL_PURGED = [
+    "/etc/portcullis",
+    "/etc/systemd/system/sockets.target.wants/portcullisd.socket",
+    "/run/portcullis",
+    "/var/lib/portcullis",
+    "/var/log/portcullis",
+]
 BEFORE = None
 
 
