@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, fchmod, openat};
 
 use super::group::{Group, kill, remove};
 use super::hierarchy::Version;
@@ -29,6 +29,8 @@ pub fn make(session: &str, limits: &ResourceLimits) -> (Vec<Handed>, Vec<Missing
     if let Some(mut groups) = groups {
         // Not dropped with `groups`: they are to stand.
         for group in groups.groups.drain(..) {
+            // The session reads its counters there. Whoever makes all else for root alone (umask(2)) would keep it out.
+            fchmod(&group.folder, Mode::from_raw_mode(0o755)).ok();
             let words = GroupWords {
                 version: match group.version {
                     Version::V1 => 1,
