@@ -34,7 +34,6 @@ use self::config::Config;
 use self::operation::Others;
 use self::serve::Service;
 use crate::exit::Exit;
-use crate::jail;
 use crate::sys::{fd, harden};
 use crate::wire::control::SOCKET;
 
@@ -107,8 +106,7 @@ fn start() -> Result<Service, StartError> {
     listener
         .set_nonblocking(true)
         .map_err(system("listen on /run/portcullis/control.sock"))?;
-    // 6. Sessions that run already, and what is left of those that ended while there was no daemon.
-    jail::cgroup::sweep_leftovers();
+    // 6. Sessions that run already.
     Ok(Service::new(lock, listener, others, inherited.parts))
 }
 

@@ -12,7 +12,7 @@ use super::accounts::Accounts;
 use super::process::{self, Process};
 use crate::audit::folder::{file_name, session_of};
 use crate::ids::SessionId;
-use crate::jail::cgroup::{Handed, Missing, handed};
+use crate::jail::cgroup::{self, Handed, Missing, handed};
 use crate::policy::ResourceLimits;
 use crate::sys::beside;
 use crate::sys::identity::Identity;
@@ -87,6 +87,8 @@ pub enum Operation<'a> {
     },
     /// The control groups of a session that has ended, with what is still in them.
     RemoveGroups(SessionId),
+    /// The control groups of all sessions that have ended. Yields those that have not.
+    SweepGroups,
     /// The log of a session, to read. Yields it.
     OpenLog {
         /// In whose folder; `None`: in anybody's.
@@ -182,6 +184,7 @@ impl Operation<'_> {
             Self::MakeRuntimeFolder(_) => "make /run/portcullis/user",
             Self::MakeGroups { .. } => "make control groups",
             Self::RemoveGroups(_) => "remove control groups",
+            Self::SweepGroups => "remove the control groups of sessions that ended",
             Self::OpenLog { .. } => "open a log",
             Self::ListLogs { .. } => "list logs",
             Self::Kill(_) => "kill a process",
@@ -218,6 +221,10 @@ impl Operation<'_> {
             Self::RemoveGroups(session) => {
                 handed::remove_all(&session.to_string())?;
                 Ok(Yield::Done)
+            }
+            Self::SweepGroups => {
+                let left = cgroup::sweep_leftovers();
+                Ok(Yield::Sessions(left.into_iter().collect()))
             }
             Self::OpenLog { uid, session } => open_log(uid, session, others).map(Yield::Fd),
             Self::ListLogs { uid } => list_logs(uid).map(Yield::Sessions),

@@ -24,6 +24,9 @@ use crate::wire::Channel;
 use crate::wire::control::{ControlReply, ControlRequest, Launch, Refusal};
 use crate::wire::service::{Ask, ToSession, Visitor};
 
+/// How often sessions that run and are not known are looked for, while there are any.
+const SWEEP: Duration = Duration::from_secs(10);
+
 /// At least this often systemd is told that we are alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
@@ -36,6 +39,9 @@ pub(super) struct Service {
     others: Others,
     clients: Vec<Client>,
     sessions: BTreeMap<SessionId, Running>,
+    /// When groups are looked for of sessions that run and are not known: they were started by a daemon that has
+    /// left nothing of them to us. `None`: there are none.
+    sweep: Option<Instant>,
     /// When systemd is told next that we are alive; `None`: it does not ask.
     heartbeat: Option<Instant>,
 }
@@ -64,6 +70,7 @@ impl Service {
             others,
             clients: Vec::new(),
             sessions,
+            sweep: Some(Instant::now()),
             heartbeat: sd_notify::watchdog_enabled().map(|_| Instant::now()),
         }
     }
@@ -81,6 +88,7 @@ impl Service {
                 return Ok(());
             }
             self.beat();
+            self.sweep();
             self.let_in();
             self.hear_clients();
             self.hear_sessions();
@@ -105,7 +113,11 @@ impl Service {
         }
         let clients = self.clients.iter().map(|client| client.until);
         let sessions = self.sessions.values().filter_map(Running::due);
-        let due = clients.chain(sessions).chain(self.heartbeat).min();
+        let due = clients
+            .chain(sessions)
+            .chain(self.heartbeat)
+            .chain(self.sweep)
+            .min();
         let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(&mut fds, left.as_ref()) {
@@ -120,6 +132,21 @@ impl Service {
             store::alive(self.sessions.len());
             self.heartbeat = Some(Instant::now() + HEARTBEAT);
         }
+    }
+
+    /// Removes the control groups of sessions that ended unseen, for as long as there may be any.
+    fn sweep(&mut self) {
+        if self.sweep.is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        let left = match Operation::SweepGroups.perform(&self.others) {
+            Ok(Yield::Sessions(left)) => left,
+            _ => Vec::new(),
+        };
+        let unknown = left
+            .iter()
+            .any(|session| !self.sessions.contains_key(session));
+        self.sweep = unknown.then(|| Instant::now() + SWEEP);
     }
 
     fn let_in(&mut self) {

@@ -1,6 +1,7 @@
 //! The daemon dies, is started again, or is two: sessions go on, and nothing is left behind.
 
 use std::fs;
+use std::path::Path;
 
 use crate::service::{ADA, OPERATOR, Service};
 
@@ -100,6 +101,23 @@ fn the_next_daemon_knows_the_sessions_of_the_one_before() {
     let verified = host.run(ADA, &["audit", "verify", &id]);
     assert_eq!(verified.status, Some(0), "{verified:#?}");
     host.until("nothing is kept of it", || host.store.kept().is_empty());
+}
+
+#[test]
+fn groups_of_a_session_that_nobody_knows_any_more_go_when_it_ends() {
+    let mut host = Service::start("");
+    let id = host.detached(
+        ADA,
+        &["--name", "on", "--limit", "tasks=50", "--", "sleep", "1000"],
+    );
+    let group = Path::new("/sys/fs/cgroup/pids").join(format!("portcullis-{id}"));
+    let unified = Path::new("/sys/fs/cgroup").join(format!("portcullis-{id}"));
+    let stands = || group.exists() || unified.exists();
+    assert!(stands());
+    host.kill_daemon();
+    host.restart_daemon_without_store();
+    assert_eq!(host.run(ADA, &["stop", "on"]).status, Some(0));
+    host.until("its groups are gone", || !stands());
 }
 
 /// Kills the one process of this program on this host.

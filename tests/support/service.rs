@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -221,8 +222,17 @@ impl Service {
 
     /// Starts the next daemon, with what was kept for it.
     pub(crate) fn restart_daemon(&mut self) {
-        let ready = self.store.ready();
         let kept = self.store.kept();
+        self.start_daemon(kept);
+    }
+
+    /// The same where nothing was kept, as after `systemctl stop`.
+    pub(crate) fn restart_daemon_without_store(&mut self) {
+        self.start_daemon(Vec::new());
+    }
+
+    fn start_daemon(&mut self, kept: Vec<(String, OwnedFd)>) {
+        let ready = self.store.ready();
         let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("nsenter");
         command
@@ -232,9 +242,12 @@ impl Service {
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
             .env("NOTIFY_SOCKET", self.path("notify"))
-            .env("LISTEN_FDS", kept.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"))
             .stdin(Stdio::null());
+        if !kept.is_empty() {
+            command
+                .env("LISTEN_FDS", kept.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+        }
         let mappings = kept
             .into_iter()
             .zip(3..)

@@ -104,7 +104,7 @@ def first():
     same(started["argv"], ["true"])
     same(ALICE.events("session.started", started["session"]), [], "records in her own folder")
     path = service_log(started["session"])
-    same(mode(path), f"portcullis-audit:{AUDITORS} 600")
+    same(mode(path), f"portcullis-audit:{AUDITORS} 640")
 
 
 @check("input, output and the status are the command's own, for a user and for root")

@@ -30,11 +30,14 @@ pub(super) fn hold(parent: impl AsFd, name: &str, folder: &OwnedFd) -> Result<bo
     }
 }
 
-/// Removes what dead sessions left in a folder. Whatever cannot be removed stays for the next time.
-pub(super) fn sweep(parent: impl AsFd) {
-    for name in names(&parent).unwrap_or_default() {
-        remove(&parent, &name).ok();
-    }
+/// Removes what dead sessions left in a folder. Gives the sessions whose groups stay: they live, or the next
+/// time is theirs.
+pub(super) fn sweep(parent: impl AsFd) -> Vec<SessionId> {
+    let names = names(&parent).unwrap_or_default().into_iter();
+    names
+        .filter(|(_, name)| remove(&parent, name).is_err())
+        .map(|(session, _)| session)
+        .collect()
 }
 
 fn remove(parent: impl AsFd, name: &str) -> Result<(), Errno> {
@@ -45,7 +48,7 @@ fn remove(parent: impl AsFd, name: &str) -> Result<(), Errno> {
 }
 
 /// The groups of sessions in a folder.
-fn names(parent: impl AsFd) -> Result<Vec<String>, Errno> {
+fn names(parent: impl AsFd) -> Result<Vec<(SessionId, String)>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = openat(parent, ".", flags, Mode::empty())?;
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
@@ -55,8 +58,10 @@ fn names(parent: impl AsFd) -> Result<Vec<String>, Errno> {
         let entry = entry?;
         let name = entry.file_name().to_str().unwrap_or_default();
         let session = name.strip_prefix(Groups::PREFIX).unwrap_or_default();
-        if entry.file_type() == FileType::Directory && session.parse::<SessionId>().is_ok() {
-            names.push(name.to_owned());
+        if entry.file_type() == FileType::Directory
+            && let Ok(session) = session.parse()
+        {
+            names.push((session, name.to_owned()));
         }
     }
     Ok(names)

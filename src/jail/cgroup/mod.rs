@@ -18,6 +18,7 @@ mod leftover;
 mod meter;
 mod place;
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ pub use meter::Meter;
 pub(crate) use group::{kill, remove};
 pub use handed::Handed;
 
+use crate::ids::SessionId;
 use crate::policy::{Resource, ResourceLimits};
 use group::Group;
 use place::Place;
@@ -79,13 +81,13 @@ pub fn make_room(limits: &ResourceLimits) {
     }
 }
 
-/// Removes the groups of sessions that are dead, wherever we would make ours.
-pub fn sweep_leftovers() {
+/// Removes the groups of sessions that are dead, wherever we would make ours. Gives the sessions whose groups
+/// stay.
+pub fn sweep_leftovers() -> BTreeSet<SessionId> {
     let hierarchies = place::seen().unwrap_or_default();
     let root = rustix::process::geteuid().is_root();
-    for folder in place::folders(&hierarchies, root) {
-        leftover::sweep(folder);
-    }
+    let folders = place::folders(&hierarchies, root).into_iter();
+    folders.flat_map(leftover::sweep).collect()
 }
 
 /// Where hierarchies are mounted, for those who must not see them: a process that reaches the files of its own
