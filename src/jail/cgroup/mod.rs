@@ -18,7 +18,7 @@ mod leftover;
 mod meter;
 mod place;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -29,6 +29,7 @@ pub(crate) use group::{kill, remove};
 pub use handed::Handed;
 
 use crate::policy::{Resource, ResourceLimits};
+use crate::sys::process::Join;
 use group::Group;
 use place::Place;
 
@@ -154,13 +155,16 @@ impl Groups {
         format!("{}{session}", Self::PREFIX)
     }
 
-    /// What a process writes to on its way in, and whether it must not go on outside.
-    pub(crate) fn joins(&self) -> Result<Vec<(OwnedFd, bool)>, Errno> {
+    /// What a process does on its way in.
+    pub(crate) fn joins(&self) -> Result<Vec<Join>, Errno> {
         let groups = self.groups.iter();
         groups
             .map(|group| {
-                let procs = rustix::io::fcntl_dupfd_cloexec(&group.procs, 3)?;
-                Ok((procs, !group.resources.is_empty()))
+                Ok(Join {
+                    way: rustix::io::fcntl_dupfd_cloexec(&group.procs, 3)?,
+                    answers: group.parent.is_none(),
+                    must: !group.resources.is_empty(),
+                })
             })
             .collect()
     }
