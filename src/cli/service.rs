@@ -1,7 +1,7 @@
 //! The service from the command line: asking `portcullisd`, and the session process that it starts.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -45,10 +45,7 @@ pub(super) fn is_there() -> bool {
 // === The asking side ===
 
 /// Asks the daemon, and waits for its answer.
-fn ask(
-    request: &ControlRequest,
-    fds: &[BorrowedFd<'_>],
-) -> Result<(Channel, ControlReply, Vec<OwnedFd>), Failure> {
+fn ask(request: &ControlRequest) -> Result<(Channel, ControlReply, Vec<OwnedFd>), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         let cure = "is portcullisd.service in order? run --standalone does without it";
         Failure::new(Exit::Unavailable, format!("portcullisd: {error}; {cure}"))
@@ -56,9 +53,7 @@ fn ask(
     let stream = UnixStream::connect(SOCKET).map_err(|error| failed(&error))?;
     set_socket_timeout(&stream, Timeout::Recv, Some(ANSWER)).map_err(|error| failed(&error))?;
     let channel = Channel::new(stream);
-    channel
-        .send_with(request, fds)
-        .map_err(|error| failed(&error))?;
+    channel.send(request).map_err(|error| failed(&error))?;
     let received = channel.recv_with().map_err(|error| failed(&error))?;
     Ok((channel, received.message, received.fds))
 }
@@ -79,7 +74,7 @@ fn unexpected() -> Failure {
 
 /// The sessions that the caller may know of.
 pub(super) fn list() -> Result<Vec<Listed>, Failure> {
-    match ask(&ControlRequest::List, &[])?.1 {
+    match ask(&ControlRequest::List)?.1 {
         ControlReply::Sessions(listed) => Ok(listed),
         ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
         _ => Err(unexpected()),
@@ -88,7 +83,7 @@ pub(super) fn list() -> Result<Vec<Listed>, Failure> {
 
 /// The way to a session, whoever's it is.
 pub(super) fn connect(session: SessionId) -> Result<Channel, Failure> {
-    let (_, reply, mut fds) = ask(&ControlRequest::Connect { session }, &[])?;
+    let (_, reply, mut fds) = ask(&ControlRequest::Connect { session })?;
     match (reply, fds.pop()) {
         (ControlReply::Connected, Some(channel)) => {
             let channel = Channel::from(channel);
@@ -105,7 +100,7 @@ pub(super) fn connect(session: SessionId) -> Result<Channel, Failure> {
 
 /// The sessions whose logs the service keeps for the caller.
 pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
-    match ask(&ControlRequest::Logs, &[])?.1 {
+    match ask(&ControlRequest::Logs)?.1 {
         ControlReply::Logs(sessions) => Ok(sessions),
         ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
         _ => Err(unexpected()),
@@ -114,7 +109,7 @@ pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
 
 /// The log of one of them.
 pub(super) fn open_log(session: SessionId) -> Result<OwnedFd, Failure> {
-    let (_, reply, mut fds) = ask(&ControlRequest::OpenLog { session }, &[])?;
+    let (_, reply, mut fds) = ask(&ControlRequest::OpenLog { session })?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
         (ControlReply::Refused { kind, message }, _) => Err(refused(kind, &message)),
@@ -157,7 +152,7 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
     };
     // Before anything runs that a signal could miss.
     let signals = watch_signals().map_err(|error| not_started(&error))?;
-    let (channel, reply, _) = ask(&ControlRequest::Launch(Box::new(launch)), &fds)
+    let (channel, reply, _) = ask(&ControlRequest::Launch(Box::new(launch)))
         .map_err(|failure| Failure::new(Exit::NotStarted, failure.message))?;
     match reply {
         ControlReply::Launching(_) => {}
@@ -166,6 +161,8 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
         }
         _ => return Err(unexpected()),
     }
+    // A session that is gone already says why by what it has left in the channel.
+    channel.send_with(&FromStarter::Place, &fds).ok();
     let forever = set_socket_timeout(&channel, Timeout::Recv, None);
     forever.map_err(|errno| not_started(&io::Error::from(errno)))?;
     Starter {

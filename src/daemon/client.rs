@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use super::closer;
 use crate::sys::peer::{self, Peer};
 use crate::wire::control::{ControlReply, ControlRequest, MAX_REQUEST, Refusal};
-use crate::wire::frame::Received;
 use crate::wire::{Channel, Inbox, WireError};
 
 /// For a peer to say what it wants.
@@ -23,9 +23,8 @@ pub(super) const MOST_OF_ONE: usize = 64;
 pub(super) struct Client {
     /// Who the kernel says it is.
     pub peer: Peer,
-    channel: Channel,
+    channel: Option<Channel>,
     inbox: Inbox,
-    came: Vec<OwnedFd>,
     /// When it is cut off.
     pub until: Instant,
 }
@@ -34,19 +33,26 @@ impl Client {
     /// Takes a connection in. `None`: it is not known who it is, or it comes out of a network namespace of
     /// its own, as everything in a jail would.
     pub(super) fn new(stream: UnixStream) -> Option<Self> {
-        let peer = peer::of(&stream).ok()?;
-        shares_our_network(&peer).then(|| Self {
-            peer,
-            channel: Channel::new(stream),
-            inbox: Inbox::new(MAX_REQUEST),
-            came: Vec::new(),
-            until: Instant::now() + PATIENCE,
-        })
+        match peer::of(&stream) {
+            Ok(peer) if shares_our_network(&peer) => Some(Self {
+                peer,
+                channel: Some(Channel::new(stream)),
+                inbox: Inbox::new(MAX_REQUEST),
+                until: Instant::now() + PATIENCE,
+            }),
+            _ => {
+                closer::close(stream);
+                None
+            }
+        }
     }
 
     /// Its request, once all of it is there.
-    pub(super) fn request(&mut self) -> Result<Option<Received<ControlRequest>>, WireError> {
-        let request = self.inbox.next_with(&self.channel, &mut self.came)?;
+    pub(super) fn request(&mut self) -> Result<Option<ControlRequest>, WireError> {
+        let Some(channel) = &self.channel else {
+            return Err(WireError::Closed);
+        };
+        let request = self.inbox.next_alone(channel)?;
         if request.is_some() && !self.inbox.is_empty() {
             // The rest would be lost, or taken for somebody else's.
             let why = std::io::Error::other("more than one request");
@@ -57,7 +63,14 @@ impl Client {
 
     /// Answers. A peer that does not read goes without.
     pub(super) fn answer(&self, reply: &ControlReply, fds: &[BorrowedFd<'_>]) {
-        self.channel.send_now(reply, fds).ok();
+        if let Some(channel) = &self.channel {
+            channel.send_now(reply, fds).ok();
+        }
+    }
+
+    /// Its socket once more, for the session that it asked for.
+    pub(super) fn socket(&self) -> Option<OwnedFd> {
+        self.channel.as_ref()?.as_fd().try_clone_to_owned().ok()
     }
 
     /// Answers no.
@@ -66,9 +79,16 @@ impl Client {
     }
 }
 
-impl AsFd for Client {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
+impl Client {
+    /// What may become readable.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        closer::close(self.channel.take());
     }
 }
 

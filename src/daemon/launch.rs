@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use jiff::Timestamp;
 
 use super::accounts::Accounts;
 use super::config::Config;
+use super::door::Door;
+use super::limits;
 use super::operation::{LOGS, Operation, OperationError, Others, Yield};
 use super::process::Process;
 use super::running::{Companion, Record, Running};
@@ -88,7 +90,12 @@ pub(super) fn admit(
             "{all} sessions run, which is as many as this host takes"
         )));
     }
+    let caller_limits = limits::of(peer).map_err(|error| {
+        let why = format!("look up the limits of who asks: {error}");
+        (Refusal::Failed, why)
+    })?;
     Ok(SessionBoot {
+        caller_limits,
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
         umask: launch.umask,
@@ -101,14 +108,14 @@ pub(super) fn admit(
     })
 }
 
-/// Starts the session process. `given`: the descriptors that came with the request, which are the session's.
+/// Starts the session process. `socket`: that of whoever asked for it, who sends the session the rest.
 pub(super) fn start(
     others: &Others,
     peer: &Peer,
     launch: &Launch,
     boot: SessionBoot,
     slot: Slot,
-    (socket, given): (OwnedFd, Vec<OwnedFd>),
+    socket: OwnedFd,
     reserved: u32,
 ) -> Result<Running, SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
@@ -134,12 +141,8 @@ pub(super) fn start(
         durability: None,
     };
     // In the channel before there is anybody who reads it; a frame that does not fit is refused.
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(&socket)
-        .chain(&given)
-        .map(AsFd::as_fd)
-        .collect();
     make_room(&ours)?;
-    ours.send_now(&ToSession::Boot(Box::new(boot)), &fds)?;
+    ours.send_now(&ToSession::Boot(Box::new(boot)), &[socket.as_fd()])?;
     let process = process(
         Operation::StartSession {
             caller: peer,
@@ -289,7 +292,7 @@ fn connect(running: &Running) -> Result<(), SupplyError> {
 /// Control groups with these limits, and never more than the caller may have: what is sent of them.
 pub(super) fn groups(
     others: &Others,
-    running: &Running,
+    running: &mut Running,
     asked: BTreeMap<Resource, u64>,
 ) -> Result<(), SupplyError> {
     let mut limits: ResourceLimits = asked.into_iter().collect();
@@ -299,13 +302,20 @@ pub(super) fn groups(
     let Yield::Groups(groups, missing) = made else {
         return Err(SupplyError::Unexpected);
     };
+    running.doors.clear();
+    for group in groups {
+        let (door, theirs) = Door::new(group.procs)?;
+        running.doors.push(door);
+        let fds = [group.folder, theirs].into_iter().chain(group.kill);
+        let fds: Vec<_> = fds.collect();
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if let Some(channel) = running.channel() {
+            channel.send_now(&ToSession::Group(group.words), &fds)?;
+        }
+    }
     let Some(channel) = running.channel() else {
         return Ok(());
     };
-    for group in groups {
-        let fds: Vec<_> = group.fds.iter().map(AsFd::as_fd).collect();
-        channel.send_now(&ToSession::Group(group.words), &fds)?;
-    }
     let missing = missing.into_iter().map(|missing| MissingGroup {
         resource: missing.resource,
         cause: missing.cause,

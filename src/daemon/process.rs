@@ -60,6 +60,15 @@ impl Process {
     }
 }
 
+/// Whether this process is in this user namespace.
+pub(super) fn is_within(pid: Pid, namespace: BorrowedFd<'_>) -> bool {
+    let found = rustix::fs::stat(format!("/proc/{}/ns/user", pid.as_raw_nonzero()));
+    match (found, rustix::fs::fstat(namespace)) {
+        (Ok(found), Ok(wanted)) => (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino),
+        _ => false,
+    }
+}
+
 /// The processes in a user namespace. Each is one of them still when its descriptor is open: the namespace is
 /// asked for again then.
 pub(super) fn within(namespace: BorrowedFd<'_>) -> io::Result<Vec<Process>> {

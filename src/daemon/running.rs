@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::closer;
+use super::door::Door;
 use super::process::Process;
 use super::store::{self, Part, Slot};
 use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
 use crate::sys::fd;
 use crate::wire::control::Listed;
-use crate::wire::frame::Received;
 use crate::wire::service::{Ask, MAX_ASK};
 use crate::wire::{Channel, Inbox};
 
@@ -70,7 +71,6 @@ pub(super) struct Companion {
 struct Service {
     channel: Channel,
     inbox: Inbox,
-    came: Vec<OwnedFd>,
 }
 
 /// A session.
@@ -86,6 +86,8 @@ pub(super) struct Running {
     service: Option<Service>,
     /// What the session's gates leave one another: never read here.
     memory: Option<OwnedFd>,
+    /// The ways into its control groups, for its launch: not kept for the next daemon.
+    pub doors: Vec<Door>,
     /// `None`: not started yet, or ended.
     pub gate: Option<Companion>,
     /// `None`: not started yet, or ended.
@@ -108,6 +110,7 @@ impl Running {
             namespace,
             service: Some(Service::new(service)),
             memory: None,
+            doors: Vec::new(),
             gate: None,
             writer: None,
             ended: None,
@@ -159,6 +162,7 @@ impl Running {
             namespace: namespace?,
             service,
             memory,
+            doors: Vec::new(),
             gate: companion(gate, gate_supply),
             writer: companion(writer, writer_supply),
             ended: None,
@@ -218,6 +222,15 @@ impl Running {
             .into_iter()
             .chain(process)
             .chain(companions.map(|companion| companion.process.as_fd()))
+            .chain(self.doors.iter().filter_map(Door::fd))
+    }
+
+    /// Lets into its control groups what is of it.
+    pub(super) fn attend_doors(&mut self) {
+        let namespace = self.namespace.as_fd();
+        self.doors
+            .iter_mut()
+            .for_each(|door| door.attend(namespace));
     }
 
     /// When [`Running::over`] may answer otherwise although nothing became readable.
@@ -240,12 +253,9 @@ impl Running {
     /// listened to any more.
     pub(super) fn asks(&mut self) -> Option<Ask> {
         let service = self.service.as_mut()?;
-        match service
-            .inbox
-            .next_with::<Ask>(&service.channel, &mut service.came)
-        {
+        match service.inbox.next_alone::<Ask>(&service.channel) {
             Ok(None) => None,
-            Ok(Some(Received { message, .. })) if self.asks_seldom() => Some(message),
+            Ok(Some(message)) if self.asks_seldom() => Some(message),
             Ok(Some(_)) | Err(_) => {
                 self.hang_up();
                 None
@@ -263,7 +273,8 @@ impl Running {
 
     /// Says nothing to it any more. It goes on with what it has.
     pub(super) fn hang_up(&mut self) {
-        if self.service.take().is_some() {
+        if let Some(service) = self.service.take() {
+            closer::close(service.channel);
             store::forget(self.slot, Part::Service);
         }
     }
@@ -335,7 +346,6 @@ impl Service {
         Self {
             channel,
             inbox: Inbox::new(MAX_ASK),
-            came: Vec::new(),
         }
     }
 }

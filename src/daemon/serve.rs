@@ -102,7 +102,11 @@ impl Service {
             PollFd::new(&self.listener, PollFlags::IN),
         ];
         for client in &self.clients {
-            fds.push(PollFd::from_borrowed_fd(client.as_fd(), PollFlags::IN));
+            fds.extend(
+                client
+                    .fd()
+                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
+            );
         }
         for session in self.sessions.values() {
             fds.extend(
@@ -150,7 +154,11 @@ impl Service {
     }
 
     fn let_in(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        // Whoever comes without end has others wait for no longer than this.
+        for _ in 0..MOST {
+            let Ok((stream, _)) = self.listener.accept() else {
+                return;
+            };
             let Some(client) = Client::new(stream) else {
                 continue;
             };
@@ -166,7 +174,7 @@ impl Service {
         let now = Instant::now();
         for mut client in std::mem::take(&mut self.clients) {
             match client.request() {
-                Ok(Some(request)) => self.request(&client, request.message, request.fds),
+                Ok(Some(request)) => self.request(&client, request),
                 Ok(None) if client.until > now => self.clients.push(client),
                 // Gone, too slow, or talking nonsense.
                 Ok(None) | Err(_) => {}
@@ -174,7 +182,7 @@ impl Service {
         }
     }
 
-    fn request(&mut self, client: &Client, request: ControlRequest, fds: Vec<OwnedFd>) {
+    fn request(&mut self, client: &Client, request: ControlRequest) {
         let accounts = match Accounts::read() {
             Ok(accounts) => accounts,
             Err(error) => {
@@ -183,7 +191,7 @@ impl Service {
             }
         };
         if let ControlRequest::Launch(launch) = request {
-            self.launch(client, &launch, fds, &accounts);
+            self.launch(client, &launch, &accounts);
             return;
         }
         let config = match Config::read(&accounts) {
@@ -227,13 +235,7 @@ impl Service {
         }
     }
 
-    fn launch(&mut self, client: &Client, launch: &Launch, fds: Vec<OwnedFd>, accounts: &Accounts) {
-        // The folder, and the standard streams unless it is to have a terminal of its own.
-        if !matches!(fds.len(), 1 | 4) {
-            let why = format!("{} descriptors came; are both of one version?", fds.len());
-            client.refuse(Refusal::Failed, why);
-            return;
-        }
+    fn launch(&mut self, client: &Client, launch: &Launch, accounts: &Accounts) {
         let living = || self.sessions.values().filter(|session| session.lives());
         let own = living().filter(|session| session.record.uid == client.peer.uid);
         let counts = (own.count(), living().count());
@@ -246,9 +248,9 @@ impl Service {
         };
         let session = boot.session;
         let peer = client.peer.clone();
-        let socket = client.as_fd().try_clone_to_owned();
+        let socket = client.socket();
         let slot = Slot::free(self.sessions.values().map(Running::slot));
-        let (Ok(socket), Some(slot)) = (socket, slot) else {
+        let (Some(socket), Some(slot)) = (socket, slot) else {
             client.refuse(Refusal::Failed, "no descriptor is left".to_owned());
             return;
         };
@@ -260,15 +262,7 @@ impl Service {
                 .values()
                 .map(|session| session.record.reserved);
             let reserved = free_reserved(taken);
-            launch::start(
-                &self.others,
-                &peer,
-                launch,
-                boot,
-                slot,
-                (socket, fds),
-                reserved,
-            )
+            launch::start(&self.others, &peer, launch, boot, slot, socket, reserved)
         };
         match started {
             Ok(running) => drop(self.sessions.insert(session, running)),
@@ -312,6 +306,7 @@ impl Service {
             while let Some(ask) = running.asks() {
                 obey(others, running, ask);
             }
+            running.attend_doors();
             if !running.over() {
                 return true;
             }

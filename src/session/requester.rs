@@ -51,6 +51,8 @@ impl Requester {
                         raise(signal).ok();
                     }
                 }
+                // It was taken before.
+                Ok(Some(FromStarter::Place)) => {}
                 Ok(None) => return,
                 Err(_) => {
                     self.gone = true;

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::ids::SessionId;
-use crate::jail::cgroup::{Groups, Handed, Missing};
+use crate::jail::cgroup::{Groups, Missing};
 use crate::policy::{Durability, ResourceLimits};
+use crate::wire::detached::FromStarter;
 use crate::wire::frame::Received;
-use crate::wire::service::{Ask, MissingGroup, SessionBoot, ToSession, Visitor};
+use crate::wire::service::{Ask, CallerLimit, MissingGroup, SessionBoot, ToSession, Visitor};
 use crate::wire::{Channel, WireError};
 
 /// For the daemon to answer: it may be waiting for a slow disk, or be restarted.
@@ -90,6 +91,7 @@ impl Boot {
             user,
             umask,
             open_files,
+            caller_limits,
             environment,
             request,
             profiles,
@@ -97,14 +99,26 @@ impl Boot {
             detached,
         } = *boot;
         rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
+        for limit in &caller_limits {
+            bind(limit)?;
+        }
         let mut limit = getrlimit(Resource::Nofile);
         // Never more than we may ourselves.
         limit.current = limit
             .maximum
             .map_or(Some(open_files), |most| Some(open_files.min(most)));
         setrlimit(Resource::Nofile, limit).map_err(|errno| WireError::Io(errno.into()))?;
+        let [requester] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
+        let requester = Channel::from(requester);
+        let bound = |time| {
+            let set = set_socket_timeout(&requester, Timeout::Recv, time);
+            set.map_err(|errno| WireError::Io(errno.into()))
+        };
+        bound(Some(ANSWER))?;
+        let Received { message, fds, .. } = requester.recv_with()?;
+        bound(None)?;
         let mut fds = fds.into_iter();
-        let (Some(requester), Some(folder)) = (fds.next(), fds.next()) else {
+        let (FromStarter::Place, Some(folder)) = (message, fds.next()) else {
             return Err(ServiceError::Unexpected);
         };
         let streams = match (fds.next(), fds.next(), fds.next()) {
@@ -127,11 +141,47 @@ impl Boot {
             environment,
             request,
             detached,
-            requester: Channel::from(requester),
+            requester,
             folder,
             streams,
         })
     }
+}
+
+/// Takes a limit of the caller's for our own, where it is below ours.
+fn bind(theirs: &CallerLimit) -> Result<(), ServiceError> {
+    let resource = match theirs.name.as_str() {
+        "Max cpu time" => Resource::Cpu,
+        "Max file size" => Resource::Fsize,
+        "Max data size" => Resource::Data,
+        "Max stack size" => Resource::Stack,
+        "Max core file size" => Resource::Core,
+        "Max resident set" => Resource::Rss,
+        "Max processes" => Resource::Nproc,
+        "Max open files" => Resource::Nofile,
+        "Max locked memory" => Resource::Memlock,
+        "Max address space" => Resource::As,
+        "Max file locks" => Resource::Locks,
+        "Max pending signals" => Resource::Sigpending,
+        "Max msgqueue size" => Resource::Msgqueue,
+        "Max nice priority" => Resource::Nice,
+        "Max realtime priority" => Resource::Rtprio,
+        "Max realtime timeout" => Resource::Rttime,
+        // Of a newer kernel.
+        _ => return Ok(()),
+    };
+    let lower = |ours: Option<u64>, theirs: Option<u64>| match (ours, theirs) {
+        (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+        (ours, theirs) => ours.or(theirs),
+    };
+    let ours = getrlimit(resource);
+    let maximum = lower(ours.maximum, theirs.hard);
+    let bound = Rlimit {
+        current: lower(maximum, theirs.soft),
+        maximum,
+    };
+    setrlimit(resource, bound).map_err(|errno| WireError::Io(errno.into()))?;
+    Ok(())
 }
 
 impl Service {
@@ -165,7 +215,7 @@ impl Service {
             let Received { message, fds, .. } = self.answer()?;
             match message {
                 ToSession::Group(words) if handed.len() < MOST_GROUPS => {
-                    handed.push(Handed { words, fds });
+                    handed.push((words, fds));
                 }
                 ToSession::Grouped(missing) => {
                     let missing = missing.into_iter();

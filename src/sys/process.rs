@@ -130,20 +130,18 @@ impl Spawn {
         self
     }
 
-    /// Has the child write `0` to each of these before it is executed: it goes into the control group whose
-    /// `cgroup.procs` that is, so that nothing of it is ever outside. Where it must (true) and cannot, it
-    /// does not start.
+    /// Has the child go into these control groups before it is executed, so that nothing of it is ever
+    /// outside. Where it must and cannot, it does not start.
     #[must_use]
-    pub fn join(mut self, groups: Vec<(OwnedFd, bool)>) -> Self {
+    pub fn join(mut self, groups: Vec<Join>) -> Self {
         use std::os::unix::process::CommandExt;
         #[expect(unsafe_code, reason = "runs between fork and exec")]
-        // SAFETY: the closure makes one bare system call a group (write(2)) on descriptors that it owns, and
-        // allocates nothing. It is run before the descriptors of `Spawn::fd` are put to their numbers.
+        // SAFETY: the closure makes bare system calls (write(2), sendto(2), read(2)) on descriptors that it owns,
+        // and allocates nothing. It is run before the descriptors of `Spawn::fd` are put to their numbers.
         unsafe {
             self.command.pre_exec(move || {
-                for (procs, must) in &groups {
-                    let joined = rustix::io::write(procs, b"0");
-                    if let (Err(errno), true) = (joined, *must) {
+                for group in &groups {
+                    if let (Err(errno), true) = (group.enter(), group.must) {
                         return Err(errno.into());
                     }
                 }
@@ -212,6 +210,31 @@ impl Spawn {
         }
         let status = child.wait()?;
         outcome.map(|stdout| Captured { status, stdout })
+    }
+}
+
+/// A control group to go into.
+#[derive(Debug)]
+pub struct Join {
+    /// Its `cgroup.procs`, or a socket on which somebody with more rights is asked.
+    pub way: OwnedFd,
+    /// It is such a socket: who writes a byte there is moved, and then gets one.
+    pub answers: bool,
+    /// Outside of it the child must not be executed.
+    pub must: bool,
+}
+
+impl Join {
+    /// For the one who calls it. Allocates nothing.
+    fn enter(&self) -> rustix::io::Result<()> {
+        if !self.answers {
+            return rustix::io::write(&self.way, b"0").map(drop);
+        }
+        rustix::net::send(&self.way, b"0", rustix::net::SendFlags::NOSIGNAL)?;
+        match rustix::io::read(&self.way, &mut [0])? {
+            0 => Err(rustix::io::Errno::PERM),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A peer sends one [`ControlRequest`] a connection and reads one [`ControlReply`]. Who it is the kernel says
 //! (SO_PEERCRED, unix(7)), never the frame. After [`ControlReply::Launching`] the connection is the session
-//! process's: it speaks [`super::detached`] from then on, and the daemon has let go of it.
+//! process's: it speaks [`super::detached`] from then on, and the daemon has let go of it. Who sends a descriptor
+//! to the daemon is cut off.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,8 +23,8 @@ pub const MAX_REPLY: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// Start a session as me. Brings descriptors: the folder to start in and, unless it is to have a terminal of
-    /// its own, standard input, output and error. Answered by [`ControlReply::Launching`].
+    /// Start a session as me. Answered by [`ControlReply::Launching`]; the descriptors then go to the session
+    /// ([`super::detached::FromStarter::Place`]).
     Launch(Box<Launch>),
     /// Which sessions run that I may know of? Answered by [`ControlReply::Sessions`].
     List,

@@ -39,6 +39,9 @@ pub enum Launched {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromStarter {
+    /// First, under the service. Brings descriptors: the folder to start in and, unless the session is to have a
+    /// terminal of its own, standard input, output and error.
+    Place,
     /// It was sent this signal, which is the session's.
     Signal(i32),
 }

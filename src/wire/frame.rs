@@ -182,6 +182,33 @@ impl Channel {
         Ok(set_socket_passcred(&self.stream, true)?)
     }
 
+    /// One byte of somebody's, and which process sent it; `None`: nobody has. Only after
+    /// [`Channel::learn_sender`]. Descriptors that came with it are never ours.
+    pub fn knock(&self) -> Result<Option<Pid>, WireError> {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut came = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let buffers = &mut [IoSliceMut::new(&mut byte)];
+        match recvmsg(&self.stream, buffers, &mut came, RecvFlags::DONTWAIT) {
+            Ok(got) if got.bytes == 0 => return Err(WireError::Closed),
+            Ok(_) => {}
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+            Err(error) => return Err(WireError::Io(error.into())),
+        }
+        let sender = came.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
+            _ => None,
+        });
+        let unknown = || WireError::Io(io::Error::other("nobody sent it"));
+        sender.map(Some).ok_or_else(unknown)
+    }
+
+    /// Lets in whoever has knocked: one byte.
+    pub fn admit(&self) -> io::Result<()> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::send(&self.stream, b"1", flags).map(drop)?)
+    }
+
     /// Waits for one message.
     pub fn recv<T: DeserializeOwned>(&self) -> Result<T, WireError> {
         self.recv_with().map(|received| received.message)

@@ -1,14 +1,14 @@
 //! Frames read without blocking: for a process that waits for several peers at once. A peer that sends
 //! half a frame and falls silent holds nobody up.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsFd;
 
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recv, recvmsg};
 use serde::de::DeserializeOwned;
 
 use super::WireError;
-use super::frame::{Ancillary, Channel, MAX_FDS, Received, body_length, decode};
+use super::frame::{Channel, body_length, decode};
 
 /// Bytes taken by one read.
 const CHUNK: usize = 16 << 10;
@@ -50,38 +50,39 @@ impl Inbox {
         }
     }
 
-    /// Whether nothing has come that was not taken.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// As [`Inbox::next`], with the descriptors that came since the last message. More than [`MAX_FDS`] end
-    /// the channel: whoever sends them wants us to have no room for others.
-    pub fn next_with<T: DeserializeOwned>(
+    /// As [`Inbox::next`], of somebody who has no descriptors to send: whoever sends one is not listened to. It
+    /// stays in the socket, because to close it can take as long as its owner likes, and to have it can hold up
+    /// the start of a child.
+    pub fn next_alone<T: DeserializeOwned>(
         &mut self,
         channel: &Channel,
-        came: &mut Vec<OwnedFd>,
-    ) -> Result<Option<Received<T>>, WireError> {
+    ) -> Result<Option<T>, WireError> {
         loop {
             if let Some(message) = self.take()? {
-                let fds = std::mem::take(came);
-                return Ok(Some(Received {
-                    message,
-                    fds,
-                    sender: None,
-                }));
+                return Ok(Some(message));
             }
             let mut chunk = [0; CHUNK];
-            let mut ancillary = Ancillary::default();
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-            let got = ancillary.receive(channel.as_fd(), &mut chunk, flags);
-            came.append(&mut ancillary.fds);
-            if came.len() > MAX_FDS {
-                return Err(WireError::Io(io::Error::other("too many descriptors")));
-            }
-            match got {
-                Ok(0) | Err(rustix::io::Errno::CONNRESET) => return Err(WireError::Closed),
-                Ok(got) => self
+            let looked = recvmsg(
+                channel.as_fd(),
+                &mut [IoSliceMut::new(&mut chunk)],
+                &mut RecvAncillaryBuffer::default(),
+                RecvFlags::DONTWAIT | RecvFlags::PEEK,
+            );
+            let there = match looked {
+                Ok(looked) if looked.flags.contains(ReturnFlags::CTRUNC) => {
+                    return Err(WireError::Io(io::Error::other("descriptors")));
+                }
+                Ok(looked) => looked.bytes,
+                Err(rustix::io::Errno::AGAIN) => return Ok(None),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::CONNRESET) => return Err(WireError::Closed),
+                Err(error) => return Err(WireError::Io(error.into())),
+            };
+            // What was looked at and no byte more.
+            let seen = chunk.get_mut(..there).unwrap_or_default();
+            match recv(channel.as_fd(), seen, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) | Err(rustix::io::Errno::CONNRESET) => return Err(WireError::Closed),
+                Ok((_, got)) => self
                     .bytes
                     .extend_from_slice(chunk.get(..got).unwrap_or_default()),
                 Err(rustix::io::Errno::AGAIN) => return Ok(None),
@@ -89,6 +90,11 @@ impl Inbox {
                 Err(error) => return Err(WireError::Io(error.into())),
             }
         }
+    }
+
+    /// Whether nothing has come that was not taken.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, WireError> {

@@ -22,13 +22,13 @@ pub const MAX_ASK: usize = 4 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToSession {
-    /// What to run. Brings descriptors: the channel to whoever asked for it ([`super::detached`]), the folder to
-    /// start in and, if there are more, standard input, output and error.
+    /// What to run. Brings the channel to whoever asked for it ([`super::detached`]), who sends the folder and the
+    /// streams there: the daemon never has a descriptor of theirs.
     Boot(Box<SessionBoot>),
     /// What was asked for is done; its descriptors came with this frame.
     Given,
-    /// A control group. Brings its folder, its `cgroup.procs` to write to and, if it has one, its
-    /// `cgroup.kill`.
+    /// A control group. Brings its folder, a socket, and its `cgroup.kill` if it has one. A process of the session
+    /// that writes a byte to the socket is moved into the group, and then gets a byte.
     Group(GroupWords),
     /// There are no more groups; the limits that none of them holds.
     Grouped(Vec<MissingGroup>),
@@ -50,6 +50,8 @@ pub struct SessionBoot {
     pub umask: u32,
     /// How many files the caller may have open (`RLIMIT_NOFILE`, the soft one).
     pub open_files: u64,
+    /// What else of resources the caller has, as the kernel says.
+    pub caller_limits: Vec<CallerLimit>,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
     /// `session::LaunchRequest`, as JSON text.
@@ -60,6 +62,18 @@ pub struct SessionBoot {
     pub limits: BTreeMap<Resource, u64>,
     /// Whether the session is to go on without whoever asked for it.
     pub detached: bool,
+}
+
+/// A limit that a process has (setrlimit(2)); `None`: unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallerLimit {
+    /// As the kernel calls it (proc_pid_limits(5)).
+    pub name: String,
+    /// What is in force.
+    pub soft: Option<u64>,
+    /// What it can be raised to.
+    pub hard: Option<u64>,
 }
 
 /// Who it is that visits.

@@ -2,6 +2,7 @@
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -133,15 +134,61 @@ fn a_flood_of_descriptors_is_cut_off_and_none_of_them_stays() {
     serves(&host);
 }
 
+/// A socket whose close(2) takes a minute for whoever has it last: what it sent is never read.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while (&socket).write(&[0; 1 << 16]).is_ok() {}
+    let minute = Some(Duration::from_mins(1));
+    rustix::net::sockopt::set_socket_linger(&socket, minute).unwrap();
+    (socket, peer)
+}
+
+/// Sends a request with a descriptor, and keeps no copy of that. The daemon must be stopped: ours is not the last.
+fn send_away(host: &Service, bytes: &[u8], fd: TcpStream) -> UnixStream {
+    let stream = UnixStream::connect(socket(host)).unwrap();
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+    let bytes = [IoSlice::new(bytes)];
+    sendmsg(&stream, &bytes, &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    stream
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_closed_holds_nobody_up() {
+    let host = Service::start("");
+    let launch = r#"{"launch":{"profile":"base","name":null,"detached":false,"umask":18,"open_files":1024,"environment":[],"request":"{}"}}"#;
+    let daemon = rustix::process::Pid::from_raw(host.daemon().cast_signed()).unwrap();
+    let signal = |signal| rustix::process::kill_process(daemon, signal).unwrap();
+    let mut peers = Vec::new();
+    signal(rustix::process::Signal::STOP);
+    for bytes in [
+        frame("\"list\""),
+        frame(launch),
+        vec![200, 0, 0, 0],
+        frame("x"),
+    ] {
+        let (fd, peer) = lingering();
+        peers.push((send_away(&host, &bytes, fd), peer));
+    }
+    signal(rustix::process::Signal::CONT);
+    assert_eq!(answer(&host, &frame("\"list\""), &[]), "{\"sessions\":[]}");
+    serves(&host);
+}
+
 #[test]
 fn a_launch_that_is_incomplete_is_refused_with_a_reason() {
     let host = Service::start("");
     let launch = r#"{"launch":{"profile":"base","name":null,"detached":false,"umask":18,"open_files":1024,"environment":[],"request":"{}"}}"#;
-    let said = answer(&host, &frame(launch), &[]);
-    // The tests run as root, whose sessions are its own; what is missing is seen first.
-    assert!(said.contains("0 descriptors came"), "{said}");
     let null = std::fs::File::open("/dev/null").unwrap();
-    let said = answer(&host, &frame(launch), &[null.as_fd()]);
+    // Descriptors are for the session.
+    assert_eq!(answer(&host, &frame(launch), &[null.as_fd()]), "");
+    // The tests run as root, whose sessions are its own.
+    let said = answer(&host, &frame(launch), &[]);
     assert!(said.contains("root runs its sessions itself"), "{said}");
     serves(&host);
 }

@@ -335,6 +335,54 @@ fn limits_are_held_by_groups_that_the_user_cannot_change() {
 }
 
 #[test]
+fn the_callers_limits_and_signals_are_those_of_the_command() {
+    let host = Service::start("");
+    let program = host.path("bin/portcullis");
+    let program = program.to_str().unwrap();
+    let show = "ulimit -H -n; ulimit -S -n; ulimit -H -f; ulimit -H -u; grep -E '^Sig(Blk|Ign)' /proc/self/status";
+    let seen = |with: &[&str]| {
+        let run = [program, "run", "-q", "--", "bash", "-c", show];
+        let words = [&["prlimit"], with, &run].concat();
+        Run::of(&host.command(ADA, &host.work(ADA), &words).output().unwrap())
+    };
+    let run = seen(&["--nofile=700:900", "--fsize=1048576", "--nproc=400"]);
+    let signals = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
+    assert_eq!(
+        run.stdout,
+        format!("900\n700\n1024\n400\n{signals}"),
+        "{run:#?}"
+    );
+}
+
+#[test]
+fn a_session_has_nothing_by_which_it_moves_others_into_its_groups() {
+    let host = Service::start("");
+    let limit = ["--limit", "memory=64M", "--", "sleep", "1000"];
+    let id = host.detached(ADA, &limit);
+    let group = format!("portcullis-{id}");
+    let pids = processes(&host, "portcullis");
+    let mut seen = Vec::new();
+    for pid in pids {
+        let entries = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let paths = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        seen.extend(paths);
+    }
+    let groups: Vec<_> = seen
+        .iter()
+        .filter_map(|path| path.to_str().filter(|path| path.contains(&group)))
+        .collect();
+    assert!(!groups.is_empty());
+    // Whoever writes to one that root has opened moves any process of the host.
+    assert!(
+        !groups.iter().any(|path| path.ends_with("cgroup.procs")),
+        "{groups:?}"
+    );
+    assert_eq!(host.run(ADA, &["stop", "--kill", &id]).status, Some(0));
+}
+
+#[test]
 fn who_may_have_what_is_the_admins_file_and_a_wrong_one_admits_nobody() {
     let host = Service::start(
         "sessions = 2\n[[access]]\nwho = [\"ada\"]\nprofiles = [\"codex\", \"mine\"]\n\

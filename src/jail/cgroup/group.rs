@@ -34,7 +34,7 @@ pub(super) struct Group {
     pub(super) parent: Option<OwnedFd>,
     /// Its own folder.
     pub(super) folder: OwnedFd,
-    /// `cgroup.procs`, to be written.
+    /// `cgroup.procs`, to be written. Of somebody else's group: a socket on which they are asked.
     pub(super) procs: OwnedFd,
     /// `cgroup.kill`, to be written (version 2, Linux 5.14).
     pub(super) kill: Option<OwnedFd>,

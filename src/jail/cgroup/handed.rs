@@ -4,8 +4,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, fchmod, openat};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::group::{Group, kill, remove};
 use super::hierarchy::Version;
@@ -18,9 +20,17 @@ use crate::wire::service::GroupWords;
 pub struct Handed {
     /// What is said of it.
     pub words: GroupWords,
-    /// Its folder, its `cgroup.procs`, and its `cgroup.kill` if it has one.
-    pub fds: Vec<OwnedFd>,
+    /// Its folder.
+    pub folder: OwnedFd,
+    /// Its `cgroup.procs`, which is not handed over: whoever writes to one that root has opened moves any process
+    /// of the host. What crosses is a socket to whoever holds it.
+    pub procs: OwnedFd,
+    /// Its `cgroup.kill` if it has one.
+    pub kill: Option<OwnedFd>,
 }
+
+/// How long a process waits on its way in.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Makes the groups of a session with root's rights, for somebody else. They stand until [`remove_all`].
 pub fn make(session: &str, limits: &ResourceLimits) -> (Vec<Handed>, Vec<Missing>) {
@@ -38,10 +48,11 @@ pub fn make(session: &str, limits: &ResourceLimits) -> (Vec<Handed>, Vec<Missing
                 },
                 resources: group.resources,
             };
-            let fds = [group.folder, group.procs].into_iter().chain(group.kill);
             handed.push(Handed {
                 words,
-                fds: fds.collect(),
+                folder: group.folder,
+                procs: group.procs,
+                kill: group.kill,
             });
         }
     }
@@ -73,20 +84,22 @@ pub fn remove_all(session: &str) -> io::Result<()> {
 
 impl Groups {
     /// Takes groups over. What is not as it should be is left out.
-    pub fn take_over(session: &str, handed: Vec<Handed>) -> Option<Self> {
-        let groups = handed.into_iter().filter_map(|handed| {
-            let mut fds = handed.fds.into_iter();
+    pub fn take_over(session: &str, handed: Vec<(GroupWords, Vec<OwnedFd>)>) -> Option<Self> {
+        let groups = handed.into_iter().filter_map(|(words, fds)| {
+            let mut fds = fds.into_iter();
+            let (folder, door, kill) = (fds.next()?, fds.next()?, fds.next());
+            set_socket_timeout(&door, Timeout::Recv, Some(ANSWER)).ok()?;
             Some(Group {
-                version: match handed.words.version {
+                version: match words.version {
                     1 => Version::V1,
                     2 => Version::V2,
                     _ => return None,
                 },
                 parent: None,
-                folder: fds.next()?,
-                procs: fds.next()?,
-                kill: fds.next(),
-                resources: handed.words.resources,
+                folder,
+                procs: door,
+                kill,
+                resources: words.resources,
             })
         });
         let groups: Vec<_> = groups.collect();

@@ -19,7 +19,7 @@ mod meter;
 mod place;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -31,6 +31,7 @@ pub use handed::Handed;
 
 use crate::ids::SessionId;
 use crate::policy::{Resource, ResourceLimits};
+use crate::sys::process::Join;
 use group::Group;
 use place::Place;
 
@@ -156,13 +157,16 @@ impl Groups {
         format!("{}{session}", Self::PREFIX)
     }
 
-    /// What a process writes to on its way in, and whether it must not go on outside.
-    pub(crate) fn joins(&self) -> Result<Vec<(OwnedFd, bool)>, Errno> {
+    /// What a process does on its way in.
+    pub(crate) fn joins(&self) -> Result<Vec<Join>, Errno> {
         let groups = self.groups.iter();
         groups
             .map(|group| {
-                let procs = rustix::io::fcntl_dupfd_cloexec(&group.procs, 3)?;
-                Ok((procs, !group.resources.is_empty()))
+                Ok(Join {
+                    way: rustix::io::fcntl_dupfd_cloexec(&group.procs, 3)?,
+                    answers: group.parent.is_none(),
+                    must: !group.resources.is_empty(),
+                })
             })
             .collect()
     }
