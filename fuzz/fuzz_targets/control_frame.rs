@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::wire::control::ControlRequest;
-use portcullis::wire::detached::FromStarter;
+use portcullis::wire::detached::{FromStarter, Start};
 use portcullis::wire::frame::{body_length, decode, encode};
 use portcullis::wire::service::{Ask, ToSession};
 use serde::Serialize;
@@ -15,6 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     round::<Ask>(bytes);
     round::<ToSession>(bytes);
     round::<FromStarter>(bytes);
+    round::<Start>(bytes);
     if let Some(header) = bytes.first_chunk() {
         assert!(body_length(*header).is_err() || body_length(*header).unwrap() <= 16 << 20);
     }

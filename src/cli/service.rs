@@ -11,7 +11,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::process::{Resource, getrlimit};
 
 use super::failure::{Failure, Outcome};
 use super::{attach, detached, print, run};
@@ -22,7 +21,7 @@ use crate::session::service::{Boot, Service, ServiceError, settle_in};
 use crate::session::{self, Ask, Backing, LaunchRequest, Progress, caller, running};
 use crate::sys::fd;
 use crate::wire::control::{ControlReply, ControlRequest, Launch, Listed, Refusal, SOCKET};
-use crate::wire::detached::{FromStarter, Launched};
+use crate::wire::detached::{FromStarter, Launched, Start};
 use crate::wire::service::CHANNEL_FD;
 use crate::wire::{Channel, Inbox, WireError};
 
@@ -45,7 +44,7 @@ pub(super) fn is_there() -> bool {
 // === The asking side ===
 
 /// Asks the daemon, and waits for its answer.
-fn ask(request: &ControlRequest) -> Result<(Channel, ControlReply, Vec<OwnedFd>), Failure> {
+fn ask(request: &ControlRequest) -> Result<(ControlReply, Vec<OwnedFd>), Failure> {
     let failed = |error: &dyn std::fmt::Display| {
         let cure = "is portcullisd.service in order? run --standalone does without it";
         Failure::new(Exit::Unavailable, format!("portcullisd: {error}; {cure}"))
@@ -55,7 +54,7 @@ fn ask(request: &ControlRequest) -> Result<(Channel, ControlReply, Vec<OwnedFd>)
     let channel = Channel::new(stream);
     channel.send(request).map_err(|error| failed(&error))?;
     let received = channel.recv_with().map_err(|error| failed(&error))?;
-    Ok((channel, received.message, received.fds))
+    Ok((received.message, received.fds))
 }
 
 /// What the daemon's no is to a script.
@@ -74,7 +73,7 @@ fn unexpected() -> Failure {
 
 /// The sessions that the caller may know of.
 pub(super) fn list() -> Result<Vec<Listed>, Failure> {
-    match ask(&ControlRequest::List)?.1 {
+    match ask(&ControlRequest::List)?.0 {
         ControlReply::Sessions(listed) => Ok(listed),
         ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
         _ => Err(unexpected()),
@@ -83,7 +82,7 @@ pub(super) fn list() -> Result<Vec<Listed>, Failure> {
 
 /// The way to a session, whoever's it is.
 pub(super) fn connect(session: SessionId) -> Result<Channel, Failure> {
-    let (_, reply, mut fds) = ask(&ControlRequest::Connect { session })?;
+    let (reply, mut fds) = ask(&ControlRequest::Connect { session })?;
     match (reply, fds.pop()) {
         (ControlReply::Connected, Some(channel)) => {
             let channel = Channel::from(channel);
@@ -100,7 +99,7 @@ pub(super) fn connect(session: SessionId) -> Result<Channel, Failure> {
 
 /// The sessions whose logs the service keeps for the caller.
 pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
-    match ask(&ControlRequest::Logs)?.1 {
+    match ask(&ControlRequest::Logs)?.0 {
         ControlReply::Logs(sessions) => Ok(sessions),
         ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
         _ => Err(unexpected()),
@@ -109,7 +108,7 @@ pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
 
 /// The log of one of them.
 pub(super) fn open_log(session: SessionId) -> Result<OwnedFd, Failure> {
-    let (_, reply, mut fds) = ask(&ControlRequest::OpenLog { session })?;
+    let (reply, mut fds) = ask(&ControlRequest::OpenLog { session })?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
         (ControlReply::Refused { kind, message }, _) => Err(refused(kind, &message)),
@@ -145,26 +144,25 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
         profile: request.profile.clone(),
         name: request.name.clone(),
         detached,
+    };
+    let start = Start {
         umask: umask(),
-        open_files: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         environment: environment(),
         request: text,
     };
     // Before anything runs that a signal could miss.
     let signals = watch_signals().map_err(|error| not_started(&error))?;
-    let (channel, reply, _) = ask(&ControlRequest::Launch(Box::new(launch)))
+    let (reply, mut given) = ask(&ControlRequest::Launch(Box::new(launch)))
         .map_err(|failure| Failure::new(Exit::NotStarted, failure.message))?;
-    match reply {
-        ControlReply::Launching(_) => {}
-        ControlReply::Refused { message, .. } => {
+    let channel = match (reply, given.pop()) {
+        (ControlReply::Launching(_), Some(channel)) => Channel::from(channel),
+        (ControlReply::Refused { message, .. }, _) => {
             return Err(Failure::new(Exit::NotStarted, print::escape(&message)));
         }
         _ => return Err(unexpected()),
-    }
+    };
     // A session that is gone already says why by what it has left in the channel.
-    channel.send_with(&FromStarter::Place, &fds).ok();
-    let forever = set_socket_timeout(&channel, Timeout::Recv, None);
-    forever.map_err(|errno| not_started(&io::Error::from(errno)))?;
+    channel.send_with(&start, &fds).ok();
     Starter {
         channel,
         signals,
@@ -309,6 +307,7 @@ pub(super) fn session() -> Outcome {
         Boot::receive(Channel::from(channel)).map_err(|error: ServiceError| refused(&error))?;
     let Boot {
         service,
+        profile,
         environment,
         request,
         detached,
@@ -320,7 +319,13 @@ pub(super) fn session() -> Outcome {
         channel: requester,
         leaves: detached,
     };
-    match play(service, environment, &request, (&folder, streams), &said) {
+    match play(
+        service,
+        environment,
+        (&profile, &request),
+        (&folder, streams),
+        &said,
+    ) {
         Ok(exit) => Ok(exit),
         Err(failure) => {
             said.tell(&Launched::Failed {
@@ -335,13 +340,18 @@ pub(super) fn session() -> Outcome {
 fn play(
     service: Service,
     environment: Vec<(String, String)>,
-    request: &str,
+    (profile, request): (&str, &str),
     (folder, streams): (&OwnedFd, Option<[OwnedFd; 3]>),
     said: &Teller,
 ) -> Outcome {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::NotStarted, error);
     let request: LaunchRequest = serde_json::from_str(request)
         .map_err(|error| failed(&format!("launch request: {error}")))?;
+    if request.profile != profile {
+        let profile = &request.profile;
+        let why = format!("launch request: profile {profile:?} is not the one that was asked for");
+        return Err(failed(&why));
+    }
     caller::assume(environment, service.user.clone(), service.profiles.clone());
     settle_in(folder, streams).map_err(|error| failed(&error))?;
     rustix::process::setsid().map_err(|errno| failed(&format!("setsid: {errno}")))?;

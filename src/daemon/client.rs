@@ -1,11 +1,11 @@
 //! A connection to the control socket, until its one request has been read. Never waits for a peer: one that
 //! says nothing, or half a frame, is cut off.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::closer;
+use crate::sys::close;
 use crate::sys::peer::{self, Peer};
 use crate::wire::control::{ControlReply, ControlRequest, MAX_REQUEST, Refusal};
 use crate::wire::{Channel, Inbox, WireError};
@@ -41,7 +41,7 @@ impl Client {
                 until: Instant::now() + PATIENCE,
             }),
             _ => {
-                closer::close(stream);
+                close::without_waiting(stream);
                 None
             }
         }
@@ -68,11 +68,6 @@ impl Client {
         }
     }
 
-    /// Its socket once more, for the session that it asked for.
-    pub(super) fn socket(&self) -> Option<OwnedFd> {
-        self.channel.as_ref()?.as_fd().try_clone_to_owned().ok()
-    }
-
     /// Answers no.
     pub(super) fn refuse(&self, kind: Refusal, message: String) {
         self.answer(&ControlReply::Refused { kind, message }, &[]);
@@ -88,7 +83,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        closer::close(self.channel.take());
+        if let Some(channel) = self.channel.take() {
+            close::without_waiting(channel);
+        }
     }
 }
 

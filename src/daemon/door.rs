@@ -5,8 +5,8 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::closer;
 use super::process;
+use crate::sys::close;
 use crate::wire::Channel;
 
 /// Of one group of one session.
@@ -48,7 +48,19 @@ impl Door {
             Ok(Some(_)) | Err(_) => false,
         };
         if !moved {
-            closer::close(self.channel.take());
+            self.close();
         }
+    }
+
+    fn close(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            close::without_waiting(channel);
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.close();
     }
 }

@@ -95,29 +95,26 @@ pub(super) fn admit(
         (Refusal::Failed, why)
     })?;
     Ok(SessionBoot {
-        caller_limits,
         session: SessionId::generate(),
         user: accounts.user_name(peer.uid),
-        umask: launch.umask,
-        open_files: launch.open_files,
-        environment: launch.environment.clone(),
-        request: launch.request.clone(),
+        profile: launch.profile.clone(),
+        caller_limits,
         profiles: access.profiles.clone(),
         limits: access.limits.iter().collect(),
         detached: launch.detached,
     })
 }
 
-/// Starts the session process. `socket`: that of whoever asked for it, who sends the session the rest.
+/// Starts the session process. Gives the caller's end of the channel to it: nobody has sent anything there, and the
+/// session's end is with the session alone.
 pub(super) fn start(
     others: &Others,
     peer: &Peer,
     launch: &Launch,
     boot: SessionBoot,
     slot: Slot,
-    socket: OwnedFd,
     reserved: u32,
-) -> Result<Running, SupplyError> {
+) -> Result<(Running, Channel), SupplyError> {
     Operation::MakeRuntimeFolder(peer).perform(others)?;
     let Yield::Fd(namespace) = Operation::MakeNamespace {
         caller: peer,
@@ -140,9 +137,10 @@ pub(super) fn start(
         limits: boot.limits.clone(),
         durability: None,
     };
+    let (caller, callers) = Channel::pair()?;
     // In the channel before there is anybody who reads it; a frame that does not fit is refused.
-    make_room(&ours)?;
-    ours.send_now(&ToSession::Boot(Box::new(boot)), &[socket.as_fd()])?;
+    ours.send_now(&ToSession::Boot(Box::new(boot)), &[callers.as_fd()])?;
+    drop(callers);
     let process = process(
         Operation::StartSession {
             caller: peer,
@@ -151,14 +149,7 @@ pub(super) fn start(
         },
         others,
     )?;
-    Ok(Running::new(slot, record, process, held, ours))
-}
-
-/// Lets one frame with an environment fit into the socket.
-fn make_room(channel: &Channel) -> io::Result<()> {
-    rustix::net::sockopt::set_socket_send_buffer_size_force(channel, 8 << 20)
-        .or_else(|_| rustix::net::sockopt::set_socket_send_buffer_size(channel, 8 << 20))
-        .map_err(io::Error::from)
+    Ok((Running::new(slot, record, process, held, ours), caller))
 }
 
 fn process(operation: Operation<'_>, others: &Others) -> Result<Process, SupplyError> {

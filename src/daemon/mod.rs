@@ -4,7 +4,7 @@
 //! ([`operation`], a closed list). Trusts: the kernel's word on who is at the other end, the admin's file, and
 //! nothing that a peer or a session says beyond what they may ask for. Never: resolves a path that
 //! anybody named, reads a rule, a request of the network or a byte of a jail, waits for a peer, takes a
-//! descriptor from one, has a second thread but to close sockets ([`closer`]).
+//! descriptor from one, has a second thread.
 //!
 //! Reading order: [`main`] is the numbered list, [`serve`] the loop, [`launch`] what becomes of a request for a
 //! session; [`config`] and [`accounts`] say who may what.
@@ -12,7 +12,6 @@
 
 pub mod accounts;
 mod client;
-mod closer;
 pub mod config;
 mod door;
 mod launch;

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::closer;
 use super::door::Door;
 use super::process::Process;
 use super::store::{self, Part, Slot};
 use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
-use crate::sys::fd;
+use crate::sys::{close, fd};
 use crate::wire::control::Listed;
 use crate::wire::service::{Ask, MAX_ASK};
 use crate::wire::{Channel, Inbox};
@@ -274,7 +273,7 @@ impl Running {
     /// Says nothing to it any more. It goes on with what it has.
     pub(super) fn hang_up(&mut self) {
         if let Some(service) = self.service.take() {
-            closer::close(service.channel);
+            close::without_waiting(service.channel);
             store::forget(self.slot, Part::Service);
         }
     }

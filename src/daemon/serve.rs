@@ -248,24 +248,23 @@ impl Service {
         };
         let session = boot.session;
         let peer = client.peer.clone();
-        let socket = client.socket();
-        let slot = Slot::free(self.sessions.values().map(Running::slot));
-        let (Some(socket), Some(slot)) = (socket, slot) else {
+        let Some(slot) = Slot::free(self.sessions.values().map(Running::slot)) else {
             client.refuse(Refusal::Failed, "no descriptor is left".to_owned());
             return;
         };
-        // Said first: whatever comes after it on this socket is the session's.
-        client.answer(&ControlReply::Launching(session), &[]);
         let started = {
             let taken = self
                 .sessions
                 .values()
                 .map(|session| session.record.reserved);
             let reserved = free_reserved(taken);
-            launch::start(&self.others, &peer, launch, boot, slot, socket, reserved)
+            launch::start(&self.others, &peer, launch, boot, slot, reserved)
         };
         match started {
-            Ok(running) => drop(self.sessions.insert(session, running)),
+            Ok((running, channel)) => {
+                self.sessions.insert(session, running);
+                client.answer(&ControlReply::Launching(session), &[channel.as_fd()]);
+            }
             Err(error) => {
                 tell(&format!("session {session} of uid {}: {error}", peer.uid));
                 client.refuse(Refusal::Failed, error.to_string());

@@ -51,8 +51,6 @@ impl Requester {
                         raise(signal).ok();
                     }
                 }
-                // It was taken before.
-                Ok(Some(FromStarter::Place)) => {}
                 Ok(None) => return,
                 Err(_) => {
                     self.gone = true;

@@ -15,9 +15,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::ids::SessionId;
 use crate::jail::cgroup::{Groups, Missing};
 use crate::policy::{Durability, ResourceLimits};
-use crate::wire::detached::FromStarter;
+use crate::wire::detached::Start;
 use crate::wire::frame::Received;
-use crate::wire::service::{Ask, CallerLimit, MissingGroup, SessionBoot, ToSession, Visitor};
+use crate::wire::service::{Ask, CallerLimit, MissingGroup, ToSession, Visitor};
 use crate::wire::{Channel, WireError};
 
 /// For the daemon to answer: it may be waiting for a slow disk, or be restarted.
@@ -65,6 +65,8 @@ pub type Shared = Rc<RefCell<Service>>;
 pub struct Boot {
     /// The way to the daemon from now on.
     pub service: Service,
+    /// The profile for which the daemon has let the caller in.
+    pub profile: String,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
     /// The launch request, as JSON text.
@@ -80,72 +82,54 @@ pub struct Boot {
 }
 
 impl Boot {
-    /// Waits for the daemon's first word. The caller's umask and limit of open files are ours from then on.
+    /// Waits for the daemon's first word, and for what the caller has to say. The caller's umask and limits are ours
+    /// from then on.
     pub fn receive(channel: Channel) -> Result<Self, ServiceError> {
         let Received { message, fds, .. } = channel.recv_with::<ToSession>()?;
         let ToSession::Boot(boot) = message else {
             return Err(ServiceError::Unexpected);
         };
-        let SessionBoot {
-            session,
-            user,
-            umask,
-            open_files,
-            caller_limits,
-            environment,
-            request,
-            profiles,
-            limits,
-            detached,
-        } = *boot;
-        rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
-        for limit in &caller_limits {
+        for limit in &boot.caller_limits {
             bind(limit)?;
         }
-        let mut limit = getrlimit(Resource::Nofile);
-        // Never more than we may ourselves.
-        limit.current = limit
-            .maximum
-            .map_or(Some(open_files), |most| Some(open_files.min(most)));
-        setrlimit(Resource::Nofile, limit).map_err(|errno| WireError::Io(errno.into()))?;
         let [requester] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
         let requester = Channel::from(requester);
-        let bound = |time| {
-            let set = set_socket_timeout(&requester, Timeout::Recv, time);
-            set.map_err(|errno| WireError::Io(errno.into()))
-        };
-        bound(Some(ANSWER))?;
-        let Received { message, fds, .. } = requester.recv_with()?;
-        bound(None)?;
+        patience(&requester, Some(ANSWER))?;
+        let Received { message, fds, .. } = requester.recv_with::<Start>()?;
+        patience(&requester, None)?;
+        rustix::process::umask(Mode::from_raw_mode(message.umask & 0o777));
         let mut fds = fds.into_iter();
-        let (FromStarter::Place, Some(folder)) = (message, fds.next()) else {
-            return Err(ServiceError::Unexpected);
-        };
+        let folder = fds.next().ok_or(ServiceError::Unexpected)?;
         let streams = match (fds.next(), fds.next(), fds.next()) {
             (None, None, None) => None,
             (Some(input), Some(output), Some(error)) => Some([input, output, error]),
             _ => return Err(ServiceError::Unexpected),
         };
-        set_socket_timeout(&channel, Timeout::Recv, Some(ANSWER))
-            .map_err(|errno| WireError::Io(errno.into()))?;
+        patience(&channel, Some(ANSWER))?;
         Ok(Self {
             service: Service {
                 channel,
-                session,
-                user,
-                profiles,
-                limits: limits.into_iter().collect(),
+                session: boot.session,
+                user: boot.user,
+                profiles: boot.profiles,
+                limits: boot.limits.into_iter().collect(),
                 visitors: VecDeque::new(),
                 gone: false,
             },
-            environment,
-            request,
-            detached,
+            profile: boot.profile,
+            environment: message.environment,
+            request: message.request,
+            detached: boot.detached,
             requester,
             folder,
             streams,
         })
     }
+}
+
+fn patience(channel: &Channel, time: Option<Duration>) -> Result<(), WireError> {
+    let set = set_socket_timeout(channel, Timeout::Recv, time);
+    set.map_err(|errno| WireError::Io(errno.into()))
 }
 
 /// Takes a limit of the caller's for our own, where it is below ours.

@@ -8,6 +8,7 @@
 pub mod admin_file;
 pub mod beside;
 pub mod capability;
+pub mod close;
 pub mod fd;
 pub mod folder_signal;
 pub mod harden;

@@ -1,9 +1,8 @@
 //! Anybody on the host ↔ `portcullisd`, over [`SOCKET`].
 //!
 //! A peer sends one [`ControlRequest`] a connection and reads one [`ControlReply`]. Who it is the kernel says
-//! (SO_PEERCRED, unix(7)), never the frame. After [`ControlReply::Launching`] the connection is the session
-//! process's: it speaks [`super::detached`] from then on, and the daemon has let go of it. Who sends a descriptor
-//! to the daemon is cut off.
+//! (SO_PEERCRED, unix(7)), never the frame. Who sends a descriptor is cut off: what a peer and a session have for
+//! one another goes over a channel that the daemon gives to both.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,8 +12,8 @@ use crate::ids::{SessionId, SessionName};
 /// Where the daemon listens.
 pub const SOCKET: &str = "/run/portcullis/control.sock";
 
-/// The longest request, in bytes: a command line and an environment (execve(2) has room for 2 MiB of both).
-pub const MAX_REQUEST: usize = 4 << 20;
+/// The longest request, in bytes: names, and no list.
+pub const MAX_REQUEST: usize = 4 << 10;
 
 /// The longest reply, in bytes: some thousand sessions.
 pub const MAX_REPLY: usize = 4 << 20;
@@ -23,8 +22,8 @@ pub const MAX_REPLY: usize = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlRequest {
-    /// Start a session as me. Answered by [`ControlReply::Launching`]; the descriptors then go to the session
-    /// ([`super::detached::FromStarter::Place`]).
+    /// Start a session as me. Answered by [`ControlReply::Launching`], which brings a channel to the session
+    /// process; on it goes first what to run, and where ([`super::detached::Start`]).
     Launch(Box<Launch>),
     /// Which sessions run that I may know of? Answered by [`ControlReply::Sessions`].
     List,
@@ -53,21 +52,13 @@ pub struct Launch {
     pub name: Option<SessionName>,
     /// It outlives the peer.
     pub detached: bool,
-    /// The peer's file mode creation mask (umask(2)).
-    pub umask: u32,
-    /// How many files the peer may have open (`RLIMIT_NOFILE`, the soft one).
-    pub open_files: u64,
-    /// The peer's variables, as far as they are UTF-8. The daemon only hands them on.
-    pub environment: Vec<(String, String)>,
-    /// The session's launch request, as JSON text (`session::LaunchRequest`). The daemon only hands it on.
-    pub request: String,
 }
 
 /// What the daemon answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ControlReply {
-    /// The session process is there; it speaks from now on.
+    /// The session process is there; the channel to it came with this frame.
     Launching(SessionId),
     /// The sessions, oldest first.
     Sessions(Vec<Listed>),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt::set_socket_passcred,
 };
 use rustix::process::Pid;
@@ -183,13 +183,17 @@ impl Channel {
     }
 
     /// One byte of somebody's, and which process sent it; `None`: nobody has. Only after
-    /// [`Channel::learn_sender`]. Descriptors that came with it are never ours.
+    /// [`Channel::learn_sender`]. Whoever sends a descriptor with it is not listened to; it stays in the socket.
     pub fn knock(&self) -> Result<Option<Pid>, WireError> {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
         let mut came = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let buffers = &mut [IoSliceMut::new(&mut byte)];
-        match recvmsg(&self.stream, buffers, &mut came, RecvFlags::DONTWAIT) {
+        match recvmsg(&self.stream, buffers, &mut came, flags) {
+            Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) => {
+                return Err(WireError::Io(io::Error::other("descriptors")));
+            }
             Ok(got) if got.bytes == 0 => return Err(WireError::Closed),
             Ok(_) => {}
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
@@ -199,6 +203,7 @@ impl Channel {
             RecvAncillaryMessage::ScmCredentials(sender) => Some(sender.pid),
             _ => None,
         });
+        rustix::net::recv(&self.stream, &mut byte, RecvFlags::DONTWAIT).map_err(io::Error::from)?;
         let unknown = || WireError::Io(io::Error::other("nobody sent it"));
         sender.map(Some).ok_or_else(unknown)
     }

@@ -1,14 +1,15 @@
 //! Frames read without blocking: for a process that waits for several peers at once. A peer that sends
 //! half a frame and falls silent holds nobody up.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::AsFd;
 
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, recv, recvmsg};
+use rustix::net::{RecvFlags, recv};
 use serde::de::DeserializeOwned;
 
 use super::WireError;
 use super::frame::{Channel, body_length, decode};
+use crate::sys::close::{Look, look};
 
 /// Bytes taken by one read.
 const CHUNK: usize = 16 << 10;
@@ -62,17 +63,11 @@ impl Inbox {
                 return Ok(Some(message));
             }
             let mut chunk = [0; CHUNK];
-            let looked = recvmsg(
-                channel.as_fd(),
-                &mut [IoSliceMut::new(&mut chunk)],
-                &mut RecvAncillaryBuffer::default(),
-                RecvFlags::DONTWAIT | RecvFlags::PEEK,
-            );
-            let there = match looked {
-                Ok(looked) if looked.flags.contains(ReturnFlags::CTRUNC) => {
+            let there = match look(channel.as_fd(), &mut chunk) {
+                Ok(Look::Bytes(there)) => there,
+                Ok(Look::Descriptors) => {
                     return Err(WireError::Io(io::Error::other("descriptors")));
                 }
-                Ok(looked) => looked.bytes,
                 Err(rustix::io::Errno::AGAIN) => return Ok(None),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(rustix::io::Errno::CONNRESET) => return Err(WireError::Closed),

@@ -22,8 +22,8 @@ pub const MAX_ASK: usize = 4 << 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToSession {
-    /// What to run. Brings the channel to whoever asked for it ([`super::detached`]), who sends the folder and the
-    /// streams there: the daemon never has a descriptor of theirs.
+    /// Whose session this is. Brings the channel to whoever asked for it, who says there what to run
+    /// ([`super::detached`]): the daemon never has a descriptor of theirs.
     Boot(Box<SessionBoot>),
     /// What was asked for is done; its descriptors came with this frame.
     Given,
@@ -46,16 +46,10 @@ pub struct SessionBoot {
     pub session: SessionId,
     /// The caller's name, as it stands in the records.
     pub user: String,
-    /// The caller's file mode creation mask (umask(2)).
-    pub umask: u32,
-    /// How many files the caller may have open (`RLIMIT_NOFILE`, the soft one).
-    pub open_files: u64,
-    /// What else of resources the caller has, as the kernel says.
+    /// The profile that was asked for, and judged.
+    pub profile: String,
+    /// The limits of the caller's, as the kernel says (setrlimit(2)).
     pub caller_limits: Vec<CallerLimit>,
-    /// The caller's variables.
-    pub environment: Vec<(String, String)>,
-    /// `session::LaunchRequest`, as JSON text.
-    pub request: String,
     /// The profiles that the caller may use, the host's own alone; `None`: any, the caller's own too.
     pub profiles: Option<Vec<String>>,
     /// The most of the machine that it may take, in the units of [`Resource`].

@@ -355,6 +355,23 @@ fn the_callers_limits_and_signals_are_those_of_the_command() {
 }
 
 #[test]
+fn an_environment_of_a_megabyte_is_no_matter_of_the_daemons() {
+    let host = Service::start("");
+    let program = host.path("bin/portcullis");
+    let words = [program.to_str().unwrap(), "run", "-q", "--", "echo", "ran"];
+    let mut command = host.command(ADA, &host.work(ADA), &words);
+    for number in 0..12 {
+        command.env(format!("LONG_{number}"), "x".repeat(100_000));
+    }
+    let run = Run::of(&command.output().unwrap());
+    assert_eq!(
+        (run.status, run.stdout.as_str()),
+        (Some(0), "ran\n"),
+        "{run:#?}"
+    );
+}
+
+#[test]
 fn a_session_has_nothing_by_which_it_moves_others_into_its_groups() {
     let host = Service::start("");
     let limit = ["--limit", "memory=64M", "--", "sleep", "1000"];

@@ -12,6 +12,8 @@
 mod cli;
 #[path = "../support/fd_store.rs"]
 mod fd_store;
+#[path = "../support/linger.rs"]
+mod linger;
 #[path = "../support/service.rs"]
 mod service;
 #[path = "../support/terminal.rs"]
