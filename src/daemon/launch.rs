@@ -8,13 +8,13 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::accounts::Accounts;
-use super::config::Config;
+use super::config::{Config, FILE};
 use super::door::Door;
-use super::limits;
 use super::operation::{LOGS, Operation, OperationError, Others, Yield};
 use super::process::Process;
 use super::running::{Companion, Record, Running};
 use super::store::Slot;
+use super::{limit, limits};
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, Resource, ResourceLimits};
@@ -39,7 +39,7 @@ pub(super) enum SupplyError {
     Operation(#[from] OperationError),
     #[error("{0}")]
     Wire(#[from] WireError),
-    #[error("make a channel: {0}")]
+    #[error("make a channel: {}{}", .0, limit::named(.0))]
     Channel(#[from] io::Error),
     #[error("{0}")]
     Admin(String),
@@ -66,8 +66,7 @@ pub(super) fn admit(
     let config = Config::read(accounts).map_err(|error| (Refusal::Failed, error))?;
     let Some(access) = config.access(peer) else {
         let why = format!(
-            "{} names nobody that is you; ask the admin of this host for an [[access]] entry",
-            super::config::FILE
+            "{FILE} names nobody that is you; ask the admin of this host for an [[access]] entry"
         );
         return Err(refused(why));
     };
@@ -82,12 +81,13 @@ pub(super) fn admit(
     }
     if access.sessions.is_some_and(|most| own >= most) {
         return Err(refused(format!(
-            "{own} sessions of yours run, which is as many as you may have; portcullis ps lists them"
+            "{own} sessions of yours run, which is as many as you may have ({FILE}: access.sessions); portcullis ps \
+             lists them"
         )));
     }
     if all >= config.sessions {
         return Err(refused(format!(
-            "{all} sessions run, which is as many as this host takes"
+            "{all} sessions run, which is as many as this host takes ({FILE}: sessions)"
         )));
     }
     let caller_limits = limits::of(peer).map_err(|error| {

@@ -15,6 +15,7 @@ mod client;
 pub mod config;
 mod door;
 mod launch;
+mod limit;
 mod limits;
 pub mod operation;
 mod process;
@@ -93,6 +94,8 @@ fn start() -> Result<Service, StartError> {
         return Err(StartError::NotRoot);
     }
     harden::no_core_dumps().map_err(system("RLIMIT_CORE"))?;
+    // Eight for each session. Sessions have their callers' limit again.
+    harden::raise_open_files().map_err(system("RLIMIT_NOFILE"))?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // 3. One daemon a host.
     let lock = lock()?;

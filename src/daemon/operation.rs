@@ -9,6 +9,7 @@ use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, m
 use rustix::io::Errno;
 
 use super::accounts::Accounts;
+use super::limit;
 use super::process::{self, Process};
 use crate::audit::folder::{file_name, session_of};
 use crate::ids::SessionId;
@@ -103,10 +104,10 @@ pub enum Operation<'a> {
     },
     /// The end of a process that was started by one of the above.
     Kill(&'a Process),
-    /// How many processes there still are in the user namespace of a session. Yields that.
-    CountIn(BorrowedFd<'a>),
-    /// The end of all of them.
-    KillIn(BorrowedFd<'a>),
+    /// Which of these user namespaces of sessions still have a process in them. Yields their places in the list.
+    FindInhabited(&'a [BorrowedFd<'a>]),
+    /// The end of all processes in these.
+    KillIn(&'a [BorrowedFd<'a>]),
 }
 
 /// What an operation gives.
@@ -120,18 +121,20 @@ pub enum Yield {
     Process(Process),
     /// Control groups, and why there are not more.
     Groups(Vec<Handed>, Vec<Missing>),
-    /// A number.
-    Count(usize),
+    /// Places in the list that was given.
+    Places(BTreeSet<usize>),
     /// Sessions, oldest first.
     Sessions(Vec<SessionId>),
 }
 
 /// It was not done: what, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("{what}: {source}")]
+#[error("{what}: {source}{limit}")]
 pub struct OperationError {
-    what: String,
+    what: &'static str,
     source: io::Error,
+    /// Which limit it was, if any.
+    limit: &'static str,
 }
 
 // === impl Others ===
@@ -169,8 +172,13 @@ impl Operation<'_> {
     /// Does it.
     pub fn perform(self, others: &Others) -> Result<Yield, OperationError> {
         let what = self.name();
+        let limit = match self {
+            Self::MakeNamespace { .. } => limit::named_of_namespaces,
+            _ => limit::named,
+        };
         self.done(others).map_err(|source| OperationError {
-            what: what.to_owned(),
+            what,
+            limit: limit(&source),
             source,
         })
     }
@@ -188,8 +196,8 @@ impl Operation<'_> {
             Self::OpenLog { .. } => "open a log",
             Self::ListLogs { .. } => "list logs",
             Self::Kill(_) => "kill a process",
-            Self::CountIn(_) => "count what is left of a session",
-            Self::KillIn(_) => "kill what is left of a session",
+            Self::FindInhabited(_) => "look for what is left of sessions",
+            Self::KillIn(_) => "kill what is left of sessions",
         }
     }
 
@@ -229,15 +237,8 @@ impl Operation<'_> {
             Self::OpenLog { uid, session } => open_log(uid, session, others).map(Yield::Fd),
             Self::ListLogs { uid } => list_logs(uid).map(Yield::Sessions),
             Self::Kill(process) => process.kill().map(|()| Yield::Done),
-            Self::CountIn(namespace) => {
-                process::within(namespace).map(|all| Yield::Count(all.len()))
-            }
-            Self::KillIn(namespace) => {
-                for process in process::within(namespace)? {
-                    process.kill()?;
-                }
-                Ok(Yield::Done)
-            }
+            Self::FindInhabited(namespaces) => process::inhabited(namespaces).map(Yield::Places),
+            Self::KillIn(namespaces) => process::kill_within(namespaces).map(|()| Yield::Done),
         }
     }
 }

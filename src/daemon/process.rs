@@ -1,6 +1,7 @@
 //! A process that the daemon, or the daemon before it, started: known by a descriptor that is never
 //! anybody else's (pidfd_open(2)).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -69,29 +70,55 @@ pub(super) fn is_within(pid: Pid, namespace: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// The processes in a user namespace. Each is one of them still when its descriptor is open: the namespace is
-/// asked for again then.
-pub(super) fn within(namespace: BorrowedFd<'_>) -> io::Result<Vec<Process>> {
-    let wanted = rustix::fs::fstat(namespace)?;
-    let is_within = |pid: Pid| {
-        let found = rustix::fs::stat(format!("/proc/{}/ns/user", pid.as_raw_nonzero()));
-        found.is_ok_and(|found| (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino))
-    };
-    let mut processes = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = number.and_then(Pid::from_raw).filter(|pid| is_within(*pid)) else {
-            continue;
-        };
+/// Which of these user namespaces have a process in them, by their places in the list. Looks once at every process
+/// of the host, for however many namespaces.
+pub(super) fn inhabited(namespaces: &[BorrowedFd<'_>]) -> io::Result<BTreeSet<usize>> {
+    let wanted = places(namespaces)?;
+    Ok(numbers()?.filter_map(|pid| place(pid, &wanted)).collect())
+}
+
+/// Kills every process in these user namespaces. Each is one of them still when its descriptor is open: the
+/// namespace is asked for again then.
+pub(super) fn kill_within(namespaces: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let wanted = places(namespaces)?;
+    let mut outcome = Ok(());
+    for pid in numbers()?.filter(|pid| place(*pid, &wanted).is_some()) {
         // Ended meanwhile is as good.
         if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-            && is_within(pid)
+            && place(pid, &wanted).is_some()
         {
-            processes.push(Process(pidfd));
+            // One that does not end keeps none of the others.
+            outcome = outcome.and(Process(pidfd).kill());
         }
     }
-    Ok(processes)
+    outcome
+}
+
+/// Device and inode of a namespace, and its place in a list.
+type Places = BTreeMap<(u64, u64), usize>;
+
+fn places(namespaces: &[BorrowedFd<'_>]) -> io::Result<Places> {
+    let one = |(place, namespace): (usize, &BorrowedFd<'_>)| {
+        let found = rustix::fs::fstat(namespace)?;
+        Ok(((found.st_dev, found.st_ino), place))
+    };
+    namespaces.iter().enumerate().map(one).collect()
+}
+
+/// The place of the user namespace that this process is in.
+fn place(pid: Pid, wanted: &Places) -> Option<usize> {
+    let found = rustix::fs::stat(format!("/proc/{}/ns/user", pid.as_raw_nonzero())).ok()?;
+    wanted.get(&(found.st_dev, found.st_ino)).copied()
+}
+
+/// All processes.
+fn numbers() -> io::Result<impl Iterator<Item = Pid>> {
+    let entries: Vec<_> = std::fs::read_dir("/proc")?.collect::<io::Result<_>>()?;
+    let number = |entry: std::fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries
+        .into_iter()
+        .filter_map(number)
+        .filter_map(Pid::from_raw))
 }
 
 impl AsFd for Process {

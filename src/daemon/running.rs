@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::door::Door;
 use super::process::Process;
-use super::store::{self, Part, Slot};
+use super::store::{Kept, Part, Slot};
 use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
 use crate::sys::{close, fd};
@@ -23,7 +23,7 @@ use crate::wire::{Channel, Inbox};
 const LAST_RECORDS: Duration = Duration::from_secs(20);
 
 /// How often an end that takes long is looked at.
-const AGAIN: Duration = Duration::from_millis(50);
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
 /// What a session may ask for in [`WINDOW`]; one that asks for more is not served.
 const MOST_ASKS: usize = 32;
@@ -77,8 +77,8 @@ struct Service {
 pub(super) struct Running {
     /// What is known of it.
     pub record: Record,
-    /// Where what is kept of it is kept.
-    slot: Slot,
+    /// What is kept of it.
+    kept: Kept,
     process: Process,
     /// In which its own process and its jail run, and nobody else.
     namespace: OwnedFd,
@@ -105,7 +105,11 @@ impl Running {
         namespace: OwnedFd,
         service: Channel,
     ) -> Self {
-        let running = Self {
+        let mut kept = Kept::new(slot, []);
+        kept.keep(Part::Process, process.as_fd());
+        kept.keep(Part::Namespace, namespace.as_fd());
+        kept.keep(Part::Service, service.as_fd());
+        let mut running = Self {
             namespace,
             service: Some(Service::new(service)),
             memory: None,
@@ -115,20 +119,16 @@ impl Running {
             ended: None,
             asks: VecDeque::new(),
             record,
-            slot,
+            kept,
             process,
         };
-        store::keep(running.slot, Part::Process, running.process.as_fd());
-        store::keep(running.slot, Part::Namespace, running.namespace.as_fd());
-        if let Some(service) = &running.service {
-            store::keep(running.slot, Part::Service, service.channel.as_fd());
-        }
         running.keep_record();
         running
     }
 
     /// A session of the daemon before us, from what was kept of it. `None`: too little was.
     pub(super) fn adopted(slot: Slot, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
+        let kept = Kept::new(slot, parts.iter().map(|(part, _)| *part));
         let mut record = None;
         let mut process = None;
         let mut service = None;
@@ -156,7 +156,7 @@ impl Running {
         };
         Some(Self {
             record: record?,
-            slot,
+            kept,
             process: process?,
             namespace: namespace?,
             service,
@@ -176,7 +176,7 @@ impl Running {
 
     /// Its place in the store.
     pub(super) fn slot(&self) -> Slot {
-        self.slot
+        self.kept.slot()
     }
 
     /// For a list.
@@ -208,7 +208,7 @@ impl Running {
             return memory.try_clone();
         }
         let memory = OwnedFd::from(fd::unnamed("portcullis-gates")?);
-        store::keep(self.slot, Part::Memory, memory.as_fd());
+        self.kept.keep(Part::Memory, memory.as_fd());
         self.memory.insert(memory).try_clone()
     }
 
@@ -274,36 +274,33 @@ impl Running {
     pub(super) fn hang_up(&mut self) {
         if let Some(service) = self.service.take() {
             close::without_waiting(service.channel);
-            store::forget(self.slot, Part::Service);
+            self.kept.forget(Part::Service);
         }
     }
 
     /// Has a new gate, in the place of the one before.
     pub(super) fn take_gate(&mut self, gate: Companion) {
-        store::forget(self.slot, Part::Gate);
-        store::forget(self.slot, Part::GateSupply);
-        store::keep(self.slot, Part::Gate, gate.process.as_fd());
-        store::keep(self.slot, Part::GateSupply, gate.supply.as_fd());
+        self.kept.keep(Part::Gate, gate.process.as_fd());
+        self.kept.keep(Part::GateSupply, gate.supply.as_fd());
         self.gate = Some(gate);
     }
 
     /// Has a new audit writer, in the place of the one before.
     pub(super) fn take_writer(&mut self, writer: Companion, durability: Durability) {
-        store::forget(self.slot, Part::Writer);
-        store::forget(self.slot, Part::WriterSupply);
-        store::keep(self.slot, Part::Writer, writer.process.as_fd());
-        store::keep(self.slot, Part::WriterSupply, writer.supply.as_fd());
+        self.kept.keep(Part::Writer, writer.process.as_fd());
+        self.kept.keep(Part::WriterSupply, writer.supply.as_fd());
         self.writer = Some(writer);
         if self.record.durability.replace(durability) != Some(durability) {
-            store::forget(self.slot, Part::Record);
             self.keep_record();
         }
     }
 
-    fn keep_record(&self) {
+    fn keep_record(&mut self) {
         let bytes = serde_json::to_vec(&self.record).unwrap_or_default();
-        if let Ok(file) = fd::sealed("session", &bytes) {
-            store::keep(self.slot, Part::Record, file.as_fd());
+        match fd::sealed("session", &bytes) {
+            Ok(file) => self.kept.keep(Part::Record, file.as_fd()),
+            // The one before says less than is so.
+            Err(_) => self.kept.forget(Part::Record),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The loop: one thread waits for everybody, and does what is asked at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -15,7 +15,7 @@ use super::client::{Client, MOST, MOST_OF_ONE};
 use super::config::Config;
 use super::launch::{self, SupplyError};
 use super::operation::{Operation, Others, Yield, free_reserved};
-use super::running::Running;
+use super::running::{AGAIN, Running};
 use super::store::{self, Part, Slot};
 use super::tell;
 use crate::ids::SessionId;
@@ -44,6 +44,8 @@ pub(super) struct Service {
     sweep: Option<Instant>,
     /// When systemd is told next that we are alive; `None`: it does not ask.
     heartbeat: Option<Instant>,
+    /// When it was looked last at what is left of sessions that ended.
+    looked: Option<Instant>,
 }
 
 impl Service {
@@ -72,6 +74,7 @@ impl Service {
             sessions,
             sweep: Some(Instant::now()),
             heartbeat: sd_notify::watchdog_enabled().map(|_| Instant::now()),
+            looked: None,
         }
     }
 
@@ -84,36 +87,28 @@ impl Service {
         let ends = SignalFd::with_flags(&ends, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         store::ready(self.sessions.len());
         loop {
-            if self.wait(&ends)? {
+            let Some(stirred) = self.wait(&ends)? else {
                 return Ok(());
-            }
+            };
             self.beat();
             self.sweep();
             self.let_in();
             self.hear_clients();
-            self.hear_sessions();
+            self.hear_sessions(&stirred);
         }
     }
 
-    /// Waits until something is to be done. True: we are to end.
-    fn wait(&self, ends: &SignalFd) -> io::Result<bool> {
-        let mut fds = vec![
-            PollFd::new(ends, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        for client in &self.clients {
-            fds.extend(
-                client
-                    .fd()
-                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
-        }
-        for session in self.sessions.values() {
-            fds.extend(
-                session
-                    .fds()
-                    .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)),
-            );
+    /// Waits until something is to be done. Gives the sessions of which something can be read; `None`: we are to
+    /// end.
+    fn wait(&self, ends: &SignalFd) -> io::Result<Option<BTreeSet<SessionId>>> {
+        let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![readable(ends.as_fd()), readable(self.listener.as_fd())];
+        fds.extend(self.clients.iter().filter_map(Client::fd).map(readable));
+        let others = fds.len();
+        let mut owners = Vec::new();
+        for (id, session) in &self.sessions {
+            fds.extend(session.fds().map(readable));
+            owners.resize(fds.len() - others, *id);
         }
         let clients = self.clients.iter().map(|client| client.until);
         let sessions = self.sessions.values().filter_map(Running::due);
@@ -128,7 +123,12 @@ impl Service {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(fds.first().is_some_and(|ends| !ends.revents().is_empty()))
+        if fds.first().is_some_and(|ends| !ends.revents().is_empty()) {
+            return Ok(None);
+        }
+        let sessions = fds.iter().skip(others).zip(owners);
+        let stirred = sessions.filter(|(fd, _)| !fd.revents().is_empty());
+        Ok(Some(stirred.map(|(_, owner)| owner).collect()))
     }
 
     fn beat(&mut self) {
@@ -299,22 +299,52 @@ impl Service {
         }
     }
 
-    fn hear_sessions(&mut self) {
-        let others = &self.others;
-        self.sessions.retain(|session, running| {
+    /// Those that have something for us, and those that are about to end: the rest would be asked in vain, with
+    /// system calls for each of them whenever one says a word.
+    fn hear_sessions(&mut self, stirred: &BTreeSet<SessionId>) {
+        let mut over = Vec::new();
+        for (session, running) in &mut self.sessions {
+            if running.lives() && !stirred.contains(session) {
+                continue;
+            }
             while let Some(ask) = running.asks() {
-                obey(others, running, ask);
+                obey(&self.others, running, ask);
             }
             running.attend_doors();
-            if !running.over() {
-                return true;
+            if running.over() {
+                over.push(*session);
             }
-            // What sweeps up after the jail may take a moment longer; what was left behind ends here.
-            if !running.is_overdue() && is_inhabited(others, running) {
+        }
+        if !over.is_empty() && self.looked.is_none_or(|last| last.elapsed() >= AGAIN) {
+            self.bury(&over);
+            self.looked = Some(Instant::now());
+        }
+    }
+
+    /// Forgets those of these sessions of which nothing is left. All at once, because it takes a look at every
+    /// process of the host to know: where many end together the daemon would do nothing else.
+    fn bury(&mut self, over: &[SessionId]) {
+        let others = &self.others;
+        let over: Vec<&Running> = over.iter().filter_map(|id| self.sessions.get(id)).collect();
+        let namespaces: Vec<_> = over.iter().map(|running| running.namespace()).collect();
+        let inhabited = match Operation::FindInhabited(&namespaces).perform(others) {
+            Ok(Yield::Places(places)) => places,
+            _ => BTreeSet::new(),
+        };
+        // What sweeps up after the jail may take a moment longer; what was left behind ends here.
+        let ended = over.into_iter().enumerate();
+        let ended = ended.filter(|(i, running)| running.is_overdue() || !inhabited.contains(i));
+        let ended: Vec<&Running> = ended.map(|(_, running)| running).collect();
+        let namespaces: Vec<_> = ended.iter().map(|running| running.namespace()).collect();
+        if !ended.is_empty()
+            && let Err(error) = Operation::KillIn(&namespaces).perform(others)
+        {
+            tell(&error.to_string());
+        }
+        let ended: BTreeSet<SessionId> = ended.iter().map(|running| running.id()).collect();
+        self.sessions.retain(|session, running| {
+            if !ended.contains(session) {
                 return true;
-            }
-            if let Err(error) = Operation::KillIn(running.namespace()).perform(others) {
-                tell(&format!("session {session}: {error}"));
             }
             // A kernel without control groups has none to remove.
             Operation::RemoveGroups(*session).perform(others).ok();
@@ -322,11 +352,6 @@ impl Service {
             false
         });
     }
-}
-
-fn is_inhabited(others: &Others, running: &Running) -> bool {
-    let left = Operation::CountIn(running.namespace()).perform(others);
-    matches!(left, Ok(Yield::Count(1..)))
 }
 
 /// Does what a session asks for, and answers.

@@ -117,15 +117,45 @@ pub(super) fn inherited() -> io::Result<Inherited> {
     Ok(inherited)
 }
 
-/// Has one descriptor kept. Not being able to costs the session its place after a restart, no more.
-pub(super) fn keep(slot: Slot, part: Part, fd: BorrowedFd<'_>) {
-    let name = part.name(slot);
-    let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
-    sd_notify::notify_with_fds(&state, &[fd]).ok();
+/// What is kept of one session.
+#[derive(Debug)]
+pub(super) struct Kept {
+    slot: Slot,
+    /// Nothing else needs to be forgotten, of which systemd hears each time.
+    parts: BTreeSet<Part>,
 }
 
-/// Has it kept no longer.
-pub(super) fn forget(slot: Slot, part: Part) {
+impl Kept {
+    /// Of a session of which these are kept already.
+    pub(super) fn new(slot: Slot, parts: impl IntoIterator<Item = Part>) -> Self {
+        let parts = parts.into_iter().collect();
+        Self { slot, parts }
+    }
+
+    /// Where.
+    pub(super) fn slot(&self) -> Slot {
+        self.slot
+    }
+
+    /// Has one descriptor kept, in the place of the one before. Not being able to costs the session its place after
+    /// a restart, no more.
+    pub(super) fn keep(&mut self, part: Part, fd: BorrowedFd<'_>) {
+        self.forget(part);
+        self.parts.insert(part);
+        let name = part.name(self.slot);
+        let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
+        sd_notify::notify_with_fds(&state, &[fd]).ok();
+    }
+
+    /// Has it kept no longer.
+    pub(super) fn forget(&mut self, part: Part) {
+        if self.parts.remove(&part) {
+            forget(self.slot, part);
+        }
+    }
+}
+
+fn forget(slot: Slot, part: Part) {
     let name = part.name(slot);
     sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]).ok();
 }

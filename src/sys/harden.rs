@@ -42,6 +42,12 @@ pub fn limit(
     Ok(())
 }
 
+/// `RLIMIT_NOFILE`: as many open files as we may have.
+pub fn raise_open_files() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?)
+}
+
 /// `RLIMIT_CORE` 0: a crash writes no memory to disk, nor to a `core_pattern` pipe.
 pub fn no_core_dumps() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)

@@ -21,6 +21,32 @@ fn the_command_runs_as_its_caller_with_its_own_status_and_output() {
 }
 
 #[test]
+fn where_a_limit_of_the_host_is_reached_it_is_named() {
+    let host = Service::start("");
+    let daemon = rustix::process::Pid::from_raw(host.daemon().try_into().unwrap());
+    let limit = |soft| {
+        let limit = rustix::process::Rlimit {
+            current: Some(soft),
+            maximum: Some(10_000),
+        };
+        rustix::process::prlimit(daemon, rustix::process::Resource::Nofile, limit).unwrap();
+    };
+    limit(16);
+    let mut running = 0;
+    let refused = loop {
+        let run = host.run(ADA, &["run", "-d", "--", "sleep", "1000"]);
+        if run.status != Some(0) {
+            break run;
+        }
+        running += 1;
+        assert!(running < 5, "no limit is reached");
+    };
+    assert!(refused.stderr.contains("LimitNOFILE="), "{refused:#?}");
+    limit(10_000);
+    assert_eq!(host.run(ADA, &["run", "--", "true"]).status, Some(0));
+}
+
+#[test]
 fn its_log_is_the_audit_writers_and_its_owner_reads_it_through_the_service() {
     let host = Service::start("");
     let id = host.detached(ADA, &["--name", "nightly", "--", "sleep", "1000"]);
@@ -430,7 +456,8 @@ fn who_may_have_what_is_the_admins_file_and_a_wrong_one_admits_nobody() {
         (
             Some(125),
             vec![
-                "portcullis: 1 sessions of yours run, which is as many as you may have; portcullis ps lists them"
+                "portcullis: 1 sessions of yours run, which is as many as you may have \
+             (/etc/portcullis/portcullis.toml: access.sessions); portcullis ps lists them"
             ]
         )
     );
