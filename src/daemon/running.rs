@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::door::Door;
+use super::operation::{OperationError, Others};
 use super::process::Process;
 use super::store::{self, Part, Slot};
 use crate::ids::{SessionId, SessionName};
@@ -224,12 +225,13 @@ impl Running {
             .chain(self.doors.iter().filter_map(Door::fd))
     }
 
-    /// Lets into its control groups what is of it.
-    pub(super) fn attend_doors(&mut self) {
+    /// Lets into its control groups what is of it. Gives what could not be done.
+    pub(super) fn attend_doors(&mut self, others: &Others) -> Vec<OperationError> {
         let namespace = self.namespace.as_fd();
         self.doors
             .iter_mut()
-            .for_each(|door| door.attend(namespace));
+            .filter_map(|door| door.attend(others, namespace).err())
+            .collect()
     }
 
     /// When [`Running::over`] may answer otherwise although nothing became readable.

@@ -305,7 +305,9 @@ impl Service {
             while let Some(ask) = running.asks() {
                 obey(others, running, ask);
             }
-            running.attend_doors();
+            for error in running.attend_doors(others) {
+                tell(&format!("session {session}: {error}"));
+            }
             if !running.over() {
                 return true;
             }
