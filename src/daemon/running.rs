@@ -16,7 +16,7 @@ use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
 use crate::sys::{close, fd};
 use crate::wire::control::Listed;
-use crate::wire::service::{Ask, MAX_ASK};
+use crate::wire::service::{Asked, MAX_ASK, ToSession};
 use crate::wire::{Channel, Inbox};
 
 /// For gate and audit writer to end by themselves once the session's process has: they write the last
@@ -95,6 +95,8 @@ pub(super) struct Running {
     /// Since when its own process has ended.
     ended: Option<Instant>,
     asks: VecDeque<Instant>,
+    /// The number of the last request of its that was heard, by us.
+    answered: u32,
 }
 
 impl Running {
@@ -115,6 +117,7 @@ impl Running {
             writer: None,
             ended: None,
             asks: VecDeque::new(),
+            answered: 0,
             record,
             slot,
             process,
@@ -128,7 +131,8 @@ impl Running {
         running
     }
 
-    /// A session of the daemon before us, from what was kept of it. `None`: too little was.
+    /// A session of the daemon before us, from what was kept of it. `None`: too little was. It is told that we are
+    /// another: that one may have died between a request and the answer.
     pub(super) fn adopted(slot: Slot, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
         let mut record = None;
         let mut process = None;
@@ -155,7 +159,7 @@ impl Running {
                 supply: supply?,
             })
         };
-        Some(Self {
+        let running = Self {
             record: record?,
             slot,
             process: process?,
@@ -167,7 +171,12 @@ impl Running {
             writer: companion(writer, writer_supply),
             ended: None,
             asks: VecDeque::new(),
-        })
+            answered: 0,
+        };
+        if let Some(service) = &running.service {
+            service.channel.send_now(&ToSession::Renewed, &[]).ok();
+        }
+        Some(running)
     }
 
     /// Its identifier.
@@ -250,16 +259,24 @@ impl Running {
             .is_some_and(|ended| ended.elapsed() >= LAST_RECORDS)
     }
 
-    /// The next thing that it asks for. One that does not keep to the protocol, or asks too often, is not
-    /// listened to any more.
-    pub(super) fn asks(&mut self) -> Option<Ask> {
-        let service = self.service.as_mut()?;
-        match service.inbox.next_alone::<Ask>(&service.channel) {
-            Ok(None) => None,
-            Ok(Some(message)) if self.asks_seldom() => Some(message),
-            Ok(Some(_)) | Err(_) => {
-                self.hang_up();
-                None
+    /// The next thing that it asks for and has no answer to. One that does not keep to the protocol, or asks too
+    /// often, is not listened to any more.
+    pub(super) fn asks(&mut self) -> Option<Asked> {
+        loop {
+            let service = self.service.as_mut()?;
+            match service.inbox.next_alone::<Asked>(&service.channel) {
+                Ok(None) => return None,
+                Ok(Some(asked)) if self.asks_seldom() => {
+                    // Asked again because we are new, and heard the first time after all.
+                    if asked.number > self.answered {
+                        self.answered = asked.number;
+                        return Some(asked);
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {
+                    self.hang_up();
+                    return None;
+                }
             }
         }
     }

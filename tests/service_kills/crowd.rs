@@ -1,6 +1,5 @@
-//! The processes of a host's service: the daemon, what it starts, and whatever is in a session's user namespace.
+//! The processes of a host's service: the daemon, what it starts, and whatever is in a session.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -31,42 +30,33 @@ pub(crate) struct Member {
 /// Everybody.
 #[derive(Debug)]
 pub(crate) struct Crowd {
+    /// Where the programs of this host are.
     programs: PathBuf,
-    /// User namespaces of sessions that were seen.
-    namespaces: BTreeSet<PathBuf>,
+    /// What every path of this host begins with.
+    mark: String,
 }
 
 impl Crowd {
-    /// Processes whose programs are in this folder, and those of their sessions.
-    pub(crate) fn new(programs: &Path) -> Self {
+    /// Processes whose programs are in `bin` of this folder, and those of their sessions.
+    pub(crate) fn new(root: &Path) -> Self {
         Self {
-            programs: programs.to_owned(),
-            namespaces: BTreeSet::new(),
+            programs: root.join("bin"),
+            mark: root.display().to_string(),
         }
     }
 
     /// Those that live now.
-    pub(crate) fn look(&mut self) -> Vec<Member> {
+    pub(crate) fn look(&self) -> Vec<Member> {
         let entries = fs::read_dir("/proc").unwrap();
-        let pids: Vec<i32> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
-        for pid in &pids {
-            if let Some((Role::Session, _)) = self.ours(*pid)
-                && let Some(namespace) = namespace(*pid)
-                && Some(&namespace) != own_namespace().as_ref()
-            {
-                self.namespaces.insert(namespace);
-            }
-        }
-        pids.into_iter().filter_map(|pid| self.place(pid)).collect()
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid| self.place(pid)).collect()
     }
 
     fn place(&self, pid: i32) -> Option<Member> {
         let started = started(pid)?;
         let role = match self.ours(pid) {
             Some((role, _)) => role,
-            None if self.namespaces.contains(&namespace(pid)?) => {
+            None if self.is_of_a_session(pid)? => {
                 let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
                 if program.file_name()? == "bwrap" {
                     Role::Bubblewrap
@@ -77,6 +67,16 @@ impl Crowd {
             None => return None,
         };
         Some(Member { pid, started, role })
+    }
+
+    /// Whether it is in a user namespace of its own, and this host's folders are among its mounts.
+    fn is_of_a_session(&self, pid: i32) -> Option<bool> {
+        let namespace = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+        if namespace(&pid.to_string())? == namespace("self")? {
+            return Some(false);
+        }
+        let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+        Some(mounts.contains(&self.mark))
     }
 
     /// What one of our own programs is.
@@ -128,14 +128,6 @@ impl Member {
             text("wchan")
         )
     }
-}
-
-fn namespace(pid: i32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/user")).ok()
-}
-
-fn own_namespace() -> Option<PathBuf> {
-    fs::read_link("/proc/self/ns/user").ok()
 }
 
 /// None: it is gone, or only waits to be reaped.

@@ -122,7 +122,7 @@ impl Battle {
         let descriptors = traces::descriptors(host.daemon());
         Self {
             random: Random::new(seed),
-            crowd: Crowd::new(&host.path("bin")),
+            crowd: Crowd::new(&host.path("")),
             before: traces::of_host(&host),
             descriptors,
             host,
