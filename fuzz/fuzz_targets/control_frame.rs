@@ -6,13 +6,13 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::wire::control::ControlRequest;
 use portcullis::wire::detached::{FromStarter, Start};
 use portcullis::wire::frame::{body_length, decode, encode};
-use portcullis::wire::service::{Ask, ToSession};
+use portcullis::wire::service::{Asked, ToSession};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 fuzz_target!(|bytes: &[u8]| {
     round::<ControlRequest>(bytes);
-    round::<Ask>(bytes);
+    round::<Asked>(bytes);
     round::<ToSession>(bytes);
     round::<FromStarter>(bytes);
     round::<Start>(bytes);

@@ -72,9 +72,7 @@ impl Client {
     pub(super) fn refuse(&self, kind: Refusal, message: String) {
         self.answer(&ControlReply::Refused { kind, message }, &[]);
     }
-}
 
-impl Client {
     /// What may become readable.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.channel.as_ref().map(AsFd::as_fd)

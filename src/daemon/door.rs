@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::process;
+use super::operation::{Operation, OperationError, Others};
 use crate::sys::close;
 use crate::wire::Channel;
 
@@ -32,24 +32,34 @@ impl Door {
         self.channel.as_ref().map(AsFd::as_fd)
     }
 
-    /// Moves whoever asks, one at a time: a process that the kernel says has asked, and that is in the session's
-    /// user namespace.
-    pub(super) fn attend(&mut self, namespace: BorrowedFd<'_>) {
+    /// Moves whoever asks, one at a time: the process that the kernel says has asked. Where one cannot be, nobody
+    /// comes any more.
+    pub(super) fn attend(
+        &mut self,
+        others: &Others,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<(), OperationError> {
         let Some(channel) = &self.channel else {
-            return;
+            return Ok(());
         };
-        let moved = match channel.knock() {
-            Ok(None) => return,
-            Ok(Some(pid)) if process::is_within(pid, namespace) => {
-                let number = pid.as_raw_nonzero().to_string();
-                let moved = rustix::io::write(&self.procs, number.as_bytes());
-                moved.is_ok() && channel.admit().is_ok()
+        let asked = match channel.knock() {
+            Ok(None) => return Ok(()),
+            Ok(Some(process)) => process,
+            Err(_) => {
+                self.close();
+                return Ok(());
             }
-            Ok(Some(_)) | Err(_) => false,
         };
-        if !moved {
+        let moved = Operation::MoveInto {
+            procs: self.procs.as_fd(),
+            process: asked,
+            namespace,
+        }
+        .perform(others);
+        if moved.is_err() || channel.admit().is_err() {
             self.close();
         }
+        moved.map(drop)
     }
 
     fn close(&mut self) {

@@ -159,14 +159,15 @@ fn process(operation: Operation<'_>, others: &Others) -> Result<Process, SupplyE
     }
 }
 
-/// The session's first gate and audit writer. Gives the lane to the writer and the gate's control channel.
+/// The session's first gate and audit writer, in the place of any. Gives the lane to the writer and the gate's control channel.
 pub(super) fn companions(
     others: &Others,
     running: &mut Running,
     durability: Durability,
 ) -> Result<[OwnedFd; 2], SupplyError> {
-    if running.gate.is_some() || running.writer.is_some() {
-        return Err(SupplyError::None("second gate or audit writer, nothing"));
+    // Of a daemon that died before it could hand them over.
+    for companion in running.gate.take().into_iter().chain(running.writer.take()) {
+        Operation::Kill(&companion.process).perform(others)?;
     }
     let lane = start_writer(others, running, durability)?;
     let control = start_gate(others, running)?;
@@ -284,6 +285,7 @@ fn connect(running: &Running) -> Result<(), SupplyError> {
 pub(super) fn groups(
     others: &Others,
     running: &mut Running,
+    number: u32,
     asked: BTreeMap<Resource, u64>,
 ) -> Result<(), SupplyError> {
     let mut limits: ResourceLimits = asked.into_iter().collect();
@@ -301,7 +303,8 @@ pub(super) fn groups(
         let fds: Vec<_> = fds.collect();
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if let Some(channel) = running.channel() {
-            channel.send_now(&ToSession::Group(group.words), &fds)?;
+            let words = group.words;
+            channel.send_now(&ToSession::Group { number, words }, &fds)?;
         }
     }
     let Some(channel) = running.channel() else {
@@ -311,6 +314,7 @@ pub(super) fn groups(
         resource: missing.resource,
         cause: missing.cause,
     });
-    channel.send_now(&ToSession::Grouped(missing.collect()), &[])?;
+    let missing = missing.collect();
+    channel.send_now(&ToSession::Grouped { number, missing }, &[])?;
     Ok(())
 }

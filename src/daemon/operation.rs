@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{Dir, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, openat};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::accounts::Accounts;
 use super::limit;
@@ -85,6 +86,16 @@ pub enum Operation<'a> {
         session: SessionId,
         /// What they hold.
         limits: &'a ResourceLimits,
+    },
+    /// A process of a session, into a control group of that session. Not done with one that is of no user namespace
+    /// but the session's.
+    MoveInto {
+        /// The group's `cgroup.procs`.
+        procs: BorrowedFd<'a>,
+        /// Which; the kernel's word.
+        process: Pid,
+        /// The session's.
+        namespace: BorrowedFd<'a>,
     },
     /// The control groups of a session that has ended, with what is still in them.
     RemoveGroups(SessionId),
@@ -174,6 +185,8 @@ impl Operation<'_> {
         let what = self.name();
         let limit = match self {
             Self::MakeNamespace { .. } => limit::named_of_namespaces,
+            // Other limits than those of starting something.
+            Self::MoveInto { .. } => |_: &io::Error| "",
             _ => limit::named,
         };
         self.done(others).map_err(|source| OperationError {
@@ -191,6 +204,7 @@ impl Operation<'_> {
             Self::StartWriter { .. } => "start the audit writer",
             Self::MakeRuntimeFolder(_) => "make /run/portcullis/user",
             Self::MakeGroups { .. } => "make control groups",
+            Self::MoveInto { .. } => "move a process into a control group",
             Self::RemoveGroups(_) => "remove control groups",
             Self::SweepGroups => "remove the control groups of sessions that ended",
             Self::OpenLog { .. } => "open a log",
@@ -225,6 +239,18 @@ impl Operation<'_> {
             Self::MakeGroups { session, limits } => {
                 let (groups, missing) = handed::make(&session.to_string(), limits);
                 Ok(Yield::Groups(groups, missing))
+            }
+            Self::MoveInto {
+                procs,
+                process,
+                namespace,
+            } => {
+                if !process::is_within(process, namespace) {
+                    return Err(io::ErrorKind::PermissionDenied.into());
+                }
+                let number = process.as_raw_nonzero().to_string();
+                rustix::io::write(procs, number.as_bytes())?;
+                Ok(Yield::Done)
             }
             Self::RemoveGroups(session) => {
                 handed::remove_all(&session.to_string())?;

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::door::Door;
+use super::operation::{OperationError, Others};
 use super::process::Process;
 use super::store::{Kept, Part, Slot};
 use crate::ids::{SessionId, SessionName};
 use crate::policy::{Durability, Resource};
 use crate::sys::{close, fd};
 use crate::wire::control::Listed;
-use crate::wire::service::{Ask, MAX_ASK};
+use crate::wire::service::{Asked, MAX_ASK, ToSession};
 use crate::wire::{Channel, Inbox};
 
 /// For gate and audit writer to end by themselves once the session's process has: they write the last
@@ -94,6 +95,8 @@ pub(super) struct Running {
     /// Since when its own process has ended.
     ended: Option<Instant>,
     asks: VecDeque<Instant>,
+    /// The number of the last request of its that was heard, by us.
+    answered: u32,
 }
 
 impl Running {
@@ -118,6 +121,7 @@ impl Running {
             writer: None,
             ended: None,
             asks: VecDeque::new(),
+            answered: 0,
             record,
             kept,
             process,
@@ -126,7 +130,8 @@ impl Running {
         running
     }
 
-    /// A session of the daemon before us, from what was kept of it. `None`: too little was.
+    /// A session of the daemon before us, from what was kept of it. `None`: too little was. It is told that we are
+    /// another: that one may have died between a request and the answer.
     pub(super) fn adopted(slot: Slot, parts: Vec<(Part, OwnedFd)>) -> Option<Self> {
         let kept = Kept::new(slot, parts.iter().map(|(part, _)| *part));
         let mut record = None;
@@ -154,7 +159,7 @@ impl Running {
                 supply: supply?,
             })
         };
-        Some(Self {
+        let running = Self {
             record: record?,
             kept,
             process: process?,
@@ -166,7 +171,12 @@ impl Running {
             writer: companion(writer, writer_supply),
             ended: None,
             asks: VecDeque::new(),
-        })
+            answered: 0,
+        };
+        if let Some(service) = &running.service {
+            service.channel.send_now(&ToSession::Renewed, &[]).ok();
+        }
+        Some(running)
     }
 
     /// Its identifier.
@@ -224,12 +234,13 @@ impl Running {
             .chain(self.doors.iter().filter_map(Door::fd))
     }
 
-    /// Lets into its control groups what is of it.
-    pub(super) fn attend_doors(&mut self) {
+    /// Lets into its control groups what is of it. Gives what could not be done.
+    pub(super) fn attend_doors(&mut self, others: &Others) -> Vec<OperationError> {
         let namespace = self.namespace.as_fd();
         self.doors
             .iter_mut()
-            .for_each(|door| door.attend(namespace));
+            .filter_map(|door| door.attend(others, namespace).err())
+            .collect()
     }
 
     /// When [`Running::over`] may answer otherwise although nothing became readable.
@@ -248,16 +259,24 @@ impl Running {
             .is_some_and(|ended| ended.elapsed() >= LAST_RECORDS)
     }
 
-    /// The next thing that it asks for. One that does not keep to the protocol, or asks too often, is not
-    /// listened to any more.
-    pub(super) fn asks(&mut self) -> Option<Ask> {
-        let service = self.service.as_mut()?;
-        match service.inbox.next_alone::<Ask>(&service.channel) {
-            Ok(None) => None,
-            Ok(Some(message)) if self.asks_seldom() => Some(message),
-            Ok(Some(_)) | Err(_) => {
-                self.hang_up();
-                None
+    /// The next thing that it asks for and has no answer to. One that does not keep to the protocol, or asks too
+    /// often, is not listened to any more.
+    pub(super) fn asks(&mut self) -> Option<Asked> {
+        loop {
+            let service = self.service.as_mut()?;
+            match service.inbox.next_alone::<Asked>(&service.channel) {
+                Ok(None) => return None,
+                Ok(Some(asked)) if self.asks_seldom() => {
+                    // Asked again because we are new, and heard the first time after all.
+                    if asked.number > self.answered {
+                        self.answered = asked.number;
+                        return Some(asked);
+                    }
+                }
+                Ok(Some(_)) | Err(_) => {
+                    self.hang_up();
+                    return None;
+                }
             }
         }
     }

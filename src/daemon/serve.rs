@@ -22,7 +22,7 @@ use crate::ids::SessionId;
 use crate::sys::peer::Peer;
 use crate::wire::Channel;
 use crate::wire::control::{ControlReply, ControlRequest, Launch, Refusal};
-use crate::wire::service::{Ask, ToSession, Visitor};
+use crate::wire::service::{Ask, Asked, ToSession, Visitor};
 
 /// How often sessions that run and are not known are looked for, while there are any.
 const SWEEP: Duration = Duration::from_secs(10);
@@ -307,10 +307,12 @@ impl Service {
             if running.lives() && !stirred.contains(session) {
                 continue;
             }
-            while let Some(ask) = running.asks() {
-                obey(&self.others, running, ask);
+            while let Some(asked) = running.asks() {
+                obey(&self.others, running, asked);
             }
-            running.attend_doors();
+            for error in running.attend_doors(&self.others) {
+                tell(&format!("session {session}: {error}"));
+            }
             if running.over() {
                 over.push(*session);
             }
@@ -355,14 +357,14 @@ impl Service {
 }
 
 /// Does what a session asks for, and answers.
-fn obey(others: &Others, running: &mut Running, ask: Ask) {
+fn obey(others: &Others, running: &mut Running, Asked { number, ask }: Asked) {
     let given = match ask {
         Ask::Companions { durability } => {
             launch::companions(others, running, durability).map(Vec::from)
         }
         Ask::Gate => launch::another_gate(others, running).map(|gate| vec![gate]),
         Ask::Writer => launch::another_writer(others, running).map(|lane| vec![lane]),
-        Ask::Groups { limits } => match launch::groups(others, running, limits) {
+        Ask::Groups { limits } => match launch::groups(others, running, number, limits) {
             Ok(()) => return,
             Err(error) => Err(error),
         },
@@ -371,9 +373,12 @@ fn obey(others: &Others, running: &mut Running, ask: Ask) {
     let answered = running.channel().map(|channel| match &given {
         Ok(fds) => {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            channel.send_now(&ToSession::Given, &fds)
+            channel.send_now(&ToSession::Given { number }, &fds)
         }
-        Err(error) => channel.send_now(&ToSession::Refused(error.to_string()), &[]),
+        Err(error) => {
+            let why = error.to_string();
+            channel.send_now(&ToSession::Refused { number, why }, &[])
+        }
     });
     if let Err(error) = &given {
         tell(&format!("session {session}: {}", cause(error)));

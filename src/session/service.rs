@@ -17,7 +17,7 @@ use crate::jail::cgroup::{Groups, Missing};
 use crate::policy::{Durability, ResourceLimits};
 use crate::wire::detached::Start;
 use crate::wire::frame::Received;
-use crate::wire::service::{Ask, CallerLimit, MissingGroup, ToSession, Visitor};
+use crate::wire::service::{Ask, Asked, CallerLimit, MissingGroup, ToSession, Visitor};
 use crate::wire::{Channel, WireError};
 
 /// For the daemon to answer: it may be waiting for a slow disk, or be restarted.
@@ -54,7 +54,18 @@ pub struct Service {
     pub limits: ResourceLimits,
     /// Visitors that came while an answer was waited for.
     visitors: VecDeque<(Visitor, Channel)>,
+    /// The number of the last request.
+    asked: u32,
     gone: bool,
+}
+
+/// What the daemon says to a request.
+#[derive(Debug)]
+enum Answer {
+    /// This.
+    Message(ToSession, Vec<OwnedFd>),
+    /// It is another daemon, which was asked once more: what came before is void.
+    Again,
 }
 
 /// The same, for those who ask and those who let visitors in.
@@ -114,6 +125,7 @@ impl Boot {
                 profiles: boot.profiles,
                 limits: boot.limits.into_iter().collect(),
                 visitors: VecDeque::new(),
+                asked: 0,
                 gone: false,
             },
             profile: boot.profile,
@@ -171,7 +183,7 @@ fn bind(theirs: &CallerLimit) -> Result<(), ServiceError> {
 impl Service {
     /// Has an audit writer and a gate started: gives the lane to the writer and the gate's control channel.
     pub fn companions(&mut self, durability: Durability) -> Result<[Channel; 2], ServiceError> {
-        let fds = self.ask(&Ask::Companions { durability })?;
+        let fds = self.ask(Ask::Companions { durability })?;
         let [lane, control] =
             <[OwnedFd; 2]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
         Ok([lane.into(), control.into()])
@@ -179,12 +191,12 @@ impl Service {
 
     /// Has another gate started in the place of the one there is: gives its control channel.
     pub fn another_gate(&mut self) -> Result<Channel, ServiceError> {
-        self.ask_for_one(&Ask::Gate)
+        self.ask_for_one(Ask::Gate)
     }
 
     /// Has another audit writer started in the place of the one there is: gives the lane to it.
     pub fn another_writer(&mut self) -> Result<Channel, ServiceError> {
-        self.ask_for_one(&Ask::Writer)
+        self.ask_for_one(Ask::Writer)
     }
 
     /// Has control groups made that hold these limits, and says which limits none holds.
@@ -193,59 +205,76 @@ impl Service {
         limits: &ResourceLimits,
     ) -> Result<(Option<Groups>, Vec<Missing>), ServiceError> {
         let limits: BTreeMap<_, _> = limits.iter().collect();
-        self.channel.send(&Ask::Groups { limits })?;
+        let asked = self.say(Ask::Groups { limits })?;
         let mut handed = Vec::new();
         loop {
-            let Received { message, fds, .. } = self.answer()?;
-            match message {
-                ToSession::Group(words) if handed.len() < MOST_GROUPS => {
+            match self.answer(&asked)? {
+                Answer::Again => handed.clear(),
+                Answer::Message(ToSession::Group { words, .. }, fds)
+                    if handed.len() < MOST_GROUPS =>
+                {
                     handed.push((words, fds));
                 }
-                ToSession::Grouped(missing) => {
+                Answer::Message(ToSession::Grouped { missing, .. }, _) => {
                     let missing = missing.into_iter();
                     let missing =
                         missing.map(|MissingGroup { resource, cause }| Missing { resource, cause });
                     let groups = Groups::take_over(&self.session.to_string(), handed);
                     return Ok((groups, missing.collect()));
                 }
-                ToSession::Refused(why) => return Err(ServiceError::Refused(why)),
-                _ => return Err(ServiceError::Unexpected),
+                Answer::Message(ToSession::Refused { why, .. }, _) => {
+                    return Err(ServiceError::Refused(why));
+                }
+                Answer::Message(..) => return Err(ServiceError::Unexpected),
             }
         }
     }
 
-    fn ask_for_one(&mut self, ask: &Ask) -> Result<Channel, ServiceError> {
+    fn ask_for_one(&mut self, ask: Ask) -> Result<Channel, ServiceError> {
         let fds = self.ask(ask)?;
         let [one] = <[OwnedFd; 1]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
         Ok(one.into())
     }
 
-    fn ask(&mut self, ask: &Ask) -> Result<Vec<OwnedFd>, ServiceError> {
-        self.channel.send(ask)?;
-        let Received { message, fds, .. } = self.answer()?;
-        match message {
-            ToSession::Given => Ok(fds),
-            ToSession::Refused(why) => Err(ServiceError::Refused(why)),
-            _ => Err(ServiceError::Unexpected),
+    fn ask(&mut self, ask: Ask) -> Result<Vec<OwnedFd>, ServiceError> {
+        let asked = self.say(ask)?;
+        loop {
+            match self.answer(&asked)? {
+                Answer::Again => {}
+                Answer::Message(ToSession::Given { .. }, fds) => return Ok(fds),
+                Answer::Message(ToSession::Refused { why, .. }, _) => {
+                    return Err(ServiceError::Refused(why));
+                }
+                Answer::Message(..) => return Err(ServiceError::Unexpected),
+            }
         }
     }
 
-    /// The next message that is no visitor.
-    fn answer(&mut self) -> Result<Received<ToSession>, ServiceError> {
+    fn say(&mut self, ask: Ask) -> Result<Asked, ServiceError> {
+        self.asked += 1;
+        let number = self.asked;
+        let asked = Asked { number, ask };
+        self.channel.send(&asked)?;
+        Ok(asked)
+    }
+
+    /// The next message that belongs to this request. What belongs to an earlier one came too late for it.
+    fn answer(&mut self, asked: &Asked) -> Result<Answer, ServiceError> {
         loop {
-            let mut received = self.channel.recv_with::<ToSession>()?;
-            match (received.message, received.fds.pop()) {
-                (ToSession::Visitor(visitor), Some(channel)) => {
+            let Received {
+                message, mut fds, ..
+            } = self.channel.recv_with::<ToSession>()?;
+            match message {
+                ToSession::Visitor(visitor) => {
+                    let channel = fds.pop().ok_or(ServiceError::Unexpected)?;
                     self.visitors.push_back((visitor, channel.into()));
                 }
-                (message, last) => {
-                    received.fds.extend(last);
-                    return Ok(Received {
-                        message,
-                        fds: received.fds,
-                        sender: None,
-                    });
+                ToSession::Renewed => {
+                    self.channel.send(asked)?;
+                    return Ok(Answer::Again);
                 }
+                message if message.number().is_some_and(|number| number < asked.number) => {}
+                message => return Ok(Answer::Message(message, fds)),
             }
         }
     }
@@ -275,7 +304,9 @@ impl Service {
                     (ToSession::Visitor(visitor), Some(channel)) => {
                         self.visitors.push_back((visitor, channel.into()));
                     }
-                    // Nothing was asked for: it has lost count.
+                    // Nothing waits to be asked again, and an answer came too late.
+                    (ToSession::Renewed, _) => {}
+                    (message, _) if message.number().is_some() => {}
                     _ => self.gone = true,
                 },
                 Err(_) => self.gone = true,
@@ -299,4 +330,79 @@ pub fn settle_in(folder: &OwnedFd, streams: Option<[OwnedFd; 3]>) -> io::Result<
         rustix::stdio::dup2_stderr(error)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::wire::service::GroupWords;
+
+    fn service() -> (Service, Channel) {
+        let (channel, daemon) = Channel::pair().unwrap();
+        for end in [&channel, &daemon] {
+            patience(end, Some(ANSWER)).unwrap();
+        }
+        let service = Service {
+            channel,
+            session: SessionId::generate(),
+            user: "ada".to_owned(),
+            profiles: None,
+            limits: ResourceLimits::default(),
+            visitors: VecDeque::new(),
+            asked: 0,
+            gone: false,
+        };
+        (service, daemon)
+    }
+
+    #[test]
+    fn what_a_daemon_took_and_did_not_answer_is_asked_of_the_next_one() {
+        let (mut service, daemon) = service();
+        let daemon = thread::spawn(move || {
+            let first: Asked = daemon.recv().unwrap();
+            // It dies here, after half of an answer.
+            let words = GroupWords {
+                version: 1,
+                resources: Vec::new(),
+            };
+            let number = first.number;
+            daemon.send(&ToSession::Group { number, words }).unwrap();
+            daemon.send(&ToSession::Renewed).unwrap();
+            let second: Asked = daemon.recv().unwrap();
+            let missing = Vec::new();
+            daemon
+                .send(&ToSession::Grouped { number, missing })
+                .unwrap();
+            (first, second)
+        });
+        let (groups, missing) = service.groups(&ResourceLimits::default()).unwrap();
+        assert!(groups.is_none() && missing.is_empty());
+        let (first, second) = daemon.join().unwrap();
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn an_answer_that_came_twice_is_taken_once() {
+        let (mut service, daemon) = service();
+        let daemon = thread::spawn(move || {
+            for kind in ["one", "another"] {
+                let asked: Asked = daemon.recv().unwrap();
+                let number = asked.number;
+                for why in [kind.to_owned(), "the same again".to_owned()] {
+                    daemon.send(&ToSession::Refused { number, why }).unwrap();
+                }
+            }
+            daemon
+        });
+        for kind in ["one", "another"] {
+            let refused = service.another_gate().map(drop).unwrap_err();
+            assert_eq!(refused.to_string(), format!("portcullisd: {kind}"));
+        }
+        let _daemon = daemon.join().unwrap();
+        // The last one is passed over, and the channel is still good.
+        assert!(service.visitors().is_empty());
+        assert!(!service.is_readable());
+    }
 }

@@ -25,17 +25,51 @@ pub enum ToSession {
     /// Whose session this is. Brings the channel to whoever asked for it, who says there what to run
     /// ([`super::detached`]): the daemon never has a descriptor of theirs.
     Boot(Box<SessionBoot>),
-    /// What was asked for is done; its descriptors came with this frame.
-    Given,
+    /// What was asked for under this number is done; its descriptors came with this frame.
+    Given {
+        /// [`Asked::number`].
+        number: u32,
+    },
     /// A control group. Brings its folder, a socket, and its `cgroup.kill` if it has one. A process of the session
     /// that writes a byte to the socket is moved into the group, and then gets a byte.
-    Group(GroupWords),
-    /// There are no more groups; the limits that none of them holds.
-    Grouped(Vec<MissingGroup>),
-    /// It could not be done; one line.
-    Refused(String),
+    Group {
+        /// [`Asked::number`].
+        number: u32,
+        /// What is said of it.
+        words: GroupWords,
+    },
+    /// There are no more groups.
+    Grouped {
+        /// [`Asked::number`].
+        number: u32,
+        /// The limits that none of them holds.
+        missing: Vec<MissingGroup>,
+    },
+    /// It could not be done.
+    Refused {
+        /// [`Asked::number`].
+        number: u32,
+        /// One line.
+        why: String,
+    },
+    /// Another daemon is there. What the one before had taken and not answered is to be asked again, under the same
+    /// number.
+    Renewed,
     /// Somebody who may speak with this session does, over the channel that came with this frame.
     Visitor(Visitor),
+}
+
+impl ToSession {
+    /// To which request this belongs.
+    pub fn number(&self) -> Option<u32> {
+        match self {
+            Self::Given { number }
+            | Self::Group { number, .. }
+            | Self::Grouped { number, .. }
+            | Self::Refused { number, .. } => Some(*number),
+            Self::Boot(_) | Self::Renewed | Self::Visitor(_) => None,
+        }
+    }
 }
 
 /// A session that the daemon has admitted.
@@ -90,6 +124,16 @@ pub enum May {
     Operate,
     /// Everything: type at its terminal, reach its ports.
     Own,
+}
+
+/// One request of a session's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// Counts from 1. One that was answered is not answered again.
+    pub number: u32,
+    /// What for.
+    pub ask: Ask,
 }
 
 /// What a session asks for.

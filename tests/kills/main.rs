@@ -15,6 +15,7 @@
 #[expect(dead_code, reason = "shared with other suites")]
 mod cli;
 mod fence;
+#[path = "../support/random.rs"]
 mod random;
 mod scene;
 mod traces;

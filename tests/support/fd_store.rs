@@ -5,23 +5,33 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+/// Said by [`FdStore`] to itself.
+const SETTLE: &str = "X_SETTLE=1";
 
 /// What is kept, by name.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FdStore {
     kept: Arc<Mutex<Vec<(String, OwnedFd)>>>,
     ready: Arc<Mutex<usize>>,
+    /// How often [`FdStore::settle`] was heard.
+    settled: Arc<Mutex<usize>>,
+    path: PathBuf,
 }
 
 impl FdStore {
     /// Listens on this path.
     pub(crate) fn listen(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
-        let store = Self::default();
+        let store = Self {
+            path: path.to_owned(),
+            ..Self::default()
+        };
         let shared = store.clone();
         std::thread::spawn(move || {
             while let Some((text, fds)) = receive(&socket) {
@@ -41,6 +51,9 @@ impl FdStore {
         } else if has("FDSTORE=1") {
             kept.extend(fds.into_iter().map(|fd| (name.clone(), fd)));
         }
+        if has(SETTLE) {
+            *self.settled.lock().unwrap() += 1;
+        }
         if has("READY=1") {
             *self.ready.lock().unwrap() += 1;
         }
@@ -51,8 +64,20 @@ impl FdStore {
         *self.ready.lock().unwrap()
     }
 
+    /// Waits until everything that was said before is heard: systemd reads what a service has said before it
+    /// notices that it ended.
+    fn settle(&self) {
+        let before = *self.settled.lock().unwrap();
+        let socket = UnixDatagram::unbound().unwrap();
+        socket.send_to(SETTLE.as_bytes(), &self.path).unwrap();
+        while *self.settled.lock().unwrap() == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Copies of what is kept.
     pub(crate) fn kept(&self) -> Vec<(String, OwnedFd)> {
+        self.settle();
         let kept = self.kept.lock().unwrap();
         kept.iter()
             .map(|(name, fd)| (name.clone(), fd.try_clone().unwrap()))
