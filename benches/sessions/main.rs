@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::indexing_slicing,
     clippy::cast_precision_loss,
     reason = "a benchmark"
 )]
@@ -196,9 +197,12 @@ fn print(how: &str, columns: &[Column]) {
     }
 }
 
+/// Of the daemon with so many sessions, and before the first.
+type DaemonFigure<'a> = &'a dyn Fn(&Watched<Sum>, &Watched<Sum>, f64) -> f64;
+
 /// What the daemon takes by itself.
 fn print_daemon(columns: &[Column]) {
-    let row = |name: &str, unit, value: &dyn Fn(&Watched<Sum>, &Watched<Sum>, f64) -> f64| {
+    let row = |name: &str, unit, value: DaemonFigure<'_>| {
         row(columns, name, unit, &|column| {
             let (with, alone) = column.daemon.as_ref().unwrap();
             value(with, alone, column.count as f64)
