@@ -36,7 +36,7 @@ Exit status: the command's own (128+n for signal n); 137 with \"session killed\"
 a budget ended it; 125 if Portcullis failed before the command
 started, 126 if the command cannot be executed, 127 if it was not found in the jail.")]
 pub struct RunArguments {
-    /// Profile: a name, or a file (has a slash or ends in .toml)
+    /// Profile: a name, or a file (has a slash or ends in .toml); portcullis-profile(5) has its keys
     #[arg(short, long, default_value = "base", value_name = "PROFILE")]
     profile: String,
     /// Work in this folder instead of the current one

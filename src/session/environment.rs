@@ -55,21 +55,13 @@ pub fn build(
         let (Some(name), Some(value)) = (name.to_str(), value.to_str()) else {
             continue;
         };
-        if policy.pass.iter().any(|pattern| passes(pattern, name)) {
+        if policy.pass.iter().any(|passed| passed == name) {
             variables.insert(name.to_owned(), value.to_owned());
         }
     }
     variables.extend(jail.session);
     variables.extend(policy.set.clone());
     variables.into_iter().collect()
-}
-
-/// A pattern is a name, or a prefix and `*`.
-fn passes(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => pattern == name,
-    }
 }
 
 fn path(caller: &Caller, visible: &[PathBuf], first: &[PathBuf]) -> String {
