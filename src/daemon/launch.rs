@@ -14,7 +14,7 @@ use super::operation::{LOGS, Operation, OperationError, Others, Yield};
 use super::process::Process;
 use super::running::{Companion, Record, Running};
 use super::store::Slot;
-use super::{limit, limits};
+use super::{host_limit, rlimits};
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, Resource, ResourceLimits};
@@ -39,7 +39,7 @@ pub(super) enum SupplyError {
     Operation(#[from] OperationError),
     #[error("{0}")]
     Wire(#[from] WireError),
-    #[error("make a channel: {}{}", .0, limit::named(.0))]
+    #[error("make a channel: {}{}", .0, host_limit::named(.0))]
     Channel(#[from] io::Error),
     #[error("{0}")]
     Admin(String),
@@ -90,7 +90,7 @@ pub(super) fn admit(
             "{all} sessions run, which is as many as this host takes ({FILE}: sessions)"
         )));
     }
-    let caller_limits = limits::of(peer).map_err(|error| {
+    let caller_limits = rlimits::of(peer).map_err(|error| {
         let why = format!("look up the limits of who asks: {error}");
         (Refusal::Failed, why)
     })?;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::accounts::Accounts;
-use super::limit;
+use super::host_limit;
 use super::process::{self, Process};
 use crate::audit::folder::{file_name, session_of};
 use crate::ids::SessionId;
@@ -184,10 +184,10 @@ impl Operation<'_> {
     pub fn perform(self, others: &Others) -> Result<Yield, OperationError> {
         let what = self.name();
         let limit = match self {
-            Self::MakeNamespace { .. } => limit::named_of_namespaces,
+            Self::MakeNamespace { .. } => host_limit::named_of_namespaces,
             // Other limits than those of starting something.
             Self::MoveInto { .. } => |_: &io::Error| "",
-            _ => limit::named,
+            _ => host_limit::named,
         };
         self.done(others).map_err(|source| OperationError {
             what,
