@@ -5,11 +5,12 @@
 //! its command line. Never: leaves that interface, writes down a credential.
 //!
 //! Reading order: [`options`] → [`script`] and [`agent`] (what is said) → [`tls`], [`http`],
-//! [`websocket`] (how) → [`dns`] → [`log`] (what was seen).
+//! [`websocket`] (how), [`hold`] (when) → [`dns`] → [`log`] (what was seen).
 #![forbid(unsafe_code)]
 
 mod agent;
 mod dns;
+mod hold;
 mod http;
 mod log;
 mod options;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::net::TcpListener;
 
+use crate::hold::Hold;
 use crate::http::Service;
 use crate::log::RequestLog;
 use crate::options::Options;
@@ -47,6 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         script,
         authorization: options.authorization.clone(),
         strict: options.strict,
+        hold: Hold::by(options.dir.clone()),
         log: RequestLog::create(&options.dir.join("requests.jsonl"))?,
     });
     let dns_log = options.dir.join("dns.log");
