@@ -28,7 +28,10 @@ fn trusting(version: CodexVersion) -> Served {
     let script = json!([{ "run": "echo made > made.txt" }, { "say": ANSWER }]);
     let served = Served::new(version, Transport::WebSocket, &script);
     let work = served.host.work(ADA);
-    let trust = format!("[projects.{work:?}]\ntrust_level = \"trusted\"\n");
+    let trust = format!(
+        "[projects.{:?}]\ntrust_level = \"trusted\"\n",
+        work.to_str().unwrap()
+    );
     let text = configuration(&served.stub, Transport::WebSocket) + &trust;
     served.give(ADA, ".codex/config.toml", &text);
     served
