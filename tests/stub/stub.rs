@@ -44,15 +44,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::write(options.dir.join("ca.pem"), &authority.ca_pem)?;
     let api = TcpListener::bind((options.address, options.port)).await?;
     let names = dns::Sockets::bind(options.dns_port).await?;
+    // Whoever is told that it is ready looks at what it has seen.
+    let log = RequestLog::create(&options.dir.join("requests.jsonl"))?;
+    let dns_log = options.dir.join("dns.log");
+    fs::write(&dns_log, "")?;
     announce(&options, api.local_addr()?.port(), names.port)?;
     let service = Arc::new(Service {
         script,
         authorization: options.authorization.clone(),
         strict: options.strict,
         hold: Hold::by(options.dir.clone()),
-        log: RequestLog::create(&options.dir.join("requests.jsonl"))?,
+        log,
     });
-    let dns_log = options.dir.join("dns.log");
     tokio::try_join!(
         http::serve(api, authority.acceptor, service),
         names.serve(options.name, options.address, &dns_log),
