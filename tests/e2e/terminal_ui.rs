@@ -19,7 +19,7 @@ fn a_detached_codex_draws_its_screen_for_whoever_attaches() {
         attach.env("TERM", "xterm-256color");
         for round in 1..=2 {
             let mut person = Person::at(&attach, (40, 120));
-            person.sees(&["Codex"]);
+            person.sees(&["›"]);
             person.terminal.types("\x1dd");
             assert_eq!(person.terminal.status(), Some(0), "{version:?} {round}");
         }
