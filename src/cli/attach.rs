@@ -53,7 +53,7 @@ pub struct AttachArguments {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// By the keys, or because nobody types or reads any more.
     Left,
     /// The command has ended.
@@ -77,11 +77,10 @@ pub fn run(arguments: &AttachArguments) -> Outcome {
     tell(id, &view.channel, end)
 }
 
-/// Puts the person in front of a session's terminal until its command ends; no key leaves it.
-pub(super) fn in_front(channel: Channel) -> Result<(), Failure> {
-    View::new(channel, false, EscapeKey::None)?
-        .show_until_the_end()
-        .map(drop)
+/// Puts the person in front of a session's terminal until its command ends, or something else ends that; no key
+/// leaves it.
+pub(super) fn in_front(channel: Channel) -> Result<End, Failure> {
+    View::new(channel, false, EscapeKey::None)?.show_until_the_end()
 }
 
 /// Asks for the stream.

@@ -12,10 +12,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use super::attach::{self, End};
 use super::failure::{Failure, Outcome};
-use super::{attach, detached, print, run};
+use super::{detached, print, run};
 use crate::exit::Exit;
 use crate::ids::SessionId;
+use crate::session::live::has_terminal;
 use crate::session::requester::Requester;
 use crate::session::service::{Boot, Service, ServiceError, settle_in};
 use crate::session::{self, Ask, Backing, LaunchRequest, Progress, caller, running};
@@ -170,6 +172,11 @@ pub(super) fn launch(mut request: LaunchRequest, detached: bool, quiet: bool) ->
         quiet,
         leaves: detached,
         own_terminal,
+        seat: if has_terminal() {
+            Seat::Terminal
+        } else {
+            Seat::None
+        },
     }
     .until_the_end()
 }
@@ -219,6 +226,18 @@ struct Starter {
     /// It is left alone once its command runs.
     leaves: bool,
     own_terminal: bool,
+    seat: Seat,
+}
+
+/// Whether the process belongs to a terminal, whose loss is a SIGHUP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    /// To none.
+    None,
+    /// To one.
+    Terminal,
+    /// It is gone, and the session has been asked to end.
+    Lost,
 }
 
 impl Starter {
@@ -234,7 +253,7 @@ impl Starter {
                     print::line(session).ok();
                     return Ok(Exit::Success);
                 }
-                Launched::Started(session) if self.own_terminal => attach_to(session)?,
+                Launched::Started(session) if self.own_terminal => self.stay_in_front(session)?,
                 Launched::Started(_) => {}
                 Launched::Failed { code, message } => {
                     return Err(Failure::new(Exit::Command(code), print::escape(&message)));
@@ -269,15 +288,61 @@ impl Starter {
                         "interrupted before the session was started",
                     ));
                 }
-                // A session that is gone says so by the end of the channel.
-                self.channel.send(&FromStarter::Signal(number)).ok();
+                self.pass_on(number, info.ssi_code == nix::libc::SI_KERNEL);
             }
+        }
+    }
+
+    /// Tells the session of a signal. One that is gone says so by the end of the channel.
+    fn pass_on(&mut self, number: i32, from_terminal: bool) {
+        let hung_up = number == Signal::SIGHUP as i32;
+        if hung_up && (from_terminal || self.seat != Seat::None) {
+            // Without a terminal it is a service's way to say that its profile has changed.
+            return self.end_with_the_terminal();
+        }
+        // In a terminal of the session's own the keys are bytes.
+        let typed = from_terminal && !self.own_terminal;
+        let message = if typed && number == Signal::SIGINT as i32 {
+            FromStarter::Interrupt
+        } else {
+            FromStarter::Signal(number)
+        };
+        self.channel.send(&message).ok();
+    }
+
+    /// Asks the session to end, once: asked twice it would give its command no time.
+    fn end_with_the_terminal(&mut self) {
+        if std::mem::replace(&mut self.seat, Seat::Lost) != Seat::Lost {
+            let ends = FromStarter::Signal(Signal::SIGTERM as i32);
+            self.channel.send(&ends).ok();
+        }
+    }
+
+    /// Keeps the person in front of the session's terminal until the command ends. The session says the rest.
+    fn stay_in_front(&mut self, session: SessionId) -> Result<(), Failure> {
+        let mut end = attach_to(session)?;
+        loop {
+            match end {
+                End::Ended(_) => return Ok(()),
+                End::Left => self.end_with_the_terminal(),
+                End::Signal(number) => self.pass_on(number.into(), false),
+                // Their terminal took too long, and it is still the session's.
+                End::CutOff => {}
+            }
+            if self.seat == Seat::Lost {
+                return Ok(());
+            }
+            // One that is gone meanwhile has said why.
+            let Ok(next) = attach_to(session) else {
+                return Ok(());
+            };
+            end = next;
         }
     }
 }
 
-/// Puts the person in front of the session's terminal until the command ends. The session says the rest.
-fn attach_to(session: SessionId) -> Result<(), Failure> {
+/// Puts the person in front of the session's terminal.
+fn attach_to(session: SessionId) -> Result<End, Failure> {
     let caller = caller::Caller::current();
     let channel = running::all(&caller)
         .into_iter()

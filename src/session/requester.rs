@@ -3,7 +3,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::signal::{Signal, raise};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use crate::wire::detached::FromStarter;
 use crate::wire::{Channel, Inbox};
@@ -51,6 +53,7 @@ impl Requester {
                         raise(signal).ok();
                     }
                 }
+                Ok(Some(FromStarter::Interrupt)) => interrupt(),
                 Ok(None) => return,
                 Err(_) => {
                     self.gone = true;
@@ -59,4 +62,16 @@ impl Requester {
             }
         }
     }
+}
+
+/// Does what a terminal does on Ctrl-C where we are one of its processes: SIGINT for all of our process group, which is
+/// the command and what it has in the foreground. For us it is no order (`watch`): our own is taken at once.
+fn interrupt() {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGINT);
+    let Ok(own) = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK) else {
+        return;
+    };
+    kill(Pid::from_raw(0), Signal::SIGINT).ok();
+    own.read_signal().ok();
 }

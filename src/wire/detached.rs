@@ -54,4 +54,7 @@ pub enum Launched {
 pub enum FromStarter {
     /// It was sent this signal, which is the session's.
     Signal(i32),
+    /// Ctrl-C was typed at the terminal that it shares with the session: a question to all that the command has in
+    /// the foreground.
+    Interrupt,
 }

@@ -7,17 +7,17 @@ use serde_json::json;
 use crate::cli::Run;
 use crate::codex_install::{VERSIONS, bin};
 use crate::scene::{Scene, Transport};
-use crate::stub::NAME;
+use crate::stub::{NAME, Stub};
 
 pub(crate) const KEY: &str = "sk-the-real-secret-key";
 
 /// What the agent can read of its own session, and where it looks for the key.
-const LOOK: &str = "env | grep CODEX_API_KEY; cat ~/.codex/auth.json; \
+pub(crate) const LOOK: &str = "env | grep CODEX_API_KEY; cat ~/.codex/auth.json; \
     grep -rsac -e 'the-real-secre[t]' /proc/[0-9]*/environ ~ . | grep -v ':0$'; echo looked";
 
 /// The shipped profile, with the stub in the place of the API.
-pub(crate) fn sealed_profile(scene: &Scene) -> String {
-    let (port, dns_port) = (scene.stub.port, scene.stub.dns_port);
+pub(crate) fn sealed_profile(stub: &Stub) -> String {
+    let (port, dns_port) = (stub.port, stub.dns_port);
     let mut text = format!(
         "extends = \"codex-sealed\"\n\
          [network]\nmitm = false\n\
@@ -38,7 +38,7 @@ pub(crate) fn sealed_profile(scene: &Scene) -> String {
 
 /// `portcullis run -p SEALED -- codex exec PROMPT`.
 fn exec(scene: &Scene, variables: &[(&str, &str)]) -> Run {
-    exec_with(scene, &sealed_profile(scene), variables)
+    exec_with(scene, &sealed_profile(&scene.stub), variables)
 }
 
 pub(crate) fn exec_with(scene: &Scene, profile: &str, variables: &[(&str, &str)]) -> Run {
@@ -124,7 +124,8 @@ fn the_placeholder_is_worthless_elsewhere_and_its_use_is_refused() {
             &json!({"auth_mode": "apikey", "OPENAI_API_KEY": KEY}).to_string(),
         );
         let port = scene.stub.port.to_string();
-        let profile = sealed_profile(&scene) + "[environment.set]\nSTUB_PORT = \"" + &port + "\"\n";
+        let profile =
+            sealed_profile(&scene.stub) + "[environment.set]\nSTUB_PORT = \"" + &port + "\"\n";
         let run = exec_with(&scene, &profile, &[]);
         assert_eq!(run.status, Some(0), "{version:?}: {run:?}");
         let outputs = scene.stub.outputs();
@@ -191,7 +192,7 @@ fn a_chatgpt_account_works_with_the_token_outside() {
                  wire_api = \"responses\"\nbase_url = \"https://{NAME}:{port}/v1\"\nrequires_openai_auth = true\n"
             ),
         );
-        let profile = sealed_profile(&scene)
+        let profile = sealed_profile(&scene.stub)
             .replace("name = \"openai-api-key\"", "name = \"chatgpt-sign-in\"")
             .replace("${codex:api_key}", "${codex:access_token}")
             .replace("env = \"CODEX_API_KEY\"\n", "");

@@ -16,8 +16,8 @@ fn a_refused_websocket_makes_codex_fall_back_to_an_event_stream_at_once() {
         scene
             .install
             .write("codex-home/auth.json", &auth.to_string());
-        let profile =
-            sealed_profile(&scene).replace("mitm = false\n", "mitm = false\nwebsocket = \"426\"\n");
+        let profile = sealed_profile(&scene.stub)
+            .replace("mitm = false\n", "mitm = false\nwebsocket = \"426\"\n");
         let run = exec_with(&scene, &profile, &[]);
         assert_eq!(run.status, Some(0), "{version:?}: {run:?}");
         let requests = scene.stub.requests();

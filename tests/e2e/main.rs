@@ -15,9 +15,17 @@ mod cli;
 mod codex_install;
 mod credentials;
 mod fallback;
+#[path = "../support/fd_store.rs"]
+mod fd_store;
 mod refusals;
 mod sandbox;
 mod scene;
+#[path = "../support/screen.rs"]
+mod screen;
+mod served;
+#[path = "../support/service.rs"]
+#[expect(dead_code, reason = "shared with other suites")]
+mod service;
 #[path = "../support/stub.rs"]
 mod stub;
 #[path = "../support/terminal.rs"]

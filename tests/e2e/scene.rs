@@ -71,17 +71,7 @@ impl Scene {
     ) -> Self {
         let install = Install::new(who);
         let stub = Stub::start(&install.path("stub"), script, authorization);
-        install.write(
-            "codex-home/config.toml",
-            &format!(
-                "model = \"stub\"\nmodel_provider = \"stub\"\n\
-                 [model_providers.stub]\nname = \"stub\"\nwire_api = \"responses\"\n\
-                 base_url = \"https://{NAME}:{}/v1\"\nenv_key = \"CODEX_API_KEY\"\n\
-                 supports_websockets = {}\n",
-                stub.port,
-                transport == Transport::WebSocket,
-            ),
-        );
+        install.write("codex-home/config.toml", &configuration(&stub, transport));
         let profile = install.write("profile.toml", &profile(&stub, model));
         Self {
             install,
@@ -129,28 +119,54 @@ impl Scene {
     }
 
     /// Host and port of every request that was judged, with the verdict, in order and without repeats.
-    pub(crate) fn judged(&self) -> Vec<(String, u64, String)> {
-        let mut judged: Vec<_> = self
-            .install
-            .events("egress.decided")
-            .iter()
-            .map(|record| {
-                let text = |key: &str| record[key].as_str().unwrap().to_owned();
-                let port = record["port"].as_u64().unwrap();
-                (text("host"), port, text("verdict"))
-            })
-            .collect();
-        judged.dedup();
-        judged
+    pub(crate) fn judged(&self) -> Judged {
+        judged(&self.install.events("egress.decided"))
     }
 
     /// The same for the stub alone: what Codex needs and nothing else.
-    pub(crate) fn only_the_model(&self) -> Vec<(String, u64, String)> {
-        vec![(NAME.to_owned(), self.stub.port.into(), "allow".to_owned())]
+    pub(crate) fn only_the_model(&self) -> Judged {
+        only_the_model(&self.stub)
     }
 }
 
-fn profile(stub: &Stub, model: Model) -> String {
+/// Host and port of every request that was judged, with the verdict.
+pub(crate) type Judged = Vec<(String, u64, String)>;
+
+/// Of these records, in order and without repeats.
+pub(crate) fn judged(records: &[Value]) -> Judged {
+    let decided = records
+        .iter()
+        .filter(|record| record["event"] == "egress.decided");
+    let mut judged: Judged = decided
+        .map(|record| {
+            let text = |key: &str| record[key].as_str().unwrap().to_owned();
+            let port = record["port"].as_u64().unwrap();
+            (text("host"), port, text("verdict"))
+        })
+        .collect();
+    judged.dedup();
+    judged
+}
+
+/// The same for the stub alone.
+pub(crate) fn only_the_model(stub: &Stub) -> Judged {
+    vec![(NAME.to_owned(), stub.port.into(), "allow".to_owned())]
+}
+
+/// A `config.toml` of the caller's that has the stub for its model.
+pub(crate) fn configuration(stub: &Stub, transport: Transport) -> String {
+    format!(
+        "model = \"stub\"\nmodel_provider = \"stub\"\n\
+         [model_providers.stub]\nname = \"stub\"\nwire_api = \"responses\"\n\
+         base_url = \"https://{NAME}:{}/v1\"\nenv_key = \"CODEX_API_KEY\"\n\
+         supports_websockets = {}\n",
+        stub.port,
+        transport == Transport::WebSocket,
+    )
+}
+
+/// The shipped profile, with the way to the stub.
+pub(crate) fn profile(stub: &Stub, model: Model) -> String {
     let mut text = format!(
         "extends = \"codex\"\n\
          [network.dns]\nservers = [\"127.0.0.1:{}\"]\n\

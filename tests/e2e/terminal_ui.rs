@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use crate::cli::{Run, Who};
+use crate::cli::Run;
 use crate::codex_install::VERSIONS;
 use crate::scene::Scene;
-use crate::terminal::Terminal;
+use crate::screen::Person;
 
 #[test]
 fn a_detached_codex_draws_its_screen_for_whoever_attaches() {
@@ -18,10 +18,10 @@ fn a_detached_codex_draws_its_screen_for_whoever_attaches() {
         let mut attach = scene.install.command(["attach"]);
         attach.env("TERM", "xterm-256color");
         for round in 1..=2 {
-            let mut terminal = Terminal::new(&attach, Who::Root, (40, 120));
-            terminal.shows("Codex");
-            terminal.types("\x1dd");
-            assert_eq!(terminal.status(), Some(0), "{version:?} {round}");
+            let mut person = Person::at(&attach, (40, 120));
+            person.sees(&["›"]);
+            person.terminal.types("\x1dd");
+            assert_eq!(person.terminal.status(), Some(0), "{version:?} {round}");
         }
         let stopped = Run::of(&scene.install.portcullis(["stop"]));
         assert_eq!(stopped.status, Some(0), "{version:?}: {stopped:?}");

@@ -73,20 +73,6 @@ fn its_log_is_the_audit_writers_and_its_owner_reads_it_through_the_service() {
     assert!(!host.path("home/ada/.local/state/portcullis/audit").exists());
 }
 
-/// The processes of a program below the daemon, with what the kernel says of each.
-fn processes(host: &Service, program: &str) -> Vec<String> {
-    let inside = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    let path = host.path("bin").join(program);
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.parse::<u32>().is_ok() && inside(&name).is_some_and(|exe| exe == path) {
-            found.push(name);
-        }
-    }
-    found
-}
-
 fn status(pid: &str, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(key)).unwrap();
@@ -97,7 +83,7 @@ fn status(pid: &str, key: &str) -> String {
 fn each_process_is_somebody_else_and_root_runs_the_daemon_alone() {
     let host = Service::start("");
     host.detached(ADA, &["--", "sleep", "1000"]);
-    let of = |program: &str| processes(&host, program);
+    let of = |program: &str| host.processes(program);
     let gates = of("portcullis-gate");
     let writers = of("portcullis-audit");
     let sessions = of("portcullis");
@@ -291,7 +277,7 @@ fn a_session_that_is_killed_leaves_nothing_and_its_log_says_so() {
                 "sleep 1000 & sleep 1000",
             ],
         );
-        let [session] = &processes(&host, "portcullis")[..] else {
+        let [session] = &host.processes("portcullis")[..] else {
             panic!("one session");
         };
         let pid = rustix::process::Pid::from_raw(session.parse().unwrap()).unwrap();
@@ -304,7 +290,7 @@ fn a_session_that_is_killed_leaves_nothing_and_its_log_says_so() {
             })
         };
         host.until("its processes are gone", || !left());
-        let gone = |program| processes(&host, program).is_empty();
+        let gone = |program| host.processes(program).is_empty();
         host.until("its gate and its writer are gone", || {
             gone("portcullis-gate") && gone("portcullis-audit")
         });
@@ -403,7 +389,7 @@ fn a_session_has_nothing_by_which_it_moves_others_into_its_groups() {
     let limit = ["--limit", "memory=64M", "--", "sleep", "1000"];
     let id = host.detached(ADA, &limit);
     let group = format!("portcullis-{id}");
-    let pids = processes(&host, "portcullis");
+    let pids = host.processes("portcullis");
     let mut seen = Vec::new();
     for pid in pids {
         let entries = fs::read_dir(format!("/proc/{pid}/fd"))

@@ -24,3 +24,4 @@ mod frames;
 mod launch;
 mod others;
 mod surviving;
+mod terminals;

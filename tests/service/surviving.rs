@@ -1,6 +1,5 @@
 //! The daemon dies, is started again, or is two: sessions go on, and nothing is left behind.
 
-use std::fs;
 use std::path::Path;
 
 use crate::service::{ADA, OPERATOR, Service};
@@ -60,7 +59,7 @@ fn a_gate_and_a_writer_that_die_are_replaced_by_the_daemon() {
         ("portcullis-audit", "log.resumed"),
     ] {
         host.until("it works", || of("egress.decided") > 0);
-        kill(&host, program);
+        host.kill(program);
         host.until("another takes its place", || of(event) > 0);
         let before = of("egress.decided");
         host.until("it works again", || of("egress.decided") > before + 2);
@@ -86,7 +85,7 @@ fn the_next_daemon_knows_the_sessions_of_the_one_before() {
             "{round} {listed}"
         );
         // What died while there was no daemon is replaced by the next, too.
-        kill(&host, "portcullis-gate");
+        host.kill("portcullis-gate");
         let restarts = || {
             let records = host.records(ADA, &id);
             records
@@ -118,19 +117,4 @@ fn groups_of_a_session_that_nobody_knows_any_more_go_when_it_ends() {
     host.restart_daemon_without_store();
     assert_eq!(host.run(ADA, &["stop", "on"]).status, Some(0));
     host.until("its groups are gone", || !stands());
-}
-
-/// Kills the one process of this program on this host.
-fn kill(host: &Service, program: &str) {
-    use rustix::process::{Pid, Signal, kill_process};
-    let path = host.path("bin").join(program);
-    let pids: Vec<i32> = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == path))
-        .collect();
-    let [pid] = pids[..] else {
-        panic!("{program}: {pids:?}");
-    };
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
 }

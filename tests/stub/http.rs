@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::agent::{Answer, new_outputs};
+use crate::hold::Hold;
 use crate::log::{RequestLog, Seen};
 use crate::script::Script;
 use crate::websocket;
@@ -32,6 +33,8 @@ pub(crate) struct Service {
     pub(crate) authorization: String,
     /// Whether requests with another one are answered 401.
     pub(crate) strict: bool,
+    /// What holds answers back.
+    pub(crate) hold: Hold,
 }
 
 /// Accepts for ever.
@@ -131,6 +134,7 @@ async fn stream_answer(
     seen.step = Some(answer.outputs_seen);
     seen.outputs = new_outputs(&body);
     note(service, &seen)?;
+    service.hold.lets_go(answer.outputs_seen).await;
     let mut text = String::new();
     for event in answer.events() {
         let kind = event

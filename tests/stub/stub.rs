@@ -5,11 +5,12 @@
 //! its command line. Never: leaves that interface, writes down a credential.
 //!
 //! Reading order: [`options`] → [`script`] and [`agent`] (what is said) → [`tls`], [`http`],
-//! [`websocket`] (how) → [`dns`] → [`log`] (what was seen).
+//! [`websocket`] (how), [`hold`] (when) → [`dns`] → [`log`] (what was seen).
 #![forbid(unsafe_code)]
 
 mod agent;
 mod dns;
+mod hold;
 mod http;
 mod log;
 mod options;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use clap::Parser;
 use tokio::net::TcpListener;
 
+use crate::hold::Hold;
 use crate::http::Service;
 use crate::log::RequestLog;
 use crate::options::Options;
@@ -42,14 +44,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
     fs::write(options.dir.join("ca.pem"), &authority.ca_pem)?;
     let api = TcpListener::bind((options.address, options.port)).await?;
     let names = dns::Sockets::bind(options.dns_port).await?;
+    // Whoever is told that it is ready looks at what it has seen.
+    let log = RequestLog::create(&options.dir.join("requests.jsonl"))?;
+    let dns_log = options.dir.join("dns.log");
+    fs::write(&dns_log, "")?;
     announce(&options, api.local_addr()?.port(), names.port)?;
     let service = Arc::new(Service {
         script,
         authorization: options.authorization.clone(),
         strict: options.strict,
-        log: RequestLog::create(&options.dir.join("requests.jsonl"))?,
+        hold: Hold::by(options.dir.clone()),
+        log,
     });
-    let dns_log = options.dir.join("dns.log");
     tokio::try_join!(
         http::serve(api, authority.acceptor, service),
         names.serve(options.name, options.address, &dns_log),

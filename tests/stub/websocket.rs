@@ -77,6 +77,7 @@ async fn serve(
             outputs: new_outputs(&request),
             ..upgrade.clone()
         })?;
+        service.hold.lets_go(answer.outputs_seen).await;
         for event in answer.events() {
             socket.send(Message::text(event.to_string())).await?;
         }

@@ -149,6 +149,36 @@ impl Service {
         PathBuf::from(format!("/proc/{}/root{path}", self.keeper.id()))
     }
 
+    /// A command of root's, with the host's mounts.
+    pub(crate) fn enter(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()));
+        command
+    }
+
+    /// The host's processes of one of our programs.
+    pub(crate) fn processes(&self, program: &str) -> Vec<String> {
+        let path = self.path("bin").join(program);
+        let entries = fs::read_dir("/proc").unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let is_one = |name: &String| {
+            let exe = fs::read_link(format!("/proc/{name}/exe"));
+            name.parse::<u32>().is_ok() && exe.is_ok_and(|exe| exe == path)
+        };
+        names.filter(is_one).collect()
+    }
+
+    /// Kills the one process of this program (SIGKILL).
+    pub(crate) fn kill(&self, program: &str) {
+        use rustix::process::{Pid, Signal, kill_process};
+        let pids = self.processes(program);
+        let [pid] = &pids[..] else {
+            panic!("{program}: {pids:?}");
+        };
+        let pid = Pid::from_raw(pid.parse().unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+
     /// A file of the admin's.
     pub(crate) fn admin(&self, name: &str, text: &str) {
         fs::write(self.path("etc/portcullis").join(name), text).unwrap();
@@ -166,9 +196,8 @@ impl Service {
             [] => "--clear-groups".to_owned(),
             groups => format!("--groups={}", groups.join(",")),
         };
-        let mut command = Command::new("nsenter");
+        let mut command = self.enter();
         command
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .arg("setpriv")
             .args([
                 "--reuid",
@@ -234,9 +263,8 @@ impl Service {
     fn start_daemon(&mut self, kept: Vec<(String, OwnedFd)>) {
         let ready = self.store.ready();
         let names: Vec<&str> = kept.iter().map(|(name, _)| name.as_str()).collect();
-        let mut command = Command::new("nsenter");
+        let mut command = self.enter();
         command
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
             .args(["sh", "-e", "-c", "LISTEN_PID=$$ exec \"$1\"", "restart"])
             .arg(self.path("bin/portcullisd"))
             .env_clear()
@@ -262,18 +290,16 @@ impl Service {
 
     /// Another daemon on the same host, with what it says.
     pub(crate) fn second_daemon(&self) -> Run {
-        let output = Command::new("nsenter")
-            .arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()))
-            .arg(self.path("bin/portcullisd"))
-            .output();
+        let output = self.enter().arg(self.path("bin/portcullisd")).output();
         Run::of(&output.unwrap())
     }
 
-    /// The records of a session's log.
+    /// The records of a session's log. The line at its end may be half written.
     pub(crate) fn records(&self, user: User, session: &str) -> Vec<serde_json::Value> {
         let log = self.inside(&format!("/var/log/portcullis/{}/{session}.jsonl", user.uid));
         let text = fs::read_to_string(&log).unwrap();
-        text.lines()
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     }
@@ -281,7 +307,7 @@ impl Service {
     /// Waits until this holds.
     #[expect(clippy::unused_self, reason = "reads as a wait for the host")]
     pub(crate) fn until(&self, what: &str, holds: impl Fn() -> bool) {
-        let until = Instant::now() + Duration::from_secs(40);
+        let until = Instant::now() + Duration::from_mins(1);
         while !holds() {
             assert!(Instant::now() < until, "{what}");
             std::thread::sleep(Duration::from_millis(20));

@@ -91,6 +91,25 @@ impl Stub {
         answered.collect()
     }
 
+    /// Holds back the answers to requests that come with so many tool outputs.
+    pub(crate) fn hold(&self, step: usize) {
+        fs::write(self.folder.join(format!("hold-{step}")), "").unwrap();
+    }
+
+    /// Lets them go.
+    pub(crate) fn release(&self, step: usize) {
+        fs::remove_file(self.folder.join(format!("hold-{step}"))).unwrap();
+    }
+
+    /// Whether such a request has come. Its line may be half written.
+    pub(crate) fn was_asked(&self, step: usize) -> bool {
+        let text = fs::read_to_string(self.folder.join("requests.jsonl")).unwrap();
+        text.lines().any(|line| {
+            let request = serde_json::from_str::<Value>(line);
+            request.is_ok_and(|request| request["step"] == step)
+        })
+    }
+
     /// Every name that was looked up.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let text = fs::read_to_string(self.folder.join("dns.log")).unwrap();

@@ -22,7 +22,17 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    pub(crate) fn new(program: &Command, who: Who, (rows, columns): (u16, u16)) -> Self {
+    pub(crate) fn new(program: &Command, who: Who, size: (u16, u16)) -> Self {
+        Self::answering(program, who, size, |_| Vec::new())
+    }
+
+    /// One that says this to what is printed.
+    pub(crate) fn answering(
+        program: &Command,
+        who: Who,
+        (rows, columns): (u16, u16),
+        mut answer: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static,
+    ) -> Self {
         let mut command = Command::new("setsid");
         // With the new terminal as the controlling one, as a person's is.
         command.args(["--ctty", "--wait"]);
@@ -46,14 +56,17 @@ impl Terminal {
         drop(command);
         let master = File::from(pty.master);
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let (mut reader, sink) = (master.try_clone().unwrap(), Arc::clone(&shown));
+        let (mut stream, sink) = (master.try_clone().unwrap(), Arc::clone(&shown));
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
-            while let Ok(got) = reader.read(&mut chunk) {
+            while let Ok(got) = stream.read(&mut chunk) {
                 if got == 0 {
                     break;
                 }
-                sink.lock().unwrap().extend(chunk.get(..got).unwrap());
+                let printed = chunk.get(..got).unwrap();
+                sink.lock().unwrap().extend(printed);
+                let said = answer(printed);
+                stream.write_all(&said).ok();
             }
         });
         Self {

@@ -134,7 +134,13 @@ impl SignIn {
                 .iter()
                 .any(|rule| rule.source == CredentialSource::Codex(which))
         };
-        let (api_key, access_token) = (has(CodexSecret::ApiKey), has(CodexSecret::AccessToken));
+        // A key may also come from elsewhere, under the name by which Codex knows it.
+        let is_key = |name: &String| KEY_VARIABLES.contains(&name.as_str());
+        let brought = rules
+            .iter()
+            .any(|rule| rule.env.as_ref().is_some_and(is_key));
+        let api_key = brought || has(CodexSecret::ApiKey);
+        let access_token = has(CodexSecret::AccessToken);
         if !api_key && !access_token {
             let (key, account) = (
                 Self::cure(CodexSecret::ApiKey),
