@@ -4,6 +4,7 @@
 //! service, with what the daemon takes. As root: nobody else may look into the gate.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::indexing_slicing,
