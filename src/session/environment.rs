@@ -106,7 +106,7 @@ mod tests {
             ],
         );
         let policy = EnvironmentPolicy {
-            pass: vec!["LC_*".to_owned(), "TERM".to_owned(), "ABSENT".to_owned()],
+            pass: vec!["LC_ALL".to_owned(), "TERM".to_owned(), "ABSENT".to_owned()],
             set: BTreeMap::from([("TERM".to_owned(), "dumb".to_owned())]),
         };
         let jail = Surroundings {

@@ -58,14 +58,7 @@ const START: u64 = 50_000;
 
 #[test]
 fn a_thousand_kills_of_anything_at_any_time_leave_nothing_and_every_log_verifies() {
-    let seed = std::env::var("PORTCULLIS_KILLS_SEED").map_or_else(
-        |_| {
-            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-            u64::from(now.subsec_nanos())
-        },
-        |seed| seed.parse().unwrap(),
-    );
-    eprintln!("PORTCULLIS_KILLS_SEED={seed}");
+    let seed = Random::seed();
     let fence = Fence::enter();
     let origin = Origin::start();
     let mut battle = Battle::new(seed, fence, origin);

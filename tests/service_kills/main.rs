@@ -6,6 +6,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "tests may panic, print and start programs"
@@ -52,14 +53,7 @@ const SCRIPT: &str = "while sleep 0.2; do curl -s -m 20 -o /dev/null http://bloc
 
 #[test]
 fn kills_of_anything_of_the_service_at_any_time_leave_nothing_and_every_log_verifies() {
-    let seed = std::env::var("PORTCULLIS_KILLS_SEED").map_or_else(
-        |_| {
-            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
-            u64::from(now.subsec_nanos())
-        },
-        |seed| seed.parse().unwrap(),
-    );
-    eprintln!("PORTCULLIS_KILLS_SEED={seed}");
+    let seed = Random::seed();
     let mut battle = Battle::new(seed);
     let mut batch = 0;
     while battle.kills < KILLS {

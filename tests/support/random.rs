@@ -9,6 +9,19 @@ impl Random {
         Self(seed)
     }
 
+    /// A seed for [`Random::new`], printed: that of `PORTCULLIS_KILLS_SEED`, else one of the moment.
+    pub(crate) fn seed() -> u64 {
+        let seed = std::env::var("PORTCULLIS_KILLS_SEED").map_or_else(
+            |_| {
+                let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                u64::from(now.subsec_nanos())
+            },
+            |seed| seed.parse().unwrap(),
+        );
+        eprintln!("PORTCULLIS_KILLS_SEED={seed}");
+        seed
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
