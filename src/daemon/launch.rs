@@ -169,6 +169,8 @@ pub(super) fn companions(
     for companion in running.gate.take().into_iter().chain(running.writer.take()) {
         Operation::Kill(&companion.process).perform(others)?;
     }
+    // What was said first counts: a log is not kept less well later.
+    let durability = running.record.durability.unwrap_or(durability);
     let lane = start_writer(others, running, durability)?;
     let control = start_gate(others, running)?;
     Ok([lane, control])

@@ -329,9 +329,10 @@ impl Service {
         let others = &self.others;
         let over: Vec<&Running> = over.iter().filter_map(|id| self.sessions.get(id)).collect();
         let namespaces: Vec<_> = over.iter().map(|running| running.namespace()).collect();
+        // Where it cannot be told they have their time, as if something were left.
         let inhabited = match Operation::FindInhabited(&namespaces).perform(others) {
             Ok(Yield::Places(places)) => places,
-            _ => BTreeSet::new(),
+            _ => (0..over.len()).collect(),
         };
         // What sweeps up after the jail may take a moment longer; what was left behind ends here.
         let ended = over.into_iter().enumerate();

@@ -24,15 +24,19 @@ pub fn without_waiting(socket: impl Into<OwnedFd>) {
     if shut.is_ok() && !brings_descriptors(socket.as_fd()) {
         return;
     }
-    match leave_to_a_child(socket.as_fd()) {
-        Ok(held) => drop((socket, held)),
+    match leave_to_a_child() {
+        // Our copy first: the child's is the last then.
+        Ok(held) => {
+            drop(socket);
+            drop(held);
+        }
         // A number less in our table is better than a daemon that waits.
         Err(_) => drop(socket.into_raw_fd()),
     }
 }
 
-/// Has a process that is nobody's child hold the socket, and end once what this gives is dropped.
-fn leave_to_a_child(socket: BorrowedFd<'_>) -> io::Result<PipeWriter> {
+/// Has a process that is nobody's child hold a copy of all that we have open, and end once what this gives is dropped.
+fn leave_to_a_child() -> io::Result<PipeWriter> {
     let (mut waits, held) = io::pipe()?;
     #[expect(
         unsafe_code,
@@ -62,8 +66,6 @@ fn leave_to_a_child(socket: BorrowedFd<'_>) -> io::Result<PipeWriter> {
                 Ok(ForkResult::Parent { .. }) => 0,
                 Err(_) => 1,
             };
-            // Held until here by number.
-            let _ = socket;
             end(code)
         }
     }
@@ -91,8 +93,10 @@ fn brings_descriptors(socket: BorrowedFd<'_>) -> bool {
             Ok(Look::Descriptors) | Err(_) => return true,
             Ok(Look::Bytes(0)) => return false,
             Ok(Look::Bytes(there)) => {
-                let seen = chunk.get_mut(..there).unwrap_or_default();
-                if recv(socket, seen, RecvFlags::DONTWAIT).is_err() {
+                let taken = chunk
+                    .get_mut(..there)
+                    .map(|seen| recv(socket, seen, RecvFlags::DONTWAIT));
+                if !matches!(taken, Some(Ok(_))) {
                     return true;
                 }
             }
