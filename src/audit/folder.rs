@@ -12,22 +12,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::segment::SegmentName;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 
-/// What follows a session's identifier in the name of its log.
-const SUFFIX: &str = ".jsonl";
-
-/// Name of a session's log within the folder.
+/// Name of the file that a session's log begins with, within the folder.
 pub fn file_name(session: SessionId) -> String {
-    format!("{session}{SUFFIX}")
+    SegmentName::first(session).file_name()
 }
 
-/// The session whose log has this name.
+/// The session to whose log a file of this name belongs.
 pub fn session_of(file_name: &str) -> Option<SessionId> {
-    let session: SessionId = file_name.strip_suffix(SUFFIX)?.parse().ok()?;
-    // One spelling only, or one session could have two files.
-    (self::file_name(session) == file_name).then_some(session)
+    SegmentName::parse(file_name).map(|name| name.session)
 }
 
 /// Why there is no folder to use. Each message is one line with cause and cure.
@@ -190,21 +186,44 @@ impl LogFolder {
 
     /// The sessions that have a log here, oldest first (a session's identifier begins with its time).
     pub fn sessions(&self) -> Result<Vec<SessionId>, FolderError> {
-        let failed = |error: rustix::io::Errno| self.error(error.into());
-        let mut sessions = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
-            let name = entry.map_err(failed)?;
-            sessions.extend(name.file_name().to_str().ok().and_then(session_of));
-        }
-        sessions.sort_unstable();
+        let segments = self.all_segments()?.into_iter();
+        let mut sessions: Vec<_> = segments.map(|segment| segment.session).collect();
+        sessions.dedup();
         Ok(sessions)
     }
 
-    /// Opens a session's log to read. Only a regular file in this very folder is one: a symbolic link is
-    /// refused, and a pipe does not keep us waiting.
+    /// The segments of a session's log, in their order. Of one that is there plain and packed, as it is for a
+    /// moment while it is packed, the plain one.
+    pub fn segments(&self, session: SessionId) -> Result<Vec<SegmentName>, FolderError> {
+        let mut segments = self.all_segments()?;
+        segments.retain(|segment| segment.session == session);
+        segments.dedup_by_key(|segment| segment.number);
+        Ok(segments)
+    }
+
+    /// Every segment of every log, in their order.
+    pub fn all_segments(&self) -> Result<Vec<SegmentName>, FolderError> {
+        let failed = |error: rustix::io::Errno| self.error(error.into());
+        let mut segments = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd).map_err(failed)? {
+            let name = entry.map_err(failed)?;
+            let name = name.file_name().to_str().ok();
+            segments.extend(name.and_then(SegmentName::parse));
+        }
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    /// Opens the first segment of a session's log to read.
     pub fn open_log(&self, session: SessionId) -> io::Result<File> {
+        self.open_segment(SegmentName::first(session))
+    }
+
+    /// Opens a segment to read. Only a regular file in this very folder is one: a symbolic link is refused,
+    /// and a pipe does not keep us waiting.
+    pub fn open_segment(&self, segment: SegmentName) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, file_name(session), flags, Mode::empty())?;
+        let fd = rustix::fs::openat(&self.fd, segment.file_name(), flags, Mode::empty())?;
         let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         if kind != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));

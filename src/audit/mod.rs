@@ -1,7 +1,7 @@
 //! The audit log: what happened, in an order nobody can change unseen.
 //!
 //! Owns: the events ([`event`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
-//! chain ([`chain`]), the folder ([`folder`]) and the file ([`log`]) it is kept in, the process that
+//! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]) and a session's story
 //! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
 //! sequence, time nor hashes. Never: a secret in a record, a network.
@@ -19,6 +19,7 @@ pub mod lock;
 pub mod log;
 pub mod reader;
 pub mod record;
+pub mod segment;
 pub mod summary;
 pub mod verify;
 pub mod writer;

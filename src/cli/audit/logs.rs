@@ -6,10 +6,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{FolderArg, folder_failure};
+use super::{FolderArg, folder_failure, log_failure};
+use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
+use crate::audit::reader::ReadError;
+use crate::audit::segment::SegmentName;
 use crate::cli::failure::Failure;
 use crate::cli::{print, service};
+use crate::exit::Exit;
 use crate::ids::SessionId;
 
 /// Where logs are.
@@ -81,7 +85,54 @@ impl Logs {
         self.sessions()
     }
 
-    /// Opens one to read.
+    /// The segments of a session's log, in their order.
+    pub(super) fn segments(&self, session: SessionId) -> Result<Vec<SegmentName>, Failure> {
+        if self.kept.contains(&session) {
+            return Ok(vec![SegmentName::first(session)]);
+        }
+        let folder = self.folder.as_ref();
+        let segments = folder.map(|folder| folder.segments(session)).transpose();
+        Ok(segments.map_err(folder_failure)?.unwrap_or_default())
+    }
+
+    /// Opens a segment to read.
+    pub(super) fn open_segment(&self, segment: SegmentName) -> io::Result<File> {
+        if self.kept.contains(&segment.session) {
+            return self.open_log(segment.session);
+        }
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        folder.open_segment(segment)
+    }
+
+    /// Calls `visit` with each of the first records of a session's log, as many as are given (those that hold), and the line it
+    /// stands in, until it answers `false`.
+    pub(super) fn each_record(
+        &self,
+        session: SessionId,
+        mut records: u64,
+        mut visit: impl FnMut(AuditRecord, &[u8]) -> bool,
+    ) -> Result<(), Failure> {
+        for segment in self.segments(session)? {
+            let log = self.path.join(segment.file_name());
+            let failed = |error: io::Error| log_failure(&log, &error);
+            let opened = self
+                .open_segment(segment)
+                .and_then(|file| segment.lines(file));
+            let mut lines = opened.map_err(failed)?;
+            while records > 0
+                && let Some(line) = lines.next_line().map_err(failed)?
+            {
+                let record = line.record().map_err(|error| unreadable(&log, &error))?;
+                if !record.is_some_and(|record| visit(record, line.bytes)) {
+                    return Ok(());
+                }
+                records -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the first segment of a log to read.
     pub(super) fn open_log(&self, session: SessionId) -> io::Result<File> {
         if self.kept.contains(&session) {
             let opened = service::open_log(session);
@@ -92,4 +143,10 @@ impl Logs {
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         folder.open_log(session)
     }
+}
+
+fn unreadable(log: &Path, error: &ReadError) -> Failure {
+    let log = print::escape(&log.to_string_lossy());
+    let error = print::escape(&error.to_string());
+    Failure::new(Exit::No, format!("audit log {log}: {error}"))
 }

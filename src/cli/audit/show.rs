@@ -1,18 +1,13 @@
 //! `portcullis audit show`: a session's story, or one record.
 
-use std::fs::File;
-use std::io::{self, BufReader, Seek};
-use std::path::Path;
-
 use serde::Serialize;
 
 use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, phrase, verify};
+use crate::audit::Counted;
 use crate::audit::folder::file_name;
-use crate::audit::reader::{Lines, ReadError};
 use crate::audit::summary::{Destination, SessionSummary, Start};
 use crate::audit::verify::{Report, State, verify_file};
-use crate::audit::{AuditRecord, Counted};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -44,8 +39,8 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
         .map_err(|error| log_failure(&log, &error))?;
     let report = verify_file(&file, Some(session)).map_err(|error| log_failure(&log, &error))?;
     match seq {
-        Some(seq) => show_record(&file, (session, seq), &report, arguments.json, &log),
-        None => show_session(&file, session, &report, arguments.json, &log),
+        Some(seq) => show_record(&folder, (session, seq), &report, arguments.json),
+        None => show_session(&folder, session, &report, arguments.json),
     }
 }
 
@@ -65,44 +60,16 @@ fn parse_id(id: &str) -> Result<(&str, Option<u64>), Failure> {
     number.map(|seq| (session, Some(seq))).ok_or_else(failure)
 }
 
-/// Calls `visit` with each record that holds, until it answers `false`.
-fn records(
-    mut file: &File,
-    report: &Report,
-    log: &Path,
-    mut visit: impl FnMut(AuditRecord, &[u8]) -> bool,
-) -> Result<(), Failure> {
-    let failed = |error: io::Error| log_failure(log, &error);
-    file.rewind().map_err(failed)?;
-    let mut lines = Lines::new(BufReader::new(file));
-    for _ in 0..report.records {
-        let Some(line) = lines.next_line().map_err(failed)? else {
-            break;
-        };
-        let record = line.record().map_err(|error| unreadable(log, &error))?;
-        if !record.is_some_and(|record| visit(record, line.bytes)) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn unreadable(log: &Path, error: &ReadError) -> Failure {
-    let (log, error) = (escape(&log.to_string_lossy()), escape(&error.to_string()));
-    Failure::new(Exit::No, format!("audit log {log}: {error}"))
-}
-
 // === one record ===
 
 fn show_record(
-    file: &File,
+    folder: &Logs,
     (session, seq): (SessionId, u64),
     report: &Report,
     json: bool,
-    log: &Path,
 ) -> Outcome {
     let mut found = None;
-    records(file, report, log, |record, text| {
+    folder.each_record(session, report.records, |record, text| {
         if record.seq == seq {
             found = Some(String::from_utf8_lossy(text).into_owned());
         }
@@ -150,15 +117,9 @@ struct Story<'a> {
     chain: &'a Report,
 }
 
-fn show_session(
-    file: &File,
-    session: SessionId,
-    report: &Report,
-    json: bool,
-    log: &Path,
-) -> Outcome {
+fn show_session(folder: &Logs, session: SessionId, report: &Report, json: bool) -> Outcome {
     let mut summary = SessionSummary::default();
-    records(file, report, log, |record, _| {
+    folder.each_record(session, report.records, |record, _| {
         summary.add(record);
         true
     })?;
