@@ -43,7 +43,7 @@ pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
     CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest,
+    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, OnFailure, Overrides, PolicyTest,
     Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
     WebsocketPolicy,
 };

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::companions::{ANSWER, CompanionError, installed, reap};
 use super::service::{ServiceError, Shared};
-use crate::policy::Durability;
+use crate::policy::AuditPolicy;
 use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::unnamed;
 use crate::wire::audit::AuditBoot;
@@ -49,9 +49,9 @@ impl Starter {
     /// Has the service start both.
     pub fn service(
         service: Shared,
-        durability: Durability,
+        kept: AuditPolicy,
     ) -> Result<(Self, Started), CompanionError> {
-        let [audit, gate] = service.borrow_mut().companions(durability)?;
+        let [audit, gate] = service.borrow_mut().companions(kept)?;
         for end in [&audit, &gate] {
             bound(end).map_err(|error| wire(GATE, error))?;
         }

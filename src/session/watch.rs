@@ -15,7 +15,7 @@ use super::limits::{self, Limits};
 use super::live::has_terminal;
 use super::resources::{ResourceHit, Resources};
 use super::signals::{Arrived, Signals};
-use crate::wire::gate::{GateReply, LimitNotice};
+use crate::wire::gate::{AuditState, GateReply, LimitNotice};
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +59,8 @@ pub enum Notice {
     AuditRestarted,
     /// The audit writer died: the gate refuses everything.
     AuditLost,
+    /// Records cannot be kept, or can be again.
+    Records(AuditState),
     /// The command did not end in time: the jail is killed.
     Killing,
     /// Something to know: a question that waits, a policy that is in force. May hold text of the jail's:

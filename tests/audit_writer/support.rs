@@ -11,7 +11,7 @@ use portcullis::audit::reader::Lines;
 use portcullis::audit::verify::{Report, State, verify_file};
 use portcullis::audit::{AuditEvent, EndedBy, Isolation, Status};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
-use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
+use portcullis::policy::{Durability, Host, OnFailure, Port, RuleId, Transport, Verdict};
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{AppendError, AuditBoot, ready};
@@ -103,6 +103,8 @@ impl Writer {
             user: "tester".into(),
             folder,
             durability,
+            on_failure: OnFailure::Block,
+            segment_bytes: None,
         }
     }
 
@@ -193,6 +195,7 @@ pub(crate) fn whole(id: SessionId, records: u64, state: State, report: &Report) 
         records,
         head,
         state,
+        part: None,
         broken: None,
         clock_set_back: 0,
     };

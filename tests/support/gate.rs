@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{
-    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, Port, Protocol, Rule, RuleId,
+    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, OnFailure, Port, Protocol, Rule,
+    RuleId,
 };
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
@@ -36,6 +37,7 @@ pub(crate) struct GateSpec {
     pub(crate) credentials: Vec<CredentialValue>,
     pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) approval_seconds: u32,
+    pub(crate) on_failure: OnFailure,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -60,6 +62,7 @@ pub(crate) fn spec() -> GateSpec {
         credentials: Vec::new(),
         upstream: None,
         approval_seconds: 60,
+        on_failure: OnFailure::Block,
     }
 }
 
@@ -186,6 +189,7 @@ impl TestGate {
             socket
         });
         let boot = GateBoot {
+            on_failure: spec.on_failure,
             policy: spec.policy,
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,

@@ -13,7 +13,7 @@ use super::file::{
 };
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, PolicyTest,
+    FilesystemPolicy, IsolationFloor, LimitsFloor, OnFailure, NetworkLimits, NetworkPolicy, PolicyTest,
     Profile, ResourceLimits, approvals, budgets, credentials, resources, rules, unix_sockets,
     upstream, value,
 };
@@ -56,6 +56,7 @@ pub(super) fn strictest(name: &str) -> Profile {
         codex: CodexPolicy::default(),
         audit: AuditPolicy {
             durability: Durability::Batch,
+            on_failure: OnFailure::Block,
         },
         approvals: ApprovalsPolicy::default(),
     }
@@ -80,6 +81,7 @@ pub(super) fn overlay(
     replace(&mut profile.isolation.limits, file.isolation.limits);
     resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
+    replace(&mut profile.audit.on_failure, file.audit.on_failure);
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;

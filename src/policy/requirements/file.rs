@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{NetworkRequirements, ProfilesOf, Requirements};
 use crate::policy::profile::requirement as read;
 use crate::policy::profile::{
-    AuditPolicy, Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted,
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ProfileError, Unlisted,
     WebsocketPolicy, is_name,
 };
 
@@ -66,6 +66,7 @@ struct IsolationFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct AuditFile {
     durability: Option<Durability>,
+    on_failure: Option<OnFailure>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,10 +95,8 @@ impl Requirements {
             landlock_abi: file.isolation.landlock_abi,
             limits_floor: file.isolation.limits,
             limits: read::limits(place, file.limits)?,
-            audit: file
-                .audit
-                .durability
-                .map(|durability| AuditPolicy { durability }),
+            durability: file.audit.durability,
+            on_failure: file.audit.on_failure,
             profiles: file
                 .profiles
                 .into_iter()

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::profile::{
-    AuditPolicy, Budgets, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
+    Budgets, Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ResourceLimits, Unlisted,
     WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
@@ -44,7 +44,9 @@ pub struct Requirements {
     /// The most of the machine that a session may take.
     limits: ResourceLimits,
     /// The least care with which records are kept.
-    audit: Option<AuditPolicy>,
+    durability: Option<Durability>,
+    /// What a session does at least while records cannot be kept.
+    on_failure: Option<OnFailure>,
     /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
     profiles: Vec<ProfilesOf>,
 }
@@ -111,6 +113,11 @@ impl Requirements {
     /// The upstream proxies that may be used; `None`: any.
     pub fn upstream_proxies(&self) -> Option<&[ProxyUrl]> {
         self.network.upstream_proxies.as_deref()
+    }
+
+    /// What a session does while records cannot be kept, where its profile says this.
+    pub fn on_failure(&self, wanted: OnFailure) -> OnFailure {
+        self.on_failure.map_or(wanted, |least| least.max(wanted))
     }
 
     /// Where they were read.
