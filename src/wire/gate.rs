@@ -104,6 +104,9 @@ pub enum GateCommand {
     Counters,
     /// The answer to a question. Of no account unless the question waits for it.
     Answer(Answer),
+    /// There is no audit writer any more and none will come: nothing is to be let through, whatever the profile says of
+    /// records that cannot be kept. Not answered.
+    NoMoreRecords,
     /// Another policy from now on. Answered by [`GateReply::Applied`] or [`GateReply::NotApplied`].
     Policy(Box<NetworkPolicy>),
 }

@@ -169,6 +169,25 @@ fn a_session_that_may_goes_on_when_its_writer_is_killed_and_nothing_is_missing()
 }
 
 #[test]
+fn a_session_whose_log_is_lost_for_good_stops_whatever_its_profile_says() {
+    let scene = Scene::new(Who::User, "", CONTINUE);
+    let mut session = scene.session(&[]);
+    assert_eq!(session.does(&scene.act("http", "/before")), "200");
+    scene.until("egress.closed", 1);
+    kill(session.pid(), Signal::SIGSTOP).unwrap();
+    kill(scene.writer(), Signal::SIGKILL).unwrap();
+    let changed = fs::read_to_string(scene.log()).unwrap();
+    fs::write(scene.log(), changed.replacen("allowed.test", "denied.test", 1)).unwrap();
+    kill(session.pid(), Signal::SIGCONT).unwrap();
+    eventually("a refusal", || {
+        session.does(&scene.act("http", "/after")) == "503"
+    });
+    let (status, errors) = session.end();
+    assert_eq!(status, Some(0));
+    assert!(errors.contains("the audit writer died: every"), "{errors}");
+}
+
+#[test]
 fn a_session_does_not_begin_on_a_full_disk_whatever_its_profile_says() {
     let scene = Scene::new(Who::User, "", CONTINUE);
     let disk = SmallDisk::mount(&scene);
