@@ -3,8 +3,9 @@
 
 use portcullis::policy::profile::{LayerText, Overlays, Reading, builtin};
 use portcullis::policy::{
-    BudgetKind, Durability, EgressRequest, FilesystemMode, NetworkMode, OnFailure, Overrides, Profile,
-    ProfileError, Requirements, Resource, Ruleset, Unlisted, Verdict, WebsocketPolicy, decide,
+    BudgetKind, Durability, EgressRequest, FilesystemMode, NetworkMode, OnFailure, Overrides,
+    Profile, ProfileError, Requirements, Resource, Ruleset, Unlisted, Verdict, WebsocketPolicy,
+    decide,
 };
 use proptest::prelude::*;
 

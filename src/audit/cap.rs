@@ -33,6 +33,7 @@ pub(super) fn length(event: &AuditEvent) -> usize {
 impl AuditEvent {
     /// The event with every text cut to its cap.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "an arm an event")]
     pub fn capped(mut self) -> Self {
         match &mut self {
             Self::SessionStarted {
@@ -119,7 +120,9 @@ impl AuditEvent {
             Self::PolicyRejected { error } => cut(error, TEXT),
             Self::RecordsLost { kinds, why, .. } => {
                 let all = std::mem::take(kinds).into_iter().take(ITEMS);
-                *kinds = all.map(|(kind, count)| (shortened(&kind, WORD), count)).collect();
+                *kinds = all
+                    .map(|(kind, count)| (shortened(&kind, WORD), count))
+                    .collect();
                 cut(why, TEXT);
             }
             Self::SessionStopping { by, .. }

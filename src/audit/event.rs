@@ -354,7 +354,9 @@ impl AuditEvent {
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
             | Self::PolicyApplied { .. }
-            | Self::RecordsLost { by: LostBy::Gate, .. } => Source::Gate,
+            | Self::RecordsLost {
+                by: LostBy::Gate, ..
+            } => Source::Gate,
         }
     }
 }

@@ -17,8 +17,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::chain::ChainHash;
 use super::event::AuditEvent;
-use super::record::{Form, SealError};
 use super::folder::LogFolder;
+use super::record::{Form, SealError};
 use super::segment::SegmentName;
 use super::verify::{Chain, Flaw};
 use super::{cap, lock};
@@ -231,7 +231,10 @@ impl Log {
         chain.begins_anywhere = before.unwrap_or(newest).number > 1;
         if let Some(before) = before {
             if before.number + 1 != newest.number {
-                return Err(broken_at(newest, "the segment before it is missing".to_owned()));
+                return Err(broken_at(
+                    newest,
+                    "the segment before it is missing".to_owned(),
+                ));
             }
             let taken = folder.open_segment(before);
             let taken = taken.and_then(|file| chain.take_segment(before, file, false));
@@ -416,7 +419,9 @@ impl Log {
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::FileTooLarge => FREE_SPACE,
-                io::ErrorKind::AlreadyExists => "move the file away that has the next segment's name",
+                io::ErrorKind::AlreadyExists => {
+                    "move the file away that has the next segment's name"
+                }
                 _ => "check the disk and its file system",
             },
         }

@@ -43,7 +43,9 @@ impl Losses {
         let kinds = self.kinds.iter();
         Some(AuditEvent::RecordsLost {
             count: self.kinds.values().sum(),
-            kinds: kinds.map(|(event, count)| ((*event).to_owned(), *count)).collect(),
+            kinds: kinds
+                .map(|(event, count)| ((*event).to_owned(), *count))
+                .collect(),
             from,
             to,
             why: why.to_owned(),
@@ -68,7 +70,11 @@ mod tests {
         losses.add_all(Losses::default());
         let expected = AuditEvent::RecordsLost {
             count: 3,
-            kinds: [("egress.decided".to_owned(), 2), ("egress.closed".to_owned(), 1)].into(),
+            kinds: [
+                ("egress.decided".to_owned(), 2),
+                ("egress.closed".to_owned(), 1),
+            ]
+            .into(),
             from: at(4),
             to: at(6),
             why: "disk full".into(),

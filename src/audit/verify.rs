@@ -135,7 +135,14 @@ pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<R
             let packed = false;
             broken = Some(Broken {
                 record: chain.seq + 1,
-                file: Some(SegmentName { number, packed, ..*segment }.file_name()),
+                file: Some(
+                    SegmentName {
+                        number,
+                        packed,
+                        ..*segment
+                    }
+                    .file_name(),
+                ),
                 offset: 0,
                 flaw: Flaw::SegmentMissing,
             });
@@ -146,7 +153,8 @@ pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<R
         if broken.is_some() {
             // The line that is being written right now.
             let is_last = u32::try_from(segments.len()) == Ok(number);
-            broken = broken.filter(|broken| !(running && is_last && broken.flaw == Flaw::Truncated));
+            broken =
+                broken.filter(|broken| !(running && is_last && broken.flaw == Flaw::Truncated));
             break;
         }
     }
@@ -155,10 +163,7 @@ pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<R
 
 /// The list of segments as it stays, and whether somebody writes the log. Asked before anything is read: a log that
 /// nobody writes now does not change while we read.
-fn settled(
-    store: &impl SegmentStore,
-    session: SessionId,
-) -> io::Result<(Vec<SegmentName>, bool)> {
+fn settled(store: &impl SegmentStore, session: SessionId) -> io::Result<(Vec<SegmentName>, bool)> {
     let mut segments = store.list(session)?;
     for _ in 0..LOOKS {
         let running = is_written(store, &segments);

@@ -115,11 +115,13 @@ pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
 pub(super) fn segments(session: SessionId) -> Result<Vec<SegmentName>, Failure> {
     match ask(&ControlRequest::Segments { session })?.0 {
         ControlReply::Segments(all) => {
-            let named = all.into_iter().map(|Segment { number, packed }| SegmentName {
-                session,
-                number,
-                packed,
-            });
+            let named = all
+                .into_iter()
+                .map(|Segment { number, packed }| SegmentName {
+                    session,
+                    number,
+                    packed,
+                });
             Ok(named.collect())
         }
         ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
@@ -140,9 +142,13 @@ pub(super) fn open_segment(name: SegmentName) -> io::Result<OwnedFd> {
     let (reply, mut fds) = asked.map_err(failed)?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
-        (ControlReply::Refused { kind, .. }, _) if kind == Refusal::NotFound => {
-            Err(io::ErrorKind::NotFound.into())
-        }
+        (
+            ControlReply::Refused {
+                kind: Refusal::NotFound,
+                ..
+            },
+            _,
+        ) => Err(io::ErrorKind::NotFound.into()),
         (ControlReply::Refused { kind, message }, _) => Err(failed(refused(kind, &message))),
         _ => Err(failed(unexpected())),
     }

@@ -229,10 +229,9 @@ impl Service {
                 let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
                 match (Operation::ListSegments { uid, session }).perform(&self.others) {
                     Ok(Yield::Segments(all)) => {
-                        let all = all.into_iter().map(|SegmentName { number, packed, .. }| Segment {
-                            number,
-                            packed,
-                        });
+                        let all = all
+                            .into_iter()
+                            .map(|SegmentName { number, packed, .. }| Segment { number, packed });
                         client.answer(&ControlReply::Segments(all.collect()), &[]);
                     }
                     Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),

@@ -159,9 +159,7 @@ impl Companions {
             })?;
         }
         let (starter, channels) = match (&plan.service, &plan.log) {
-            (Some(service), _) => {
-                Starter::service(Rc::clone(service), plan.profile.audit.clone())?
-            }
+            (Some(service), _) => Starter::service(Rc::clone(service), &plan.profile.audit)?,
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);

@@ -39,7 +39,10 @@ fn long(folder: &Path) -> (SessionId, Vec<SegmentName>) {
     let mut log = begun(folder, session);
     keep(&mut log, started());
     for conn in 1..=20 {
-        keep(&mut log, decided(conn, (&format!("h{conn}.test"), 443), None));
+        keep(
+            &mut log,
+            decided(conn, (&format!("h{conn}.test"), 443), None),
+        );
     }
     keep(&mut log, ENDED);
     let segments = LogFolder::open(folder).unwrap().segments(session).unwrap();
@@ -73,7 +76,10 @@ fn verify_and_show_read_all_segments_plain_and_packed() {
         let shown = audit(folder.path(), &["show", &session.to_string()]);
         assert_eq!(shown.code, 0, "{shown:?}");
         for conn in [1, 7, 20] {
-            assert!(shown.out.contains(&format!("h{conn}.test:443")), "{shown:?}");
+            assert!(
+                shown.out.contains(&format!("h{conn}.test:443")),
+                "{shown:?}"
+            );
         }
         let one = audit(folder.path(), &["show", &format!("{session}:12")]);
         assert!(one.out.contains("h11.test"), "{one:?}");

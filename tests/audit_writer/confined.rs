@@ -62,12 +62,18 @@ fn the_confined_process() {
         "folder" => mkdirat(&folder, "new", Mode::RWXU),
         _ => panic!("{act}"),
     };
-    std::process::exit(outcome.map_or_else(|errno| errno.raw_os_error(), |()| 0));
+    let code = outcome.map_or_else(rustix::io::Errno::raw_os_error, |()| 0);
+    #[expect(clippy::exit, reason = "the process is here for this alone")]
+    std::process::exit(code);
 }
 
 fn does(base: &Path, act: &str) -> Outcome {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "confined::the_confined_process", "--test-threads=1"])
+        .args([
+            "--exact",
+            "confined::the_confined_process",
+            "--test-threads=1",
+        ])
         .env(ACT, act)
         .env(BASE, base)
         .output()
@@ -106,7 +112,10 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
     ] {
         assert_eq!(does(base, act), expected, "{act}");
     }
-    assert_eq!(std::fs::read_dir(base.join("elsewhere")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(base.join("elsewhere")).unwrap().count(),
+        0
+    );
     assert_eq!(std::fs::read(base.join("logs/there")).unwrap(), b"a log");
     // The twin.
     assert_eq!(does(base, "new"), DONE);

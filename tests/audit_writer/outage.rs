@@ -99,8 +99,14 @@ fn a_full_disk_refuses_with_cause_and_cure_and_the_log_says_what_it_lacks() {
         let (kept, error) = until_refused(&writer.gate);
         let cause = "No space left on device (os error 28)";
         let expected = format!("{cause}; free space or raise the quota");
-        assert!(error.starts_with("audit log ") && error.ends_with(&expected), "{error}");
-        assert_eq!(failed(append(&writer.session, 2, decided_by_session())), error);
+        assert!(
+            error.starts_with("audit log ") && error.ends_with(&expected),
+            "{error}"
+        );
+        assert_eq!(
+            failed(append(&writer.session, 2, decided_by_session())),
+            error
+        );
         assert_eq!(failed(append(&writer.gate, 7, closed(1))), error);
         disk.free();
         let refused = until_kept(&writer.gate, &decided(5000));
@@ -163,7 +169,11 @@ fn a_session_that_goes_on_has_its_records_kept_later_in_their_order() {
     assert!(blocked.contains("No space left"), "{blocked}");
     assert_eq!(next(&writer.gate), AuditReply::Held { id: sent - 1 });
     for _ in 0..20 {
-        assert_eq!(append(&writer.gate, sent, decided(sent)).unwrap(), 0, "held");
+        assert_eq!(
+            append(&writer.gate, sent, decided(sent)).unwrap(),
+            0,
+            "held"
+        );
         sent += 1;
     }
     disk.free();

@@ -116,16 +116,22 @@ fn another_day_begins_another_segment() {
     // The next writer, whenever it comes, goes on in the segment of that day alone.
     let aged = fs::File::options()
         .append(true)
-        .open(folder.path().join(opened.segments(id).unwrap()[2].file_name()))
+        .open(
+            folder
+                .path()
+                .join(opened.segments(id).unwrap()[2].file_name()),
+        )
         .unwrap();
     let then = std::time::SystemTime::from(at("2026-02-03T00:00:00Z"));
     aged.set_modified(then).unwrap();
     let (mut log, _) =
         Log::resume(&opened, folder.path(), (id, "u"), Durability::Batch, HOST).unwrap();
-    log.stage_capped(&decided(2), at("2026-02-03T01:00:00Z")).unwrap();
+    log.stage_capped(&decided(2), at("2026-02-03T01:00:00Z"))
+        .unwrap();
     log.commit().unwrap();
     assert_eq!(opened.segments(id).unwrap().len(), 3);
-    log.stage_capped(&decided(3), at("2026-02-04T01:00:00Z")).unwrap();
+    log.stage_capped(&decided(3), at("2026-02-04T01:00:00Z"))
+        .unwrap();
     log.commit().unwrap();
     assert_eq!(opened.segments(id).unwrap().len(), 4);
 }
@@ -151,7 +157,12 @@ fn a_missing_changed_or_swapped_segment_is_named() {
         let report = report(folder.path(), id);
         let broken = report.broken.unwrap();
         assert_eq!(broken.record, report.records + 1);
-        (report.records, broken.file.unwrap(), broken.offset, broken.flaw)
+        (
+            report.records,
+            broken.file.unwrap(),
+            broken.offset,
+            broken.flaw,
+        )
     };
     // Removed.
     fs::rename(path(2), &aside).unwrap();
@@ -165,11 +176,15 @@ fn a_missing_changed_or_swapped_segment_is_named() {
     // Changed.
     let text = fs::read_to_string(path(2)).unwrap();
     let (first, rest) = text.split_once('\n').unwrap();
-    fs::write(path(2), format!("{first}\n{}", rest.replacen("api.", "apj.", 1))).unwrap();
+    fs::write(
+        path(2),
+        format!("{first}\n{}", rest.replacen("api.", "apj.", 1)),
+    )
+    .unwrap();
     let offset = first.len() as u64 + 1;
     assert_eq!(broken(), (before + 1, name.clone(), offset, Flaw::Hash));
     // Cut, though others follow.
-    fs::write(path(2), &text[..text.len() - 9]).unwrap();
+    fs::write(path(2), &text.as_bytes()[..text.len() - 9]).unwrap();
     assert_eq!(broken().3, Flaw::Truncated);
     // Swapped with another.
     fs::write(path(2), fs::read(path(3)).unwrap()).unwrap();
@@ -268,12 +283,22 @@ fn an_empty_last_segment_is_where_the_log_goes_on() {
         ..last
     };
     fs::write(folder.path().join(empty.file_name()), "").unwrap();
-    whole(writer.id, 20, State::Open, &report(folder.path(), writer.id));
+    whole(
+        writer.id,
+        20,
+        State::Open,
+        &report(folder.path(), writer.id),
+    );
     let next = Writer::resume(folder.path(), writer.id).unwrap();
     append(&next.session, 1, ended()).unwrap();
     whole(writer.id, 22, State::Complete, &next.finish().1);
     assert_eq!(segments(folder.path(), writer.id).last(), Some(&empty));
-    assert!(fs::metadata(folder.path().join(empty.file_name())).unwrap().len() > 0);
+    assert!(
+        fs::metadata(folder.path().join(empty.file_name()))
+            .unwrap()
+            .len()
+            > 0
+    );
 }
 
 #[test]
@@ -348,7 +373,12 @@ fn nothing_acknowledged_is_lost_when_the_writer_is_killed_while_it_rolls() {
         let first = conn;
         let sending = thread::spawn(move || {
             let mut next = first;
-            let send = |id| sender.send(&Append { id, event: decided(id) });
+            let send = |id| {
+                sender.send(&Append {
+                    id,
+                    event: decided(id),
+                })
+            };
             while send(next).is_ok() {
                 next += 1;
             }

@@ -154,7 +154,9 @@ pub(crate) fn events(folder: &Path, id: SessionId) -> Vec<AuditEvent> {
     let folder = LogFolder::open(folder).unwrap();
     let mut events = Vec::new();
     for segment in folder.segments(id).unwrap() {
-        let mut lines = segment.lines(folder.open_segment(segment).unwrap()).unwrap();
+        let mut lines = segment
+            .lines(folder.open_segment(segment).unwrap())
+            .unwrap();
         while let Some(line) = lines.next_line().unwrap() {
             events.push(line.record().unwrap().unwrap().event);
         }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{
-    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, OnFailure, Port, Protocol, Rule,
-    RuleId,
+    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, OnFailure, Port, Protocol,
+    Rule, RuleId,
 };
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
@@ -220,7 +220,17 @@ impl TestGate {
         self.control.as_ref().unwrap()
     }
 
+    /// The next message but those about records, which come whenever that changes.
     pub(crate) fn reply(&self) -> GateReply {
+        loop {
+            match self.next_message() {
+                GateReply::Audit(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) fn next_message(&self) -> GateReply {
         self.control().recv().unwrap()
     }
 
@@ -231,10 +241,7 @@ impl TestGate {
             match self.reply() {
                 GateReply::Drained(summary) => return summary,
                 // Said unasked, before it drained.
-                GateReply::Question(_)
-                | GateReply::Withdrawn(_)
-                | GateReply::Audit(_)
-                | GateReply::Limit(_) => {}
+                GateReply::Question(_) | GateReply::Withdrawn(_) | GateReply::Limit(_) => {}
                 other => panic!("not drained: {other:?}"),
             }
         }

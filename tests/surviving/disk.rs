@@ -17,7 +17,11 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn mount(scene: &Scene) -> Self {
-        for folder in ["home/.local", "home/.local/state", "home/.local/state/portcullis"] {
+        for folder in [
+            "home/.local",
+            "home/.local/state",
+            "home/.local/state/portcullis",
+        ] {
             fs::create_dir_all(scene.install.path(folder)).unwrap();
             scene.install.own(folder);
         }
@@ -26,7 +30,9 @@ impl SmallDisk {
         let options = format!("size=256k,mode=0700,uid={USER},gid={USER}");
         let point = scene.install.path(logs);
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&point);
+        mount
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&point);
         assert!(mount.status().unwrap().success(), "mounting needs root");
         Self(point)
     }
@@ -73,17 +79,30 @@ fn a_full_disk_stops_a_session_until_there_is_room() {
     assert!(!String::from_utf8(listed.stdout).unwrap().contains("[audit"));
     let (status, errors) = session.end();
     assert_eq!(status, Some(0));
-    let order = ["audit blocked, nothing leaves", "No space left on device", "records are kept again"];
-    let places = order.map(|text| errors.find(text).unwrap_or_else(|| panic!("{text}: {errors}")));
+    let order = [
+        "audit blocked, nothing leaves",
+        "No space left on device",
+        "records are kept again",
+    ];
+    let places = order.map(|text| {
+        errors
+            .find(text)
+            .unwrap_or_else(|| panic!("{text}: {errors}"))
+    });
     assert!(places.is_sorted(), "{errors}");
     scene.assert_verified();
     assert_eq!(scene.count("records.lost"), 1);
     assert_eq!(scene.count("session.ended"), 1);
     let records = scene.records();
-    let lost = records.iter().find(|record| record["event"] == "records.lost");
+    let lost = records
+        .iter()
+        .find(|record| record["event"] == "records.lost");
     let lost = lost.unwrap();
     assert!(lost["count"].as_u64().unwrap() >= 1, "{lost}");
-    assert!(lost["why"].as_str().unwrap().contains("No space left"), "{lost}");
+    assert!(
+        lost["why"].as_str().unwrap().contains("No space left"),
+        "{lost}"
+    );
 }
 
 #[test]
@@ -117,7 +136,10 @@ fn a_session_that_may_goes_on_without_a_disk_and_its_records_follow() {
     assert_eq!(scene.count("session.ended"), 1);
     // In the order in which they came.
     let records = scene.records();
-    let times: Vec<_> = records.iter().map(|record| record["ts"].as_str().unwrap()).collect();
+    let times: Vec<_> = records
+        .iter()
+        .map(|record| record["ts"].as_str().unwrap())
+        .collect();
     assert!(times.is_sorted(), "{times:?}");
 }
 
@@ -141,9 +163,16 @@ fn a_writer_that_hangs_stops_a_session_unless_it_may_go_on() {
         });
         let (status, errors) = session.end();
         assert_eq!(status, Some(0));
-        let order = [told, "the audit writer does not answer", "records are kept again"];
-        let places =
-            order.map(|text| errors.find(text).unwrap_or_else(|| panic!("{text}: {errors}")));
+        let order = [
+            told,
+            "the audit writer does not answer",
+            "records are kept again",
+        ];
+        let places = order.map(|text| {
+            errors
+                .find(text)
+                .unwrap_or_else(|| panic!("{text}: {errors}"))
+        });
         assert!(places.is_sorted(), "{errors}");
         scene.assert_verified();
         assert_eq!(scene.count("session.ended"), 1);
@@ -164,7 +193,10 @@ fn a_session_that_may_goes_on_when_its_writer_is_killed_and_nothing_is_missing()
     let records = scene.records();
     for round in 0..4 {
         let path = format!("/{round}");
-        assert!(records.iter().any(|record| record["path"] == path), "{path}");
+        assert!(
+            records.iter().any(|record| record["path"] == path),
+            "{path}"
+        );
     }
 }
 
@@ -177,7 +209,11 @@ fn a_session_whose_log_is_lost_for_good_stops_whatever_its_profile_says() {
     kill(session.pid(), Signal::SIGSTOP).unwrap();
     kill(scene.writer(), Signal::SIGKILL).unwrap();
     let changed = fs::read_to_string(scene.log()).unwrap();
-    fs::write(scene.log(), changed.replacen("allowed.test", "denied.test", 1)).unwrap();
+    fs::write(
+        scene.log(),
+        changed.replacen("allowed.test", "denied.test", 1),
+    )
+    .unwrap();
     kill(session.pid(), Signal::SIGCONT).unwrap();
     eventually("a refusal", || {
         session.does(&scene.act("http", "/after")) == "503"

@@ -108,7 +108,11 @@ fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
     // segment.
     let lock = exactly(1, libc::F_OFD_SETLK)?;
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?, lock]);
-    let new_files = folders.iter().map(new_file_in).collect::<Result<Vec<_>, _>>()?;
+    let new_files = folders
+        .iter()
+        .copied()
+        .map(new_file_in)
+        .collect::<Result<Vec<_>, _>>()?;
     // No rule would be no condition.
     if !new_files.is_empty() {
         table.insert(libc::SYS_openat, new_files);
@@ -120,7 +124,7 @@ fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
 
 /// A rule for openat(2) of a file that is not there yet, by a name in this folder. Where the name leads nobody checks
 /// here: that it stays beneath the folder is Landlock's.
-fn new_file_in(folder: &BorrowedFd<'_>) -> Result<SeccompRule, ConfineError> {
+fn new_file_in(folder: BorrowedFd<'_>) -> Result<SeccompRule, ConfineError> {
     // Which the kernel adds by itself on 64 bits, and libraries on 32.
     let always_set = OFlags::LARGEFILE.bits();
     let flags = SeccompCmpOp::MaskedEq((!always_set).into());

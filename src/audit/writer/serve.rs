@@ -102,6 +102,7 @@ struct Asked {
 }
 
 /// What is to be done for it.
+#[expect(clippy::large_enum_variant, reason = "nearly all are records")]
 enum Wanted {
     /// To keep this, which came then.
     Record(Timestamp, AuditEvent),

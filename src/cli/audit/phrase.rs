@@ -12,6 +12,7 @@ use crate::policy::{Host, Method, Port, Verdict};
 pub(super) type Destinations = HashMap<ConnId, String>;
 
 /// What an event says, without its name.
+#[expect(clippy::too_many_lines, reason = "an arm an event")]
 pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
     match event {
         AuditEvent::SessionStarted { .. } => started(event),
@@ -104,9 +105,14 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             why,
             by: _,
         } => {
-            let kinds = kinds.iter().map(|(kind, count)| format!("{count} {}", escape(kind)));
+            let kinds = kinds
+                .iter()
+                .map(|(kind, count)| format!("{count} {}", escape(kind)));
             let kinds = kinds.collect::<Vec<_>>().join(", ");
-            format!("{count} from {from:.3} to {to:.3} ({kinds}): {}", escape(why))
+            format!(
+                "{count} from {from:.3} to {to:.3} ({kinds}): {}",
+                escape(why)
+            )
         }
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::error::ProfileError;
 use super::upstream::UpstreamFile;
 use super::{
-    Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, Registry, Unlisted, WebsocketPolicy,
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, Registry, Unlisted,
+    WebsocketPolicy,
 };
 
 /// One profile file.

@@ -13,9 +13,9 @@ use super::file::{
 };
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, LimitsFloor, OnFailure, NetworkLimits, NetworkPolicy, PolicyTest,
-    Profile, ResourceLimits, approvals, budgets, credentials, resources, rules, unix_sockets,
-    upstream, value,
+    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, OnFailure,
+    PolicyTest, Profile, ResourceLimits, approvals, budgets, credentials, resources, rules,
+    unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.

@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{NetworkRequirements, Requirements};
 use crate::policy::profile::{
-    LimitsFloor, NetworkMode, NetworkPolicy, OnFailure, Profile, TlsHandling, Unlisted, WebsocketPolicy,
+    LimitsFloor, NetworkMode, NetworkPolicy, OnFailure, Profile, TlsHandling, Unlisted,
+    WebsocketPolicy,
 };
 use crate::policy::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::policy::unix_socket::UnixSocket;

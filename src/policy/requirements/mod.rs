@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::profile::{
-    Budgets, Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ResourceLimits, Unlisted,
-    WebsocketPolicy,
+    Budgets, Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ResourceLimits,
+    Unlisted, WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
 use super::upstream::ProxyUrl;
