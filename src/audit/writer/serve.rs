@@ -230,6 +230,7 @@ impl Service {
         let ended = AuditEvent::SessionEnded {
             status: Status::SessionLost,
             ms,
+            files: None,
         };
         let closed = self.log.stage(ended).and_then(|_| self.log.commit());
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))

@@ -110,11 +110,15 @@ impl Profile {
             *floor = LimitsFloor::Required;
             cuts.note("isolation.limits", "is \"required\"");
         }
-        if let Some(audit) = &required.audit
-            && audit.durability > self.audit.durability
+        if let Some(durability) = required.audit.durability
+            && durability > self.audit.durability
         {
-            self.audit.durability = audit.durability;
+            self.audit.durability = durability;
             cuts.note("audit.durability", "is \"each\"");
+        }
+        if required.audit.file_changes && !self.audit.file_changes {
+            self.audit.file_changes = true;
+            cuts.note("audit.file_changes", "is true");
         }
         cuts.0
     }

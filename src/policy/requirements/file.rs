@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{NetworkRequirements, ProfilesOf, Requirements};
+use super::{NetworkRequirements, ProfilesOf, RequiredAudit, Requirements};
 use crate::policy::profile::requirement as read;
 use crate::policy::profile::{
-    AuditPolicy, Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted,
-    WebsocketPolicy, is_name,
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted, WebsocketPolicy,
+    is_name,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +66,7 @@ struct IsolationFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct AuditFile {
     durability: Option<Durability>,
+    file_changes: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,10 +95,10 @@ impl Requirements {
             landlock_abi: file.isolation.landlock_abi,
             limits_floor: file.isolation.limits,
             limits: read::limits(place, file.limits)?,
-            audit: file
-                .audit
-                .durability
-                .map(|durability| AuditPolicy { durability }),
+            audit: RequiredAudit {
+                durability: file.audit.durability,
+                file_changes: file.audit.file_changes,
+            },
             profiles: file
                 .profiles
                 .into_iter()

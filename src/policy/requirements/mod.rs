@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::profile::{
-    AuditPolicy, Budgets, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
+    Budgets, Durability, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
     WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
@@ -44,9 +44,18 @@ pub struct Requirements {
     /// The most of the machine that a session may take.
     limits: ResourceLimits,
     /// The least care with which records are kept.
-    audit: Option<AuditPolicy>,
+    audit: RequiredAudit,
     /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
     profiles: Vec<ProfilesOf>,
+}
+
+/// What they say of records.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct RequiredAudit {
+    /// The least care.
+    durability: Option<Durability>,
+    /// Whether changed files are looked for.
+    file_changes: bool,
 }
 
 /// What they say of the network.
