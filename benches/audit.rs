@@ -117,6 +117,8 @@ fn append_through_process(folder: &Path) -> Duration {
         user,
         folder: folder.into(),
         durability,
+        on_failure: portcullis::policy::OnFailure::Block,
+        segment_bytes: None,
     };
     supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);

@@ -109,6 +109,7 @@ fn an_untouched_log_is_complete_and_its_head_is_the_last_hash() {
     assert_eq!(
         report,
         Report {
+            part: None,
             session,
             records,
             head,

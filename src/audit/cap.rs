@@ -26,6 +26,11 @@ pub(super) fn user(name: &str) -> String {
     name
 }
 
+/// How many bytes an event takes in the log, without what every record has.
+pub(super) fn length(event: &AuditEvent) -> usize {
+    serde_json::to_vec(event).map_or(usize::MAX, |text| text.len())
+}
+
 impl AuditEvent {
     /// The event with every text cut to its cap.
     #[must_use]
@@ -113,6 +118,13 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
+            Self::RecordsLost { kinds, why, .. } => {
+                let all = std::mem::take(kinds).into_iter().take(ITEMS);
+                *kinds = all
+                    .map(|(kind, count)| (shortened(&kind, WORD), count))
+                    .collect();
+                cut(why, TEXT);
+            }
             Self::SessionStopping { by, .. }
             | Self::SessionAttached { by, .. }
             | Self::SessionDetached { by, .. }

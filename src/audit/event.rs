@@ -1,7 +1,9 @@
 //! What can happen to a session, one variant an event. The words that scripts match on stand here.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::changes::FileChanges;
@@ -225,6 +227,24 @@ pub enum AuditEvent {
         /// Bytes of a last record that was written only in part, and cut off. It was not acknowledged.
         lost_bytes: u64,
     },
+    /// Records could not be kept for a while: a full disk, a slow one. The first record after that while, or behind
+    /// those that waited.
+    #[serde(rename = "records.lost")]
+    RecordsLost {
+        /// How many there would have been. What each was to let through was let through only where the profile says
+        /// `[audit] on_failure = "continue"`.
+        count: u64,
+        /// The same by event.
+        kinds: BTreeMap<String, u64>,
+        /// When the first of them came.
+        from: Timestamp,
+        /// When the last of them came.
+        to: Timestamp,
+        /// Why, for a person.
+        why: String,
+        /// Who counted them.
+        by: LostBy,
+    },
     /// The gate ended by itself or does not answer, and no other could take its place: the jail had no
     /// network from then on, and connections that it held have no `egress.closed`. Written when the
     /// session ends.
@@ -299,6 +319,7 @@ impl AuditEvent {
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateRestarted { .. } => "gate.restarted",
             Self::LogResumed { .. } => "log.resumed",
+            Self::RecordsLost { .. } => "records.lost",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
@@ -320,7 +341,10 @@ impl AuditEvent {
             | Self::SessionAttached { .. }
             | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
-            Self::LogResumed { .. } => Source::Writer,
+            Self::LogResumed { .. }
+            | Self::RecordsLost {
+                by: LostBy::Writer, ..
+            } => Source::Writer,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,
             Self::LimitHit { .. }
@@ -334,7 +358,10 @@ impl AuditEvent {
             | Self::EgressClosed { .. }
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
-            | Self::PolicyApplied { .. } => Source::Gate,
+            | Self::PolicyApplied { .. }
+            | Self::RecordsLost {
+                by: LostBy::Gate, ..
+            } => Source::Gate,
         }
     }
 }
@@ -347,9 +374,9 @@ pub enum Source {
     /// share of the machine.
     Session,
     /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
-    /// all else.
+    /// all else; `records.lost` of what it could not send.
     Gate,
-    /// The audit writer itself: `log.resumed`. No channel is its own.
+    /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.
     Writer,
 }
 
@@ -361,6 +388,16 @@ impl std::fmt::Display for Source {
             Self::Writer => "audit writer",
         })
     }
+}
+
+/// Who could not keep a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostBy {
+    /// The audit writer: the disk did not take it.
+    Writer,
+    /// The gate: the audit writer did not take it, or died with it.
+    Gate,
 }
 
 /// What a program in the jail was told of a name.

@@ -18,6 +18,7 @@ pub mod folder;
 pub mod limit;
 pub mod lock;
 pub mod log;
+pub mod loss;
 pub mod reader;
 pub mod record;
 pub mod retention;
@@ -28,6 +29,6 @@ pub mod verify;
 pub mod writer;
 
 pub use chain::ChainHash;
-pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, Shortfall, Source, Status};
+pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, LostBy, Shortfall, Source, Status};
 pub use limit::{Counted, LimitAction};
 pub use record::AuditRecord;

@@ -50,6 +50,9 @@ pub struct SessionSummary {
     /// How often another writer went on with the log: a record that stands twice was sent again.
     #[serde(skip_serializing_if = "is_zero")]
     pub log_resumed: u64,
+    /// How many records could not be kept, as `records.lost` tells.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub records_lost: u64,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -222,6 +225,9 @@ impl SessionSummary {
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
             AuditEvent::LogResumed { .. } => self.log_resumed += 1,
+            AuditEvent::RecordsLost { count, .. } => {
+                self.records_lost = self.records_lost.saturating_add(count);
+            }
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,

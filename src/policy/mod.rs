@@ -44,8 +44,8 @@ pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
     CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest,
-    Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
+    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, OnFailure, Overrides,
+    PolicyTest, Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
     WebsocketPolicy,
 };
 pub use question::Question;

@@ -162,9 +162,7 @@ impl Companions {
             })?;
         }
         let (starter, channels) = match (&plan.service, &plan.log) {
-            (Some(service), _) => {
-                Starter::service(Rc::clone(service), plan.profile.audit.durability)?
-            }
+            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.clone())?,
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -180,6 +178,7 @@ impl Companions {
         let starter = Rc::new(RefCell::new(starter));
         let audit = AuditWriter::new(Rc::clone(&starter), channels.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
+        boot.on_failure = plan.profile.audit.on_failure;
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);

@@ -225,6 +225,8 @@ impl Plan {
                 .as_ref()
                 .map_or_else(PathBuf::new, |log| log.path().to_path_buf()),
             durability: self.profile.audit.durability,
+            on_failure: self.profile.audit.on_failure,
+            segment_bytes: None,
         }
     }
 
@@ -425,6 +427,7 @@ impl Plan {
             argv: self.asked.clone(),
             isolation,
             limits: self.profile.limits.iter().collect(),
+            audit: None,
         }
     }
 

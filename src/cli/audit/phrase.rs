@@ -97,6 +97,23 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
         AuditEvent::LogResumed { lost_bytes } => resumed(*lost_bytes),
+        AuditEvent::RecordsLost {
+            count,
+            kinds,
+            from,
+            to,
+            why,
+            by: _,
+        } => {
+            let kinds = kinds
+                .iter()
+                .map(|(kind, count)| format!("{count} {}", escape(kind)));
+            let kinds = kinds.collect::<Vec<_>>().join(", ");
+            format!(
+                "{count} from {from:.3} to {to:.3} ({kinds}): {}",
+                escape(why)
+            )
+        }
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };

@@ -7,7 +7,7 @@ use super::{FolderArg, finish, log_failure, naming, phrase, verify};
 use crate::audit::Counted;
 use crate::audit::folder::file_name;
 use crate::audit::summary::{Destination, SessionSummary, Start};
-use crate::audit::verify::{Report, State, verify_file};
+use crate::audit::verify::{Report, State, verify_log};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -34,10 +34,7 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
     let log = path.join(file_name(session));
-    let file = folder
-        .open_log(session)
-        .map_err(|error| log_failure(&log, &error))?;
-    let report = verify_file(&file, Some(session)).map_err(|error| log_failure(&log, &error))?;
+    let report = verify_log(&folder, session).map_err(|error| log_failure(&log, &error))?;
     match seq {
         Some(seq) => show_record(&folder, (session, seq), &report, arguments.json),
         None => show_session(&folder, session, &report, arguments.json),
@@ -178,6 +175,12 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         let often = times(summary.log_resumed);
         lines.push(format!(
             "log        resumed {often} by another writer: a record may stand there twice"
+        ));
+    }
+    if summary.records_lost > 0 {
+        let count = summary.records_lost;
+        lines.push(format!(
+            "lost       {count} records that could not be kept: see records.lost"
         ));
     }
     if summary.gate_lost {

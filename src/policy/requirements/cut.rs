@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{NetworkRequirements, Requirements};
 use crate::policy::profile::{
-    LimitsFloor, NetworkMode, NetworkPolicy, Profile, TlsHandling, Unlisted, WebsocketPolicy,
+    LimitsFloor, NetworkMode, NetworkPolicy, OnFailure, Profile, TlsHandling, Unlisted,
+    WebsocketPolicy,
 };
 use crate::policy::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::policy::unix_socket::UnixSocket;
@@ -119,6 +120,10 @@ impl Profile {
         if required.audit.file_changes && !self.audit.file_changes {
             self.audit.file_changes = true;
             cuts.note("audit.file_changes", "is true");
+        }
+        if required.on_failure(self.audit.on_failure) > self.audit.on_failure {
+            self.audit.on_failure = OnFailure::Block;
+            cuts.note("audit.on_failure", "is \"block\"");
         }
         cuts.0
     }

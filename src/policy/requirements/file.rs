@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::{NetworkRequirements, ProfilesOf, RequiredAudit, Requirements};
 use crate::policy::profile::requirement as read;
 use crate::policy::profile::{
-    Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted, WebsocketPolicy,
-    is_name,
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ProfileError, Unlisted,
+    WebsocketPolicy, is_name,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -67,6 +67,7 @@ struct IsolationFile {
 struct AuditFile {
     durability: Option<Durability>,
     file_changes: bool,
+    on_failure: Option<OnFailure>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,6 +99,7 @@ impl Requirements {
             audit: RequiredAudit {
                 durability: file.audit.durability,
                 file_changes: file.audit.file_changes,
+                on_failure: file.audit.on_failure,
             },
             profiles: file
                 .profiles
