@@ -54,6 +54,7 @@ fn write_sample() -> Sample {
     log.stage(AuditEvent::SessionEnded {
         status: Status::Exited(3),
         ms: 9,
+        files: None,
     })
     .unwrap();
     log.commit().unwrap();
@@ -376,7 +377,8 @@ fn records_read_back_as_they_were_written() {
         events.pop(),
         Some(AuditEvent::SessionEnded {
             status: Status::Exited(3),
-            ms: 9
+            ms: 9,
+            files: None,
         })
     );
     assert_eq!(events.len() as u64, RECORDS - 1);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::changes::FileChanges;
 use super::limit::{Counted, LimitAction};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
@@ -291,6 +292,10 @@ pub enum AuditEvent {
         status: Status,
         /// Milliseconds since `session.started`.
         ms: u64,
+        /// What changed in the folders that it could write; absent where it could write none, where the profile does not want
+        /// it, and where the session process died.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<FileChanges>,
     },
 }
 

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::changes::FileChanges;
 use super::event::{AuditEvent, Isolation, Status};
 use super::limit::Counted;
 use super::record::AuditRecord;
@@ -34,6 +35,9 @@ pub struct SessionSummary {
     pub host_id: String,
     /// How it ended, and after how many milliseconds; `None` while it runs.
     pub end: Option<End>,
+    /// What changed in the folders that it could write, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileChanges>,
     /// Who had it ended, if somebody had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
@@ -227,7 +231,10 @@ impl SessionSummary {
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
-            AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
+            AuditEvent::SessionEnded { status, ms, files } => {
+                self.end = Some(End { status, ms });
+                self.files = files;
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use super::support::{audit, decided, says, started};
 const ENDED: AuditEvent = AuditEvent::SessionEnded {
     status: Status::Exited(0),
     ms: 1,
+    files: None,
 };
 
 fn begun(folder: &Path, session: SessionId) -> Log {

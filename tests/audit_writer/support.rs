@@ -211,6 +211,7 @@ pub(crate) fn ended() -> AuditEvent {
     AuditEvent::SessionEnded {
         status: Status::Exited(0),
         ms: 5,
+        files: None,
     }
 }
 

@@ -358,7 +358,11 @@ impl Service {
         let lost = || {
             let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
             let status = Status::SessionLost;
-            (Timestamp::now(), AuditEvent::SessionEnded { status, ms })
+            let files = None;
+            (
+                Timestamp::now(),
+                AuditEvent::SessionEnded { status, ms, files },
+            )
         };
         let (at, ended) = self.last_word.take().unwrap_or_else(lost);
         let closed = self.log.stage_capped(&ended, at);

@@ -186,6 +186,17 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }
+    if let Some(files) = &summary.files {
+        lines.push(format!("files      {}", phrase::changes(files)));
+        lines.extend(files.executed_later.iter().map(|file| {
+            let what = if file.created { "created" } else { "modified" };
+            format!("           {what} {} (by {})", escape(&file.path), file.by)
+        }));
+        if files.executed_later_more > 0 {
+            let more = files.executed_later_more;
+            lines.push(format!("           and {more} more that others execute"));
+        }
+    }
     for limit in &summary.limits {
         let host = limit.host.as_ref();
         let host = host.map_or_else(String::new, |host| {

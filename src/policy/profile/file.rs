@@ -138,6 +138,7 @@ pub(super) struct CodexFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct AuditFile {
     pub(super) durability: Option<Durability>,
+    pub(super) file_changes: Option<bool>,
     pub(super) on_failure: Option<OnFailure>,
 }
 

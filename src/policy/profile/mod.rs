@@ -409,6 +409,8 @@ impl Default for ApprovalsPolicy {
 pub struct AuditPolicy {
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whether the record of the session's end says what changed in the folders that it could write.
+    pub file_changes: bool,
     /// What the session does while records cannot be kept.
     pub on_failure: OnFailure,
 }

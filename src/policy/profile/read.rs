@@ -56,6 +56,7 @@ pub(super) fn strictest(name: &str) -> Profile {
         codex: CodexPolicy::default(),
         audit: AuditPolicy {
             durability: Durability::Batch,
+            file_changes: true,
             on_failure: OnFailure::Block,
         },
         approvals: ApprovalsPolicy::default(),
@@ -81,6 +82,7 @@ pub(super) fn overlay(
     replace(&mut profile.isolation.limits, file.isolation.limits);
     resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
+    replace(&mut profile.audit.file_changes, file.audit.file_changes);
     replace(&mut profile.audit.on_failure, file.audit.on_failure);
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {

@@ -111,11 +111,15 @@ impl Profile {
             *floor = LimitsFloor::Required;
             cuts.note("isolation.limits", "is \"required\"");
         }
-        if let Some(durability) = required.durability
+        if let Some(durability) = required.audit.durability
             && durability > self.audit.durability
         {
             self.audit.durability = durability;
             cuts.note("audit.durability", "is \"each\"");
+        }
+        if required.audit.file_changes && !self.audit.file_changes {
+            self.audit.file_changes = true;
+            cuts.note("audit.file_changes", "is true");
         }
         if required.on_failure(self.audit.on_failure) > self.audit.on_failure {
             self.audit.on_failure = OnFailure::Block;

@@ -44,11 +44,20 @@ pub struct Requirements {
     /// The most of the machine that a session may take.
     limits: ResourceLimits,
     /// The least care with which records are kept.
-    durability: Option<Durability>,
-    /// What a session does at least while records cannot be kept.
-    on_failure: Option<OnFailure>,
+    audit: RequiredAudit,
     /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
     profiles: Vec<ProfilesOf>,
+}
+
+/// What they say of records.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct RequiredAudit {
+    /// The least care.
+    durability: Option<Durability>,
+    /// Whether changed files are looked for.
+    file_changes: bool,
+    /// What a session does at least while records cannot be kept.
+    on_failure: Option<OnFailure>,
 }
 
 /// What they say of the network.
@@ -117,7 +126,9 @@ impl Requirements {
 
     /// What a session does while records cannot be kept, where its profile says this.
     pub fn on_failure(&self, wanted: OnFailure) -> OnFailure {
-        self.on_failure.map_or(wanted, |least| least.max(wanted))
+        self.audit
+            .on_failure
+            .map_or(wanted, |least| least.max(wanted))
     }
 
     /// Where they were read.
