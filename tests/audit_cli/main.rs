@@ -8,5 +8,6 @@
 #![expect(clippy::disallowed_methods, reason = "tests start the real program")]
 
 mod checking;
+mod exporting;
 mod reading;
 mod support;
