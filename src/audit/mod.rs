@@ -15,6 +15,7 @@ pub mod chain;
 pub mod event;
 pub mod export;
 pub mod folder;
+pub mod forward;
 pub mod limit;
 pub mod lock;
 pub mod log;

@@ -65,7 +65,8 @@ fn seal(folder: &Path, events: &[Value]) -> SessionId {
             &fields[1..fields.len() - 1],
         );
         prev = prev.follow(open.as_bytes());
-        log.push_str(&format!("{open},\"hash\":\"{prev}\"}}\n"));
+        log += &open;
+        log += &format!(",\"hash\":\"{prev}\"}}\n");
     }
     fs::write(folder.join(file_name(session)), log).unwrap();
     session

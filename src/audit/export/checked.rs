@@ -37,6 +37,24 @@ impl Checked {
         }
     }
 
+    /// A chain whose last record so far has this hash and place; with neither, one from the session's start, and
+    /// without a hash alone one whose beginning is gone.
+    pub fn from_head(session: SessionId, head: Option<ChainHash>, seq: u64) -> Self {
+        match head {
+            Some(head) => Self {
+                next: Some((head, seq.saturating_add(1))),
+                ..Self::from_within(session)
+            },
+            None if seq == 0 => Self::from_start(session),
+            None => Self::from_within(session),
+        }
+    }
+
+    /// The hash of the last record that held.
+    pub fn head(&self) -> Option<ChainHash> {
+        self.next.map(|(head, _)| head)
+    }
+
     /// Whether the session's last record was seen.
     pub fn has_ended(&self) -> bool {
         self.ended

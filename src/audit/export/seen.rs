@@ -41,6 +41,26 @@ impl Seen {
         serde_json::from_slice(line)
     }
 
+    /// An entry of the ledger, which is of a host and of no session.
+    pub fn of_ledger(entry: &Value) -> Self {
+        let text = |name: &str| {
+            let text = entry.get(name).and_then(Value::as_str);
+            text.unwrap_or_default().to_owned()
+        };
+        Self {
+            _version: 1,
+            seq: entry.get("seq").and_then(Value::as_u64).unwrap_or_default(),
+            ts: text("ts").parse().unwrap_or_default(),
+            host_id: text("host_id"),
+            session: String::new(),
+            user: String::new(),
+            event: text("event"),
+            _prev: text("prev"),
+            hash: text("hash"),
+            fields: Map::new(),
+        }
+    }
+
     /// A field that is a text.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.fields.get(name)?.as_str()

@@ -4,6 +4,7 @@
 //! terminal through [`escape`](super::print::escape).
 
 mod export;
+mod forward;
 mod logs;
 mod naming;
 pub(super) mod phrase;
@@ -56,6 +57,15 @@ Examples:
 
 Exits with 1 when a record does not hold: all before it is exported, and it is named.")]
     Export(export::ExportArgs),
+    /// Send records elsewhere while they are written, and anchor checkpoints
+    #[command(after_help = "\
+Examples:
+  portcullis audit forward                  what $XDG_CONFIG_HOME/portcullis/audit.toml says, until it is ended
+  portcullis audit forward --once           send what there is and end
+  portcullis audit forward --config /etc/portcullis/audit.toml --dir /var/log/portcullis
+
+A receiver that is down is tried again; nothing waits for it but its own records, which stay in the logs.")]
+    Forward(forward::ForwardArgs),
 }
 
 /// Where the logs are.
@@ -73,6 +83,7 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Verify(arguments) => verify::verify(&arguments),
         AuditCommand::Show(arguments) => show::show(&arguments),
         AuditCommand::Export(arguments) => export::export(&arguments),
+        AuditCommand::Forward(arguments) => forward::forward(&arguments),
     }
 }
 
