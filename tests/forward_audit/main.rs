@@ -12,5 +12,6 @@
 mod anchors;
 mod collector;
 mod journal;
+mod metrics;
 mod scene;
 mod syslog;

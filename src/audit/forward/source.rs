@@ -14,6 +14,7 @@ use super::cursor::{Place, Places};
 use crate::audit::export::checked::Checked;
 use crate::audit::export::{Seen, ocsf};
 use crate::audit::folder::LogFolder;
+use crate::audit::lock;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::segment::SegmentName;
 use crate::ids::SessionId;
@@ -156,6 +157,54 @@ impl Source {
             }
         };
         self.streams.iter().map(of).sum()
+    }
+
+    /// Takes everything that stands there now as sent.
+    pub fn skip_to_ends(&mut self, places: &mut Places) -> io::Result<()> {
+        self.scan(places)?;
+        for (key, stream) in &self.streams {
+            let (Kind::Log(_, segments), Ok(folder)) =
+                (&stream.kind, LogFolder::open(&stream.folder))
+            else {
+                continue;
+            };
+            let Some(last) = segments.last().copied() else {
+                continue;
+            };
+            // Of a log that nobody writes nothing more comes, but for a writer that takes it up again.
+            let file = folder.open_segment(last);
+            let length = file.and_then(|file| Ok(file.metadata()?.len()));
+            let place = Place {
+                segment: last.number,
+                offset: length.unwrap_or_default(),
+                // Not known without reading it all.
+                seq: 1,
+                ended: last.packed,
+                ..Place::default()
+            };
+            places.insert(key.clone(), place);
+        }
+        Ok(())
+    }
+
+    /// How many logs are being written.
+    pub fn running(&self, places: &Places) -> u64 {
+        let is_written = |(key, stream): &(&String, &Stream)| {
+            let Kind::Log(_, segments) = &stream.kind else {
+                return false;
+            };
+            let last = segments.last().filter(|last| !last.packed);
+            let ended = places.get(*key).is_some_and(|place| place.ended);
+            let (false, Some(last)) = (ended, last) else {
+                return false;
+            };
+            let file = LogFolder::open(&stream.folder)
+                .map_err(io::Error::other)
+                .and_then(|folder| folder.open_segment(*last));
+            file.and_then(|file| lock::is_held(&file))
+                .unwrap_or_default()
+        };
+        self.streams.iter().filter(is_written).count() as u64
     }
 
     /// How many of these logs are broken.

@@ -1,6 +1,7 @@
 //! `portcullis audit forward`: one thread a receiver, until a signal ends it or, with `--once`, all is sent.
 
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,8 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::FolderArg;
 use crate::audit::forward::config::{self, Config, Target};
-use crate::audit::forward::sink::SinkError;
+use crate::audit::forward::metrics::Numbers;
+use crate::audit::forward::serve::serve;
 use crate::audit::forward::worker::{self, Shared, Status, Surroundings};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print;
@@ -38,6 +40,11 @@ pub(super) fn forward(arguments: &ForwardArgs) -> Outcome {
     let config = Config::read(&path).map_err(|error| Failure::new(Exit::Config, error))?;
     let targets = config.targets();
     let targets = targets.map_err(|why| Failure::new(Exit::Config, why))?;
+    if targets.is_empty() && config.metrics.is_none() {
+        let path = print::escape(&path.to_string_lossy());
+        let why = format!("{path}: nothing to do: give [[forward]], [[anchor]] or [metrics]");
+        return Err(Failure::new(Exit::Config, why));
+    }
     let logs = match (&arguments.folder.path, path == Path::new(config::SERVICE)) {
         (None, true) => PathBuf::from("/var/log/portcullis"),
         _ => arguments.folder.path()?,
@@ -62,35 +69,38 @@ pub(super) fn forward(arguments: &ForwardArgs) -> Outcome {
     };
     let shared: Vec<_> = targets.iter().map(|target| named(&target.name)).collect();
     std::thread::scope(|scope| {
-        let workers: Vec<_> = targets
-            .iter()
-            .zip(&shared)
-            .map(|(target, status)| {
-                let around = around.clone();
-                scope.spawn(move || work(target, &around, status))
-            })
-            .collect();
-        while !workers
-            .iter()
-            .all(std::thread::ScopedJoinHandle::is_finished)
-        {
+        let mut jobs: Vec<(&str, _)> = Vec::new();
+        for (target, status) in targets.iter().zip(&shared) {
+            let around = around.clone();
+            jobs.push((
+                &target.name,
+                scope.spawn(move || work(target, &around, status)),
+            ));
+        }
+        if let Some(metrics) = config.metrics.as_ref().filter(|_| !arguments.once) {
+            let (logs, shared, stop) = (&logs, &shared, &stop);
+            let count = move || {
+                let numbers = Numbers::new(logs, shared.clone())?;
+                runtime()?.block_on(serve(metrics, numbers, stop))
+            };
+            let count = move || count().map_err(|error: io::Error| error.to_string());
+            jobs.push(("metrics", scope.spawn(count)));
+        }
+        let mut exit = Exit::Success;
+        while !jobs.is_empty() {
             if signaled(&signals) {
                 stop.store(true, Ordering::Relaxed);
             }
-        }
-        let mut exit = Exit::Success;
-        for (worker, target) in workers.into_iter().zip(&targets) {
-            let failed = match worker.join() {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it died".to_owned(),
-            };
-            print::error(format_args!(
-                "forward: {}: {}",
-                target.name,
-                print::escape(&failed)
-            ));
-            exit = Exit::No;
+            // One that cannot work is told at once; the others go on.
+            for (name, job) in jobs.extract_if(.., |(_, job)| job.is_finished()) {
+                let failed = match job.join() {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => error,
+                    Err(_) => "it died".to_owned(),
+                };
+                tell(&format!("{name}: {failed}"));
+                exit = Exit::No;
+            }
         }
         Ok(exit)
     })
@@ -111,11 +121,16 @@ fn tell(line: &str) {
     print::error(format_args!("forward: {}", print::escape(line)));
 }
 
-fn work(target: &Target, around: &Surroundings<'_>, status: &Shared) -> Result<(), SinkError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+fn work(target: &Target, around: &Surroundings<'_>, status: &Shared) -> Result<(), String> {
+    let runtime = runtime().map_err(|error| error.to_string())?;
+    let worked = runtime.block_on(worker::run(target, around, status));
+    worked.map_err(|error| error.to_string())
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?;
-    runtime.block_on(worker::run(target, around, status))
+        .build()
 }
 
 /// Waits a little for a signal that ends us.
