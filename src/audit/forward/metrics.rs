@@ -165,7 +165,7 @@ impl Numbers {
         );
     }
 
-    /// The text of OpenMetrics 1.0, which Prometheus reads.
+    /// Prometheus's text format, 0.0.4.
     pub fn text(&mut self) -> io::Result<String> {
         for _ in 0..MAX_BATCHES {
             let batch = self.logs.next(&mut self.places)?;
@@ -208,7 +208,7 @@ impl Numbers {
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).map_err(io::Error::other)?;
-        Ok(text)
+        Ok(classic(&text))
     }
 
     fn count(&mut self, seen: &Seen) {
@@ -257,4 +257,26 @@ impl Numbers {
             kind: "other".into(),
         }
     }
+}
+
+/// OpenMetrics 1.0 as the text format that all readers know: there a counter's name has its `_total` in the
+/// description as well, and nothing marks the end.
+fn classic(text: &str) -> String {
+    let counters: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut classic = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|kind| {
+            let (name, rest) = line.strip_prefix(kind)?.split_once(' ')?;
+            counters.contains(name).then_some((kind, name, rest))
+        });
+        match described {
+            Some((kind, name, rest)) => classic.extend([kind, name, "_total ", rest]),
+            None => classic.push_str(line),
+        }
+        classic.push('\n');
+    }
+    classic
 }

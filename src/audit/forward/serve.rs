@@ -110,7 +110,7 @@ fn respond(request: &Request<Incoming>, numbers: &RefCell<Numbers>) -> Response<
     } else if request.method() == Method::GET {
         match numbers.borrow_mut().text() {
             Ok(text) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                let kind = "text/plain; version=0.0.4; charset=utf-8";
                 (StatusCode::OK, kind, text)
             }
             Err(error) => (

@@ -86,8 +86,15 @@ impl Syslog {
         };
         poll_fn(|cx| tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut stream), cx)).await?;
         let mut bytes = [0; 64];
-        while stream.read(&mut bytes).await? > 0 {}
-        Ok(())
+        loop {
+            match stream.read(&mut bytes).await {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // Many receivers end TCP without ending TLS first.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     pub(super) fn disconnect(&mut self) {
