@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 
 use super::scene::{PATIENCE, Scene};
 
@@ -78,4 +79,48 @@ fn the_journal_gets_an_entry_a_record_with_fields_to_search_by() {
         state.contains("\"ended\":true") && state.contains("\"lag_bytes\":0"),
         "{state}"
     );
+}
+
+/// Runs a journal of its own in a mount namespace of its own, has records forwarded to it, and asks it. It neither
+/// reads the kernel's messages nor turns auditing on.
+const REAL_JOURNAL: &str = r#"
+set -e
+printf '[Journal]\nStorage=volatile\nAudit=no\nReadKMsg=no\nRateLimitIntervalSec=0\n' > "$1/journald.conf"
+mount -t tmpfs tmpfs /run
+mount --bind "$1/journald.conf" /etc/systemd/journald.conf
+mkdir -p /run/systemd/journal /run/log/journal
+/lib/systemd/systemd-journald &
+trap "kill $!" EXIT
+tries=0
+until [ -S /run/systemd/journal/socket ]; do
+    tries=$((tries + 1)); [ $tries -lt 600 ]; sleep 0.1
+done
+"$2" audit forward --once --config "$1/audit.toml" --state "$1/state" --dir "$1/logs"
+tries=0
+until [ "$(journalctl -q -D /run/log/journal -o cat PORTCULLIS_SESSION="$3" PORTCULLIS_EVENT=session.ended | wc -l)" = 1 ]; do
+    tries=$((tries + 1)); [ $tries -lt 600 ]; sleep 0.1
+done
+journalctl -q -D /run/log/journal -o cat PORTCULLIS_SESSION="$3"
+"#;
+
+#[test]
+fn a_real_journal_finds_the_records_of_a_session() {
+    let scene = Scene::new("[[forward]]\nname = \"journal\"\nkind = \"journald\"\n");
+    let (mut session, mut other) = (scene.session("alice"), scene.session("bob"));
+    session.denials(30);
+    session.end();
+    other.denials(2);
+    let id = session.id.to_string();
+    let folder = scene.path("");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-c", REAL_JOURNAL, "bash"]);
+    command
+        .arg(folder)
+        .arg(env!("CARGO_BIN_EXE_portcullis"))
+        .arg(&id);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let found = String::from_utf8(output.stdout).unwrap();
+    let log = scene.logs().join("alice").join(format!("{id}.jsonl"));
+    assert_eq!(found, std::fs::read_to_string(log).unwrap());
 }
