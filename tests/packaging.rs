@@ -31,7 +31,8 @@ const PROGRAMS: [&str; 5] = [
     "portcullisd",
 ];
 
-const UNITS: [&str; 4] = [
+const UNITS: [&str; 5] = [
+    "portcullis-forward.service",
     "portcullis-sessions.service",
     "portcullis.slice",
     "portcullisd.service",
@@ -277,8 +278,11 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
         users.insert(user[0].clone(), user[2].clone());
     }
     let names: Vec<&str> = users.keys().map(String::as_str).collect();
-    assert_eq!(names, ["portcullis-audit", "portcullis-gate"]);
-    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 2);
+    assert_eq!(
+        names,
+        ["portcullis-audit", "portcullis-forward", "portcullis-gate"]
+    );
+    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 3);
     for user in read("shadow") {
         assert!(user[1].starts_with('!'), "{user:?} has a password");
     }

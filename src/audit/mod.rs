@@ -2,7 +2,7 @@
 //!
 //! Owns: the events ([`event`], [`limit`], [`changes`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
 //! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
-//! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]) and a session's story
+//! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]), the forms of other tools ([`export`]) and a session's story
 //! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
 //! sequence, time nor hashes. Never: a secret in a record, a network.
 //!
@@ -14,7 +14,9 @@ mod cap;
 pub mod chain;
 pub mod changes;
 pub mod event;
+pub mod export;
 pub mod folder;
+pub mod forward;
 pub mod limit;
 pub mod lock;
 pub mod log;
