@@ -1,6 +1,6 @@
 //! The audit log: what happened, in an order nobody can change unseen.
 //!
-//! Owns: the events ([`event`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
+//! Owns: the events ([`event`], [`http`]), their caps ([`cap`]) and what is taken out of them ([`redact`]), kept bodies ([`bodies`]), the form of a record ([`record`]), the hash
 //! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]) and a session's story
 //! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
@@ -10,15 +10,18 @@
 //! [`writer`] is a process and stands above `wire`; everything else here stands below it.
 #![forbid(unsafe_code)]
 
+pub mod bodies;
 mod cap;
 pub mod chain;
 pub mod event;
 pub mod folder;
+pub mod http;
 pub mod limit;
 pub mod lock;
 pub mod log;
 pub mod reader;
 pub mod record;
+pub mod redact;
 pub mod segment;
 pub mod summary;
 pub mod verify;

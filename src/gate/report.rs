@@ -18,8 +18,10 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::audit::AuditEvent;
-use crate::wire::audit::{Append, AuditReply};
-use crate::wire::frame;
+use crate::wire::audit::{Append, AuditReply, BodyOffer, KeepBody};
+use crate::wire::{WireError, frame};
+
+use super::bodies::Share;
 
 /// Requests that may wait for an acknowledgement at once; later ones wait for their turn.
 const WAITING: usize = 64;
@@ -82,6 +84,8 @@ struct Unanswered {
     frame: Vec<u8>,
     /// Whoever waits for it.
     waiter: Option<oneshot::Sender<()>>,
+    /// The memory that its body takes.
+    _share: Option<Share>,
 }
 
 /// Why a channel is of no use any more.
@@ -147,6 +151,17 @@ impl Reporter {
         }
         // Where no writer can help nothing is left to do for this one.
         self.enqueue(event, None).ok();
+    }
+
+    /// Has a body kept, in its place among the records and without waiting. Its share of the memory is taken until
+    /// the writer has it.
+    pub(super) fn keep(&self, body: BodyOffer, share: Share) {
+        if self.is_lost() && self.queue.borrow().waiting.len() >= BACKLOG {
+            return;
+        }
+        let frame = |id| frame::encode(&KeepBody { body, id });
+        // As in `note`.
+        self.enqueue_frame(frame, None, Some(share)).ok();
     }
 
     /// Waits until every record has its answer, or the channel is lost.
@@ -266,17 +281,31 @@ impl Reporter {
         event: AuditEvent,
         waiter: Option<oneshot::Sender<()>>,
     ) -> Result<(), AuditLost> {
+        self.enqueue_frame(|id| frame::encode(&Append { id, event }), waiter, None)
+    }
+
+    fn enqueue_frame(
+        &self,
+        frame: impl FnOnce(u64) -> Result<Vec<u8>, WireError>,
+        waiter: Option<oneshot::Sender<()>>,
+        share: Option<Share>,
+    ) -> Result<(), AuditLost> {
         if self.useless.get() {
             return Err(AuditLost);
         }
         let mut queue = self.queue.borrow_mut();
         let id = queue.next.get();
-        let frame = frame::encode(&Append { id, event }).map_err(|_| AuditLost)?;
+        let frame = frame(id).map_err(|_| AuditLost)?;
         queue.next.set(id.wrapping_add(1));
         if self.lane.borrow().is_some() {
             queue.outgoing.extend(&frame);
         }
-        queue.waiting.push_back(Unanswered { id, frame, waiter });
+        queue.waiting.push_back(Unanswered {
+            id,
+            frame,
+            waiter,
+            _share: share,
+        });
         drop(queue);
         self.send_now();
         Ok(())

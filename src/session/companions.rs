@@ -15,7 +15,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::policy::NetworkPolicy;
+use crate::policy::{BodiesPolicy, NetworkPolicy};
 use crate::sys::beside::Process;
 use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
@@ -546,6 +546,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         approval_seconds,
         credentials: Vec::new(),
         upstream: None,
+        bodies: BodiesPolicy::default(),
     }
 }
 

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
-    NoProxy, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
+    Answered, BodiesPolicy, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method,
+    NetworkPolicy, NoProxy, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
 };
 use crate::secret::{self, Secret};
 
@@ -47,6 +47,9 @@ pub struct GateBoot {
     pub approval_seconds: u32,
     /// The proxy that leads out, where one does.
     pub upstream: Option<UpstreamProxy>,
+    /// Whose bodies are kept beside the log.
+    #[serde(default)]
+    pub bodies: BodiesPolicy,
 }
 
 /// The way out where a network has no direct one. At least one of the two proxies is there.

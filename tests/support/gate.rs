@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
+use portcullis::audit::http::HttpExchange;
 use portcullis::policy::{
     AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, Port, Protocol, Rule, RuleId,
 };
@@ -193,6 +194,7 @@ impl TestGate {
             credentials: spec.credentials,
             upstream: spec.upstream,
             approval_seconds: spec.approval_seconds,
+            bodies: portcullis::policy::BodiesPolicy::default(),
         };
         control.send(&boot).unwrap();
         let memory = portcullis::sys::fd::unnamed("gates").unwrap();
@@ -271,6 +273,8 @@ struct Shared {
 
 struct State {
     events: Vec<AuditEvent>,
+    /// Told apart: one comes with every request that the gate can read.
+    exchanges: Vec<HttpExchange>,
     unanswered: Vec<u64>,
     hold: bool,
     ended: bool,
@@ -290,6 +294,7 @@ impl AuditDouble {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 events: Vec::new(),
+                exchanges: Vec::new(),
                 unanswered: Vec::new(),
                 hold: false,
                 ended: false,
@@ -310,7 +315,10 @@ impl AuditDouble {
         thread::spawn(move || {
             while let Ok(Append { id, event }) = lane.recv() {
                 let mut state = reader.state.lock().unwrap();
-                state.events.push(event);
+                match event {
+                    AuditEvent::HttpExchanged(exchange) => state.exchanges.push(*exchange),
+                    event => state.events.push(event),
+                }
                 state.unanswered.push(id);
                 reader.answer(&mut state);
                 reader.changed.notify_all();
@@ -364,6 +372,18 @@ impl AuditDouble {
             error: "disk full".to_owned(),
         };
         self.0.lane.lock().unwrap().send(&failed).unwrap();
+    }
+
+    /// Waits for so many `http.exchanged`, which [`AuditDouble::events`] leaves out.
+    pub(crate) fn exchanges(&self, count: usize) -> Vec<HttpExchange> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.lock();
+        while state.exchanges.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{:#?}", state.exchanges);
+            state = self.0.changed.wait_timeout(state, left).unwrap().0;
+        }
+        state.exchanges.clone()
     }
 
     pub(crate) fn events(&self) -> Vec<AuditEvent> {

@@ -1,13 +1,15 @@
 //! What the writer takes from itself. Four layers, each enough to keep it from the rest of the host.
 //!
-//! Afterwards it can read and write what is open, and end. It cannot open, connect, execute, signal
-//! or trace; a system call beyond the table ends it at once, and with it the session's traffic.
+//! Afterwards it can read and write what is open, make files in the folders it was given for that, and end. It
+//! cannot open anything else, connect, execute, signal or trace; a system call beyond the table ends it at once, and with it the session's traffic.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::libc;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -38,24 +40,48 @@ pub enum ConfineError {
     Table(#[from] seccompiler::BackendError),
 }
 
-/// Puts every layer on. Seccomp last, because it forbids what the others are made with.
-pub fn confine() -> Result<(), ConfineError> {
+/// How a new file is made (open(2)): never one that is there, never through a link.
+pub(super) const NEW: u32 =
+    (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .cast_unsigned();
+
+/// How one that is there is opened to be written again.
+pub(super) const AGAIN: u32 =
+    (libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC).cast_unsigned();
+
+/// What rustix adds to every open(2).
+#[cfg(target_arch = "x86_64")]
+const LARGE_FILE: u32 = 0o100_000;
+#[cfg(not(target_arch = "x86_64"))]
+const LARGE_FILE: u32 = 0o400_000;
+
+/// Puts every layer on. Seccomp last, because it forbids what the others are made with. `folders`: in these, and by
+/// these descriptors, files may be made.
+pub fn confine<'a>(folders: impl IntoIterator<Item = BorrowedFd<'a>>) -> Result<(), ConfineError> {
+    let folders: Vec<_> = folders.into_iter().collect();
     harden::harden()?;
     capability::drop_all()?;
-    landlock()?;
-    seccomp::install(&seccomp::allow_only(table()?, SeccompAction::KillProcess)?)?;
+    landlock(&folders)?;
+    let table = table(&folders)?;
+    seccomp::install(&seccomp::allow_only(table, SeccompAction::KillProcess)?)?;
     Ok(())
 }
 
-/// Handles everything Landlock knows and allows none of it. An older kernel enforces the part that it
+/// Handles everything Landlock knows and allows none of it but files in these folders. An older kernel enforces the part that it
 /// knows; that it enforces anything is checked, because the library says nothing when it does not.
-fn landlock() -> Result<(), ConfineError> {
+fn landlock(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
     let abi = ABI::V10;
+    let make = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
+    let folders = folders.iter().map(|folder| {
+        let rule = PathBeneath::new(folder, make).set_compatibility(CompatLevel::BestEffort);
+        Ok::<_, RulesetError>(rule)
+    });
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
+        .add_rules(folders)?
         .restrict_self()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
@@ -64,7 +90,7 @@ fn landlock() -> Result<(), ConfineError> {
 }
 
 /// Every system call that the writer makes from here on, and why.
-fn table() -> Result<Table, ConfineError> {
+fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
     let mut table: Table = [
         // the loop
         libc::SYS_ppoll, // wait for requests; restarts by itself after SIGSTOP and SIGCONT
@@ -92,9 +118,32 @@ fn table() -> Result<Table, ConfineError> {
     .collect::<BTreeMap<_, _>>();
     // Rust's library makes sure that a descriptor is open before it closes it (debug builds).
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?]);
+    // Files in these folders alone, and only in these ways.
+    let mut opens = Vec::new();
+    for folder in folders {
+        for flags in [NEW, AGAIN] {
+            opens.push(opening(*folder, flags)?);
+        }
+    }
+    if !opens.is_empty() {
+        table.insert(libc::SYS_openat, opens);
+    }
     // Memory, but none that is executable (mmap(2), third argument).
     table.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     Ok(table)
+}
+
+/// A rule for openat(2) by this descriptor with these flags.
+fn opening(folder: BorrowedFd<'_>, flags: u32) -> Result<SeccompRule, ConfineError> {
+    let (at, length) = (
+        u64::from(folder.as_raw_fd().unsigned_abs()),
+        SeccompCmpArgLen::Dword,
+    );
+    let masked = SeccompCmpOp::MaskedEq(u64::from(!LARGE_FILE));
+    Ok(SeccompRule::new(vec![
+        SeccompCondition::new(0, length.clone(), SeccompCmpOp::Eq, at)?,
+        SeccompCondition::new(2, length, masked, u64::from(flags))?,
+    ])?)
 }
 
 /// A rule for calls whose argument is this number.

@@ -2,13 +2,15 @@
 //!
 //! Owns: the log's file and the head of its chain. Trusts: the session for the events of the session,
 //! the gate for those of the gate, neither for sequence, time or hashes; it takes a hostile gate for
-//! granted. Never: opens a file after its start, makes a socket, executes anything.
+//! granted. Never: opens a file after its start but new ones in the folder of bodies, makes a socket, executes
+//! anything.
 //!
 //! `main` is one numbered list. It is started in a process group of its own and outlives the session
 //! process: if that dies, somebody must still write down that it did.
 //!
-//! Reading order: this file → [`confine`] → [`serve`] → [`lane`].
+//! Reading order: this file → [`confine`] → [`serve`] → [`lane`] → [`bodies`].
 
+mod bodies;
 pub mod confine;
 mod lane;
 mod serve;
@@ -20,12 +22,14 @@ use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 
+use self::bodies::Bodies;
 use self::confine::ConfineError;
 use super::AuditEvent;
 use super::log::{Log, LogError};
-use super::record;
+use super::{record, redact};
 use crate::exit::Exit;
 use crate::ids::SessionId;
+use crate::policy::Durability;
 use crate::sys::fd::inherit;
 use crate::wire::audit::{AuditBoot, AuditReply};
 use crate::wire::supply::WriterSupply;
@@ -77,23 +81,31 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    gate is listened to.
     let boot: WriterSupply = supply.recv()?;
 
-    // 4. Open the log: the last file that is ever opened here.
+    // 4. Open the log, and the folder of bodies: all that is opened from here on are new files in that.
     let (log, ended) = open(&folder, &boot)?;
+    let bodies = Bodies::open(&folder, durability(&boot));
     drop(folder);
+    redact::prepare();
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
     //    is read.
-    confine::confine()?;
+    confine::confine(bodies.folder())?;
 
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
     drop(session.send(&AuditReply::Ready));
-    Ok(Opened { log, ended, supply })
+    Ok(Opened {
+        log,
+        bodies,
+        ended,
+        supply,
+    })
 }
 
 /// What there is to work with.
 struct Opened {
     log: Log,
+    bodies: Bodies,
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
     supply: Channel,
@@ -121,6 +133,13 @@ fn open(folder: &OwnedFd, boot: &WriterSupply) -> Result<(Log, Option<u64>), Sta
             let early = io::Error::other("a gate's channel came before it");
             Err(StartError::Boot(WireError::Io(early)))
         }
+    }
+}
+
+fn durability(boot: &WriterSupply) -> Durability {
+    match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) => boot.durability,
+        WriterSupply::Gate => Durability::Each,
     }
 }
 

@@ -7,12 +7,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Opened;
-use super::lane::Lane;
+use super::bodies::Bodies;
+use super::lane::{Lane, Request};
 use crate::audit::log::Log;
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
 use crate::wire::Channel;
-use crate::wire::audit::{Append, AuditReply};
+use crate::wire::audit::{Append, AuditReply, KeepBody};
 use crate::wire::supply::{Deliveries, WriterSupply, only};
 
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
@@ -23,9 +24,15 @@ const LAST_READS: usize = 64;
 
 /// Serves until the session's log is over.
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
-    let Opened { log, ended, supply } = opened;
+    let Opened {
+        log,
+        bodies,
+        ended,
+        supply,
+    } = opened;
     let mut service = Service {
         log,
+        bodies,
         session: Lane::new(Source::Session, session),
         gate: None,
         supply: Some(supply),
@@ -56,6 +63,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 
 struct Service {
     log: Log,
+    bodies: Bodies,
     session: Lane,
     /// `None`: no gate yet.
     gate: Option<Lane>,
@@ -150,7 +158,8 @@ impl Service {
         }
         while let Some(request) = self.lane(source).and_then(Lane::next_request) {
             match request {
-                Ok(request) => self.take(source, request),
+                Ok(Request::Append(request)) => self.take(source, request),
+                Ok(Request::Keep(request)) => self.keep(source, request),
                 // Nothing that follows a broken frame can be told from noise.
                 Err(_) => self.cut_off(source),
             }
@@ -187,6 +196,20 @@ impl Service {
             staged
         };
         self.batch.push((source, id, staged));
+    }
+
+    /// Keeps a body, and has a record say so.
+    fn keep(&mut self, source: Source, KeepBody { id, body }: KeepBody) {
+        // After the end nothing is kept, and only a gate has bodies.
+        if source != Source::Gate || self.phase == Phase::Ended {
+            let why = "audit log: no body is kept here".to_owned();
+            self.batch.push((source, id, Err(why)));
+            return self.cut_off(source);
+        }
+        match self.bodies.keep(body) {
+            Ok(event) => self.take(source, Append { id, event }),
+            Err(_) => self.cut_off(source),
+        }
     }
 
     /// Writes the batch, then answers everything in it.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::bodies::BodiesFile;
 use super::error::ProfileError;
 use super::upstream::UpstreamFile;
 use super::{
@@ -137,6 +138,7 @@ pub(super) struct CodexFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct AuditFile {
     pub(super) durability: Option<Durability>,
+    pub(super) bodies: BodiesFile,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,6 +6,7 @@
 //! whole can be checked for) → [`cases`] (`[[tests]]`).
 
 mod approvals;
+mod bodies;
 mod budget_kind;
 mod budgets;
 mod builtin;
@@ -27,6 +28,7 @@ mod upstream;
 mod value;
 mod visible;
 
+pub use bodies::{BodiesPolicy, BodySides};
 pub use budget_kind::BudgetKind;
 pub use budgets::{Budget, BudgetAction, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
@@ -396,4 +398,7 @@ impl Default for ApprovalsPolicy {
 pub struct AuditPolicy {
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whose bodies are kept beside the log.
+    #[serde(skip_serializing_if = "BodiesPolicy::is_default")]
+    pub bodies: BodiesPolicy,
 }

@@ -12,10 +12,10 @@ use super::file::{
     CodexFile, EnvironmentFile, FilesystemFile, LimitsFile, NetworkFile, ProfileFile,
 };
 use super::{
-    ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, PolicyTest,
-    Profile, ResourceLimits, approvals, budgets, credentials, resources, rules, unix_sockets,
-    upstream, value,
+    ApprovalsPolicy, AuditPolicy, BodiesPolicy, CodexPolicy, Durability, EnvironmentPolicy,
+    FilesystemMode, FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy,
+    PolicyTest, Profile, ResourceLimits, approvals, bodies, budgets, credentials, resources, rules,
+    unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -56,6 +56,7 @@ pub(super) fn strictest(name: &str) -> Profile {
         codex: CodexPolicy::default(),
         audit: AuditPolicy {
             durability: Durability::Batch,
+            bodies: BodiesPolicy::default(),
         },
         approvals: ApprovalsPolicy::default(),
     }
@@ -80,6 +81,7 @@ pub(super) fn overlay(
     replace(&mut profile.isolation.limits, file.isolation.limits);
     resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
+    bodies::overlay(&mut profile.audit.bodies, source, file.audit.bodies)?;
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::{NetworkRequirements, ProfilesOf, Requirements};
 use crate::policy::profile::requirement as read;
 use crate::policy::profile::{
-    AuditPolicy, Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError, Unlisted,
-    WebsocketPolicy, is_name,
+    AuditPolicy, BodiesPolicy, Durability, FilesystemMode, LimitsFloor, NetworkMode, ProfileError,
+    Unlisted, WebsocketPolicy, is_name,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -94,10 +94,10 @@ impl Requirements {
             landlock_abi: file.isolation.landlock_abi,
             limits_floor: file.isolation.limits,
             limits: read::limits(place, file.limits)?,
-            audit: file
-                .audit
-                .durability
-                .map(|durability| AuditPolicy { durability }),
+            audit: file.audit.durability.map(|durability| AuditPolicy {
+                durability,
+                bodies: BodiesPolicy::default(),
+            }),
             profiles: file
                 .profiles
                 .into_iter()
