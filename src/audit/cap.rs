@@ -1,12 +1,15 @@
-//! Caps on what a record takes from outside, so that no jail can make a record long.
+//! Caps on what a record takes from outside, so that no jail can make a record long; and the place where every
+//! text of every event loses its secrets ([`redact`]), before it is cut.
 //!
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
 
 use super::changes::{FileChanges, MAX_NAMED};
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
+use super::http::HttpExchange;
+use super::redact;
 use crate::ids::PolicyGeneration;
-use crate::policy::RuleId;
+use crate::policy::{Host, RuleId};
 
 /// One argument.
 const ARGUMENT: usize = 4 << 10;
@@ -18,6 +21,10 @@ const TEXT: usize = 1 << 10;
 const WORD: usize = 256;
 /// Addresses of one answer, shortfalls of one kernel.
 const ITEMS: usize = 64;
+
+/// What is looked at of a text beyond its cap, in bytes: a secret that begins before the cap is known by what
+/// follows.
+const BEYOND: usize = 64 << 10;
 
 /// A user's name as records have it.
 pub(super) fn user(name: &str) -> String {
@@ -69,11 +76,13 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::EgressDecided {
+                host,
                 path,
                 rule,
                 generation,
                 ..
             } => {
+                clean_host(host);
                 if let Some(path) = path {
                     // The gate leaves the query out; should it ever not, secrets stand there.
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -99,9 +108,22 @@ impl AuditEvent {
                 cut(kind, WORD);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
-            Self::CredentialUsed { credential, .. } => cut(credential, WORD),
+            Self::CredentialUsed {
+                credential, host, ..
+            } => {
+                clean_host(host);
+                cut(credential, WORD);
+            }
+            Self::HttpExchanged(exchange) => cut_exchange(exchange),
+            Self::BodyKept(body) => {
+                cut(&mut body.sha256, WORD);
+                body.encoding.iter_mut().for_each(|text| cut(text, WORD));
+            }
             Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
-            Self::ApprovalAsked { path, rule, .. } => {
+            Self::ApprovalAsked {
+                host, path, rule, ..
+            } => {
+                clean_host(host);
                 if let Some(path) = path {
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
                     cut(path, TEXT);
@@ -141,6 +163,7 @@ impl AuditEvent {
             | Self::LogResumed { .. }
             | Self::GateLost { .. }
             | Self::DnsDropped { .. }
+            | Self::BodySkipped(_)
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }
@@ -159,8 +182,61 @@ fn cut_files(files: &mut FileChanges) {
     files.executed_later_more = files.executed_later_more.saturating_add(beyond);
 }
 
+fn cut_exchange(exchange: &mut HttpExchange) {
+    let HttpExchange {
+        method,
+        request_type,
+        response_type,
+        request_encoding,
+        response_encoding,
+        thread,
+        turn,
+        ..
+    } = exchange;
+    let optional = [
+        request_type,
+        response_type,
+        request_encoding,
+        response_encoding,
+        thread,
+        turn,
+    ];
+    for text in optional.into_iter().flatten().chain([method]) {
+        cut(text, WORD);
+    }
+}
+
+/// A secret can be a label of a name that was asked for: then the label goes, the rest tells where it went.
+fn clean_host(host: &mut Host) {
+    let Host::Name(name) = host else { return };
+    let mut text = name.as_str().to_owned();
+    if redact::text(&mut text) == 0 {
+        return;
+    }
+    let labels = name.as_str().split('.').map(|label| {
+        let mut text = label.to_owned();
+        if redact::text(&mut text) == 0 {
+            label
+        } else {
+            "redacted"
+        }
+    });
+    let clean = labels.collect::<Vec<_>>().join(".");
+    // One that only the whole name shows leaves nothing of it.
+    let known = redact::text(&mut clean.clone()) == 0;
+    let clean = if known {
+        clean.as_str()
+    } else {
+        "redacted.invalid"
+    };
+    if let Ok(clean) = Host::parse(clean) {
+        *host = clean;
+    }
+}
+
 /// Cuts every argument, and drops those beyond the cap on all of them.
 fn cut_arguments(argv: &mut Vec<String>) {
+    redact::arguments(argv);
     let mut total = 0;
     let fitting = argv.iter_mut().position(|argument| {
         cut(argument, ARGUMENT);
@@ -182,9 +258,11 @@ fn shortened(text: &str, cap: usize) -> String {
     text
 }
 
-/// Cuts a text to `cap` bytes as written, at a character border.
+/// Takes the secrets out of a text, and cuts it to `cap` bytes as written, at a character border.
 fn cut(text: &mut String, cap: usize) {
     const MARK: char = '…';
+    text.truncate(text.floor_char_boundary(cap.saturating_add(BEYOND)));
+    redact::text(text);
     // No character takes more than six times its own bytes.
     if text.len() <= cap / 6 || written_length(text) <= cap {
         return;
@@ -235,7 +313,7 @@ mod tests {
         let event = AuditEvent::EgressDecided {
             conn: crate::ids::ConnId(1),
             transport: crate::policy::Transport::Forward,
-            host: crate::policy::Host::parse("a.test").unwrap(),
+            host: Host::parse("a.test").unwrap(),
             port: crate::policy::Port::HTTP,
             method: None,
             path: Some("/v1/é?key=secret#x".into()),

@@ -182,6 +182,7 @@ impl Companions {
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
+        boot.bodies.clone_from(&plan.profile.audit.bodies);
         let gate = Gate::start(Rc::clone(&starter), channels.gate, boot)?;
         Ok(Self {
             starter,

@@ -146,6 +146,7 @@ impl Session {
         self.record(AuditEvent::SessionEnded {
             status: Status::Exited(0),
             ms: 1,
+            files: None,
         });
     }
 }

@@ -11,14 +11,15 @@ use rustix::io::Errno;
 use jiff::Timestamp;
 
 use super::Opened;
-use super::lane::Lane;
+use super::bodies::Bodies;
+use super::lane::{Lane, Request};
 use super::outage::Outage;
 use crate::audit::log::{Log, LogError};
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
 use crate::policy::OnFailure;
 use crate::wire::Channel;
-use crate::wire::audit::{Append, AuditReply};
+use crate::wire::audit::{Append, AuditReply, KeepBody};
 use crate::wire::supply::{Deliveries, WriterSupply, only};
 
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
@@ -34,12 +35,14 @@ const LAST_READS: usize = 64;
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     let Opened {
         log,
+        bodies,
         ended,
         supply,
         on_failure,
     } = opened;
     let mut service = Service {
         log,
+        bodies,
         session: Lane::new(Source::Session, session),
         gate: None,
         supply: Some(supply),
@@ -73,6 +76,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 
 struct Service {
     log: Log,
+    bodies: Bodies,
     session: Lane,
     /// `None`: no gate yet.
     gate: Option<Lane>,
@@ -197,7 +201,8 @@ impl Service {
         }
         while let Some(request) = self.lane(source).and_then(Lane::next_request) {
             match request {
-                Ok(request) => self.take(source, request),
+                Ok(Request::Append(request)) => self.take(source, request),
+                Ok(Request::Keep(request)) => self.take_body(source, request),
                 // Nothing that follows a broken frame can be told from noise.
                 Err(_) => self.cut_off(source),
             }
@@ -229,6 +234,20 @@ impl Service {
             Wanted::Record(Timestamp::now(), event.capped())
         };
         self.batch.push(Asked { source, id, what });
+    }
+
+    /// Keeps a body, and has a record say so.
+    fn take_body(&mut self, source: Source, KeepBody { id, body }: KeepBody) {
+        // After the end nothing is kept, and only a gate has bodies.
+        if source != Source::Gate || self.phase == Phase::Ended {
+            let what = Wanted::Nothing("audit log: no body is kept here".to_owned());
+            self.batch.push(Asked { source, id, what });
+            return self.cut_off(source);
+        }
+        match self.bodies.keep(body) {
+            Ok(event) => self.take(source, Append { id, event }),
+            Err(_) => self.cut_off(source),
+        }
     }
 
     /// Writes the batch, then answers everything in it.

@@ -3,6 +3,7 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`](super::print::escape).
 
+mod body;
 mod export;
 mod forward;
 mod logs;
@@ -48,7 +49,8 @@ elsewhere to tell the two apart.")]
     #[command(after_help = "\
 Examples:
   portcullis audit show 0192f0        what ran, where it wanted to go, what would allow it
-  portcullis audit show 0192f0:17     record 17 of that session")]
+  portcullis audit show 0192f0:17     record 17 of that session
+  portcullis audit show 0192f0:18 --body   the body that record 18 (body.kept) speaks of")]
     Show(show::ShowArgs),
     /// Write records in a form that other tools read
     #[command(after_help = "\

@@ -137,7 +137,7 @@ mod tests {
         });
         let mut file = std::fs::File::from(fd.unwrap());
         assert!(file.write_all(b"more").is_err(), "it is sealed");
-        std::io::Seek::rewind(&mut file).unwrap();
+        io::Seek::rewind(&mut file).unwrap();
         let mut read = Vec::new();
         file.read_to_end(&mut read).unwrap();
         assert_eq!(read, large);
