@@ -27,8 +27,9 @@ use super::bodies::Share;
 const WAITING: usize = 64;
 
 /// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
-/// it come to that: callers give up waiting, their records stay.
-const BACKLOG: usize = 1024;
+/// it come to that: callers give up waiting, their records stay. Every request that the connections of a session
+/// can hold may end at once, each with up to four records.
+const BACKLOG: usize = 4096;
 
 /// How long a record may stay unacknowledged, and how long there may be no writer before everything is
 /// refused. Must exceed an fdatasync(2) on a busy disk, and the start of another writer.

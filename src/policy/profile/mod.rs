@@ -399,6 +399,5 @@ pub struct AuditPolicy {
     /// When a record counts as kept.
     pub durability: Durability,
     /// Whose bodies are kept beside the log.
-    #[serde(skip_serializing_if = "BodiesPolicy::is_default")]
     pub bodies: BodiesPolicy,
 }
