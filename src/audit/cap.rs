@@ -33,8 +33,9 @@ pub(super) fn user(name: &str) -> String {
 }
 
 impl AuditEvent {
-    /// The event with every text cut to its cap.
+    /// The event with every text rid of secrets and cut to its cap.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one arm an event")]
     pub fn capped(mut self) -> Self {
         match &mut self {
             Self::SessionStarted {
@@ -299,7 +300,7 @@ mod tests {
         let event = AuditEvent::EgressDecided {
             conn: crate::ids::ConnId(1),
             transport: crate::policy::Transport::Forward,
-            host: crate::policy::Host::parse("a.test").unwrap(),
+            host: Host::parse("a.test").unwrap(),
             port: crate::policy::Port::HTTP,
             method: None,
             path: Some("/v1/é?key=secret#x".into()),

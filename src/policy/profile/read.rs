@@ -81,7 +81,7 @@ pub(super) fn overlay(
     replace(&mut profile.isolation.limits, file.isolation.limits);
     resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
-    bodies::overlay(&mut profile.audit.bodies, source, file.audit.bodies)?;
+    bodies::overlay(&mut profile.audit.bodies, source, &file.audit.bodies)?;
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;
