@@ -39,7 +39,7 @@ pub(super) fn length(event: &AuditEvent) -> usize {
 }
 
 impl AuditEvent {
-    /// The event with every text cut to its cap.
+    /// The event with every text rid of secrets and cut to its cap.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "an arm an event")]
     pub fn capped(mut self) -> Self {
@@ -99,12 +99,12 @@ impl AuditEvent {
                 refused,
                 ..
             } => {
-                cut(name, TEXT);
+                cut_name(name);
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
             Self::DnsAsked { name, kind, .. } => {
-                cut(name, TEXT);
+                cut_name(name);
                 cut(kind, WORD);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
@@ -208,14 +208,29 @@ fn cut_exchange(exchange: &mut HttpExchange) {
 
 /// A secret can be a label of a name that was asked for: then the label goes, the rest tells where it went.
 fn clean_host(host: &mut Host) {
-    let Host::Name(name) = host else { return };
-    let mut text = name.as_str().to_owned();
-    if redact::text(&mut text) == 0 {
-        return;
+    if let Host::Name(name) = host
+        && let Some(clean) = clean_name(name.as_str())
+        && let Ok(clean) = Host::parse(&clean)
+    {
+        *host = clean;
     }
-    let labels = name.as_str().split('.').map(|label| {
-        let mut text = label.to_owned();
-        if redact::text(&mut text) == 0 {
+}
+
+/// A name as it was asked for, which need not be one.
+fn cut_name(name: &mut String) {
+    if let Some(clean) = clean_name(name) {
+        *name = clean;
+    }
+    cut(name, TEXT);
+}
+
+/// A name without its labels that are secrets; `None`: it has none.
+fn clean_name(name: &str) -> Option<String> {
+    if redact::text(&mut name.to_owned()) == 0 {
+        return None;
+    }
+    let labels = name.split('.').map(|label| {
+        if redact::text(&mut label.to_owned()) == 0 {
             label
         } else {
             "redacted"
@@ -224,14 +239,11 @@ fn clean_host(host: &mut Host) {
     let clean = labels.collect::<Vec<_>>().join(".");
     // One that only the whole name shows leaves nothing of it.
     let known = redact::text(&mut clean.clone()) == 0;
-    let clean = if known {
-        clean.as_str()
+    Some(if known {
+        clean
     } else {
-        "redacted.invalid"
-    };
-    if let Ok(clean) = Host::parse(clean) {
-        *host = clean;
-    }
+        "redacted.invalid".to_owned()
+    })
 }
 
 /// Cuts every argument, and drops those beyond the cap on all of them.
@@ -326,6 +338,95 @@ mod tests {
             unreachable!()
         };
         assert_eq!(path.as_deref(), Some("/v1/é"));
+    }
+
+    #[test]
+    fn no_text_of_an_event_keeps_a_secret() {
+        use crate::audit::http::HttpVersion;
+        use crate::ids::ConnId;
+        use crate::policy::{Port, Scope, Transport, Verdict};
+        let secret = format!("glpat-{}", "a1b2".repeat(6));
+        let text = || format!("kept {secret} too");
+        let name = || format!("{secret}.a.test");
+        let host = || Host::parse(&name()).unwrap();
+        let conn = ConnId(1);
+        let exchange = HttpExchange {
+            conn,
+            method: text(),
+            version: HttpVersion::Http2,
+            status: None,
+            request_type: Some(text()),
+            response_type: Some(text()),
+            request_encoding: Some(text()),
+            response_encoding: Some(text()),
+            request_bytes: 0,
+            response_bytes: 0,
+            first_byte_ms: None,
+            ms: 0,
+            upgraded: false,
+            ended_by: crate::audit::EndedBy::Gate,
+            thread: Some(text()),
+            turn: Some(text()),
+        };
+        for event in [
+            AuditEvent::EgressDecided {
+                conn,
+                transport: Transport::Forward,
+                host: host(),
+                port: Port::HTTP,
+                method: None,
+                path: Some(format!("/kept/{secret}/too")),
+                verdict: Verdict::Deny,
+                reason: None,
+                rule: Some(RuleId::new(text())),
+                generation: PolicyGeneration::new(text()),
+            },
+            AuditEvent::DnsQuery {
+                conn,
+                name: name(),
+                addresses: Vec::new(),
+                refused: Vec::new(),
+            },
+            AuditEvent::DnsAsked {
+                name: name(),
+                kind: "A".to_owned(),
+                answer: crate::audit::DnsAnswer::Refused,
+            },
+            AuditEvent::EgressRefused {
+                conn,
+                transport: Transport::Forward,
+                reason: crate::policy::DenyReason::Malformed,
+                detail: text(),
+            },
+            AuditEvent::CredentialUsed {
+                conn,
+                credential: text(),
+                host: host(),
+            },
+            AuditEvent::ApprovalAnswered {
+                question: crate::ids::QuestionId(1),
+                end: crate::policy::QuestionEnd::Allowed,
+                scope: Some(Scope::Once),
+                by: Some(text()),
+            },
+            AuditEvent::PolicyRejected { error: text() },
+            AuditEvent::SessionStopping {
+                by: text(),
+                kill: false,
+            },
+            AuditEvent::SessionEnded {
+                status: Status::NotStarted(text()),
+                ms: 0,
+            },
+            AuditEvent::HttpExchanged(Box::new(exchange)),
+        ] {
+            let name = event.name();
+            let written = serde_json::to_string(&event.capped()).unwrap();
+            assert!(!written.contains(&secret), "{written}");
+            // What stands beside it stays.
+            let beside = written.contains("kept") || written.contains("redacted.a.test");
+            assert!(written.contains("redacted") && beside, "{name}: {written}");
+        }
     }
 
     #[test]

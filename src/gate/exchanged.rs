@@ -227,9 +227,12 @@ fn is_token(text: &str) -> bool {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct TurnMetadata {
-    thread_id: Option<String>,
-    session_id: Option<String>,
-    turn_id: Option<String>,
+    #[serde(rename = "thread_id")]
+    thread: Option<String>,
+    #[serde(rename = "session_id")]
+    session: Option<String>,
+    #[serde(rename = "turn_id")]
+    turn: Option<String>,
 }
 
 /// The thread and the turn that a request of Codex names. 0.118 has `session_id` and no thread of its own;
@@ -246,15 +249,15 @@ fn of_codex(headers: &HeaderMap) -> (Option<String>, Option<String>) {
     let named = [
         field("thread-id"),
         field("thread_id"),
-        metadata.thread_id.as_deref(),
+        metadata.thread.as_deref(),
         field("conversation-id"),
         field("conversation_id"),
         field("session-id"),
         field("session_id"),
-        metadata.session_id.as_deref(),
+        metadata.session.as_deref(),
     ];
     let thread = named.into_iter().flatten().find_map(uuid);
-    (thread, metadata.turn_id.as_deref().and_then(uuid))
+    (thread, metadata.turn.as_deref().and_then(uuid))
 }
 
 /// A UUID in the form of RFC 9562 section 4, in small letters.

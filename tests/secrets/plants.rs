@@ -96,8 +96,8 @@ fn key(at: usize, place: &str) -> String {
             state ^= state << 17;
             char::from(letters[usize::try_from(state % 36).unwrap()])
         };
-        let text: String = (0..length).map(letter).collect();
-        format!("a7{}", &text[2..])
+        // A digit in any case, and a letter.
+        "a7".chars().chain((2..length).map(letter)).collect()
     };
     match place {
         "userinfo" | "basic login" | "api key header" | "form" | "json" | "json within json"

@@ -153,6 +153,7 @@ fn a_key_is_replaced_by_the_name_of_its_format_wherever_it_stands() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_secret_is_known_by_where_it_stands() {
     for (hay, expected) in [
         (

@@ -264,11 +264,11 @@ fn closed(event: &AuditEvent) -> String {
 }
 
 fn exchanged(exchange: &HttpExchange) -> String {
-    let mut what = escape(&exchange.method);
-    what += &match exchange.status {
-        Some(status) => format!(" {status}"),
-        None => " without an answer".to_owned(),
-    };
+    let status = exchange.status.map_or_else(
+        || "without an answer".to_owned(),
+        |status| status.to_string(),
+    );
+    let mut what = format!("{} {status}", escape(&exchange.method));
     what.extend([", ", exchange.version.word()]);
     if exchange.upgraded {
         what += ", a WebSocket";
@@ -296,7 +296,7 @@ fn kept(body: &BodyKept) -> String {
     match body.redactions {
         0 => {}
         1 => what += ", a secret replaced",
-        more => what += &format!(", {more} secrets replaced"),
+        more => what.extend([", ", &more.to_string(), " secrets replaced"]),
     }
     what.extend([", sha256 ", &escape(&body.sha256)]);
     what

@@ -36,8 +36,9 @@ use super::bodies::Share;
 const WAITING: usize = 64;
 
 /// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
-/// it come to that: callers give up waiting, their records stay.
-const BACKLOG: usize = 1024;
+/// it come to that: callers give up waiting, their records stay. Every request that the connections of a session
+/// can hold may end at once, each with up to four records.
+const BACKLOG: usize = 4096;
 
 /// An answer of the writer is one short object; only its error text has a length.
 const MAX_REPLY: usize = 64 << 10;

@@ -80,7 +80,7 @@ pub(super) struct BodiesFile {
 pub(super) fn overlay(
     policy: &mut BodiesPolicy,
     source: Source<'_>,
-    file: BodiesFile,
+    file: &BodiesFile,
 ) -> Result<(), ProfileError> {
     for (i, text) in file.hosts.iter().enumerate() {
         let host = HostPattern::parse(text)
@@ -125,6 +125,8 @@ pub(super) fn check(profile: &Profile) -> Result<(), ProfileError> {
 fn is_inspected(network: &NetworkPolicy, host: &HostPattern) -> bool {
     match host {
         HostPattern::Any => network.tls_default() == TlsHandling::Inspect,
-        host => credentials::is_inspected(network, host),
+        HostPattern::Exact(_) | HostPattern::Below(_) | HostPattern::AtOrBelow(_) => {
+            credentials::is_inspected(network, host)
+        }
     }
 }

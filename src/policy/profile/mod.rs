@@ -416,6 +416,5 @@ pub struct AuditPolicy {
     /// What the session does while records cannot be kept.
     pub on_failure: OnFailure,
     /// Whose bodies are kept beside the log.
-    #[serde(skip_serializing_if = "BodiesPolicy::is_default")]
     pub bodies: BodiesPolicy,
 }

@@ -85,7 +85,7 @@ pub(super) fn overlay(
     replace(&mut profile.audit.durability, file.audit.durability);
     replace(&mut profile.audit.file_changes, file.audit.file_changes);
     replace(&mut profile.audit.on_failure, file.audit.on_failure);
-    bodies::overlay(&mut profile.audit.bodies, source, file.audit.bodies)?;
+    bodies::overlay(&mut profile.audit.bodies, source, &file.audit.bodies)?;
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;
