@@ -4,6 +4,7 @@
 //! takes six times its length there. What was cut ends with `…`.
 
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
+use super::process::{MAX_ARGUMENTS, MAX_PARENTS, Process};
 use crate::ids::PolicyGeneration;
 use crate::policy::RuleId;
 
@@ -11,6 +12,8 @@ use crate::policy::RuleId;
 const ARGUMENT: usize = 4 << 10;
 /// All arguments.
 const ARGUMENTS: usize = 64 << 10;
+/// All arguments of a process that made a connection: they stand in many records.
+const COMMAND_LINE: usize = 4 << 10;
 /// A path, a detail, a name.
 const TEXT: usize = 1 << 10;
 /// A user, a profile, a version, a rule.
@@ -49,7 +52,7 @@ impl AuditEvent {
                         .iter_mut()
                         .for_each(|danger| cut(danger, WORD));
                 }
-                cut_arguments(argv);
+                cut_arguments(argv, ARGUMENTS);
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
                 for shortfall in &mut isolation.shortfalls {
@@ -65,8 +68,10 @@ impl AuditEvent {
                 path,
                 rule,
                 generation,
+                process,
                 ..
             } => {
+                process.iter_mut().for_each(|process| cut_process(process));
                 if let Some(path) = path {
                     // The gate leaves the query out; should it ever not, secrets stand there.
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -87,11 +92,22 @@ impl AuditEvent {
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
-            Self::DnsAsked { name, kind, .. } => {
+            Self::DnsAsked {
+                name,
+                kind,
+                process,
+                ..
+            } => {
+                process.iter_mut().for_each(|process| cut_process(process));
                 cut(name, TEXT);
                 cut(kind, WORD);
             }
-            Self::EgressRefused { detail, .. } => cut(detail, TEXT),
+            Self::EgressRefused {
+                detail, process, ..
+            } => {
+                process.iter_mut().for_each(|process| cut_process(process));
+                cut(detail, TEXT);
+            }
             Self::CredentialUsed { credential, .. } => cut(credential, WORD),
             Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
             Self::ApprovalAsked { path, rule, .. } => {
@@ -133,14 +149,26 @@ impl AuditEvent {
     }
 }
 
+/// Cuts what a process shows of itself.
+fn cut_process(process: &mut Process) {
+    cut(&mut process.exe, TEXT);
+    // One more says how many there were.
+    process.argv.truncate(MAX_ARGUMENTS + 1);
+    cut_arguments(&mut process.argv, COMMAND_LINE);
+    process.parents.truncate(MAX_PARENTS);
+    for parent in &mut process.parents {
+        cut(&mut parent.exe, TEXT);
+    }
+}
+
 /// Cuts every argument, and drops those beyond the cap on all of them.
-fn cut_arguments(argv: &mut Vec<String>) {
+fn cut_arguments(argv: &mut Vec<String>, cap: usize) {
     let mut total = 0;
     let fitting = argv.iter_mut().position(|argument| {
-        cut(argument, ARGUMENT);
+        cut(argument, ARGUMENT.min(cap));
         // Two quotes and a comma.
         total += written_length(argument) + 3;
-        total > ARGUMENTS
+        total > cap
     });
     if let Some(fitting) = fitting {
         let dropped = argv.len() - fitting;
@@ -217,6 +245,8 @@ mod tests {
             reason: None,
             rule: None,
             generation: PolicyGeneration::new(""),
+            process: None,
+            process_unknown: None,
         };
         let AuditEvent::EgressDecided { path, .. } = event.capped() else {
             unreachable!()

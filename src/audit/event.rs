@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::limit::{Counted, LimitAction};
+use super::process::{Process, ProcessUnknown};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
     DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId, Scope, Transport, Verdict,
@@ -63,6 +64,12 @@ pub enum AuditEvent {
         rule: Option<RuleId>,
         /// The policy that decided.
         generation: PolicyGeneration,
+        /// The process in the jail that made it, as it was seen when the connection was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// What a name resolved to, after the decision that allowed the query.
     #[serde(rename = "dns.query")]
@@ -86,6 +93,12 @@ pub enum AuditEvent {
         kind: String,
         /// What it was told.
         answer: DnsAnswer,
+        /// The process in the jail that asked, as it was seen when the question came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// Programs in the jail asked for names faster than they are answered.
     #[serde(rename = "dns.dropped")]
@@ -116,6 +129,12 @@ pub enum AuditEvent {
         reason: DenyReason,
         /// What exactly, for a person; never raw bytes from the jail.
         detail: String,
+        /// The process in the jail that made the connection, as it was seen when it was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// A credential's value was put into a request. Recorded before any byte of it leaves.
     #[serde(rename = "credential.used")]

@@ -3,7 +3,7 @@
 //! Owns: the events ([`event`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
 //! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]) and a session's story
-//! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
+//! ([`summary`]); [`process`] is who made a connection. Trusts: the writer trusts no client further than its frames; a client names neither
 //! sequence, time nor hashes. Never: a secret in a record, a network.
 //!
 //! Reading order: [`event`] → [`record`] → [`chain`] → [`log`] → [`writer`]; [`reader`] → [`verify`].
@@ -17,6 +17,7 @@ pub mod folder;
 pub mod limit;
 pub mod lock;
 pub mod log;
+pub mod process;
 pub mod reader;
 pub mod record;
 pub mod segment;
@@ -27,4 +28,5 @@ pub mod writer;
 pub use chain::ChainHash;
 pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, Shortfall, Source, Status};
 pub use limit::{Counted, LimitAction};
+pub use process::{Process, ProcessUnknown};
 pub use record::AuditRecord;

@@ -29,6 +29,7 @@ use super::relay::Direction;
 use super::socks5_datagram::{self, Datagram};
 use super::state::{CHUNK, Gate};
 use super::tally::Tally;
+use super::witness::Attributed;
 
 /// Destinations of one association at once.
 const MAX_DESTINATIONS: usize = 64;
@@ -249,10 +250,12 @@ impl Association {
         let (sender, payloads) = mpsc::channel(QUEUE);
         // The queue is new and empty.
         sender.try_send(payload).ok();
+        let id = gate.next_conn();
         let flow = Flow {
             gate: Rc::clone(gate),
             relay: Rc::clone(&self.relay),
-            id: gate.next_conn(),
+            id,
+            _attributed: Attributed::through(gate, id, self.id),
             client,
             to: to.clone(),
             payloads,
@@ -269,6 +272,8 @@ struct Flow {
     gate: Rc<Gate>,
     relay: Rc<Relay>,
     id: ConnId,
+    /// Whoever made the control connection.
+    _attributed: Attributed,
     client: SocketAddr,
     to: (Host, Port),
     payloads: mpsc::Receiver<Vec<u8>>,

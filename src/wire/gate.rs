@@ -93,6 +93,9 @@ pub const MARK: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateCommand {
+    /// Before it serves: whom to ask which process made a connection, by the channel that came with this frame
+    /// ([`super::witness`]); without one nobody can be asked, and records say so.
+    Witness,
     /// Accept on the listeners that came with this frame.
     Serve,
     /// The command is over: close everything, record it, report.
