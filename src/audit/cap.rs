@@ -13,7 +13,7 @@ const ARGUMENT: usize = 4 << 10;
 /// All arguments.
 const ARGUMENTS: usize = 64 << 10;
 /// All arguments of a process that made a connection: they stand in many records.
-const COMMAND_LINE: usize = 4 << 10;
+const COMMAND_LINE: usize = 8 << 10;
 /// A path, a detail, a name.
 const TEXT: usize = 1 << 10;
 /// A user, a profile, a version, a rule.
@@ -52,7 +52,7 @@ impl AuditEvent {
                         .iter_mut()
                         .for_each(|danger| cut(danger, WORD));
                 }
-                cut_arguments(argv, ARGUMENTS);
+                cut_arguments(argv, (ARGUMENT, ARGUMENTS));
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
                 for shortfall in &mut isolation.shortfalls {
@@ -154,7 +154,7 @@ fn cut_process(process: &mut Process) {
     cut(&mut process.exe, TEXT);
     // One more says how many there were.
     process.argv.truncate(MAX_ARGUMENTS + 1);
-    cut_arguments(&mut process.argv, COMMAND_LINE);
+    cut_arguments(&mut process.argv, (TEXT, COMMAND_LINE));
     process.parents.truncate(MAX_PARENTS);
     for parent in &mut process.parents {
         cut(&mut parent.exe, TEXT);
@@ -162,13 +162,13 @@ fn cut_process(process: &mut Process) {
 }
 
 /// Cuts every argument, and drops those beyond the cap on all of them.
-fn cut_arguments(argv: &mut Vec<String>, cap: usize) {
+fn cut_arguments(argv: &mut Vec<String>, (one, all): (usize, usize)) {
     let mut total = 0;
     let fitting = argv.iter_mut().position(|argument| {
-        cut(argument, ARGUMENT.min(cap));
+        cut(argument, one);
         // Two quotes and a comma.
         total += written_length(argument) + 3;
-        total > cap
+        total > all
     });
     if let Some(fitting) = fitting {
         let dropped = argv.len() - fitting;
@@ -252,6 +252,44 @@ mod tests {
             unreachable!()
         };
         assert_eq!(path.as_deref(), Some("/v1/é"));
+    }
+
+    #[test]
+    fn what_a_process_shows_is_cut_wherever_it_stands() {
+        let noise = "\u{1}".repeat(100_000);
+        let process = Process {
+            pid: 2,
+            host_pid: 3,
+            exe: noise.clone(),
+            argv: vec![noise.clone(); 1000],
+            parents: vec![
+                crate::audit::process::Parent {
+                    pid: 1,
+                    exe: noise.clone(),
+                };
+                100
+            ],
+            shared_with: 9,
+        };
+        let asked = AuditEvent::DnsAsked {
+            name: "a.test".to_owned(),
+            kind: "A".to_owned(),
+            answer: crate::audit::DnsAnswer::Refused,
+            process: Some(Box::new(process)),
+            process_unknown: None,
+        };
+        let AuditEvent::DnsAsked { process, .. } = asked.capped() else {
+            unreachable!()
+        };
+        let process = process.unwrap();
+        let cut = "\u{1}".repeat((TEXT - 3) / 6) + "…";
+        assert_eq!(process.exe, cut);
+        assert_eq!(process.parents.len(), MAX_PARENTS);
+        assert!(process.parents.iter().all(|parent| parent.exe == cut));
+        let mut argv = vec![cut; 7];
+        // Of each its quotes and its comma count as well.
+        argv.push("… 58 more arguments".to_owned());
+        assert_eq!(process.argv, argv);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Process {
     /// The file it executes, by its path in the jail; ` (deleted)` follows one that is gone. Empty: the kernel
     /// does not say.
     pub exe: String,
-    /// Its command line, as the process itself shows it; at most [`MAX_ARGUMENTS`] arguments in 4 KiB.
+    /// Its command line, as the process itself shows it; at most [`MAX_ARGUMENTS`] arguments in 4 KiB, of each at most 1 KiB.
     pub argv: Vec<String>,
     /// Who started it, the nearest first, up to the session's command, at most [`MAX_PARENTS`]. Empty where its
     /// parent has ended, and for the command itself.
