@@ -32,7 +32,15 @@ impl AuditEvent {
     /// The event with every text cut to its cap.
     #[must_use]
     pub fn capped(mut self) -> Self {
-        match &mut self {
+        if let Some(process) = self.process_mut() {
+            cut_process(process);
+        }
+        self.cut_texts();
+        self
+    }
+
+    fn cut_texts(&mut self) {
+        match self {
             Self::SessionStarted {
                 argv,
                 // As long as a name may be.
@@ -68,10 +76,8 @@ impl AuditEvent {
                 path,
                 rule,
                 generation,
-                process,
                 ..
             } => {
-                process.iter_mut().for_each(|process| cut_process(process));
                 if let Some(path) = path {
                     // The gate leaves the query out; should it ever not, secrets stand there.
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -92,22 +98,11 @@ impl AuditEvent {
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
-            Self::DnsAsked {
-                name,
-                kind,
-                process,
-                ..
-            } => {
-                process.iter_mut().for_each(|process| cut_process(process));
+            Self::DnsAsked { name, kind, .. } => {
                 cut(name, TEXT);
                 cut(kind, WORD);
             }
-            Self::EgressRefused {
-                detail, process, ..
-            } => {
-                process.iter_mut().for_each(|process| cut_process(process));
-                cut(detail, TEXT);
-            }
+            Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::CredentialUsed { credential, .. } => cut(credential, WORD),
             Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
             Self::ApprovalAsked { path, rule, .. } => {
@@ -145,7 +140,6 @@ impl AuditEvent {
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }
-        self
     }
 }
 

@@ -322,6 +322,16 @@ impl AuditEvent {
         }
     }
 
+    /// Who made the connection that it is about, where that is told.
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match self {
+            Self::EgressDecided { process, .. }
+            | Self::EgressRefused { process, .. }
+            | Self::DnsAsked { process, .. } => process.as_deref_mut(),
+            _ => None,
+        }
+    }
+
     /// Who may report it.
     pub fn source(&self) -> Source {
         match self {

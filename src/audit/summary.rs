@@ -144,7 +144,8 @@ pub struct Program {
     /// Why it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown: Option<ProcessUnknown>,
-    /// Connections to the gate; a request within one that is looked into is none.
+    /// Connections to the gate; a request that came out of TLS is none, one of plain HTTP in a tunnel that is looked
+    /// into is.
     pub connections: u64,
 }
 

@@ -86,7 +86,7 @@ impl Relay {
     }
 
     /// Hands datagrams to their associations until the gate drains.
-    pub(super) async fn run(&self, gate: &Gate) {
+    pub(super) async fn run(&self, gate: &Rc<Gate>) {
         let mut buffer = vec![0; CHUNK];
         loop {
             let received = tokio::select! {
@@ -104,7 +104,7 @@ impl Relay {
         }
     }
 
-    async fn hand_over(&self, gate: &Gate, source: SocketAddr, bytes: &[u8]) {
+    async fn hand_over(&self, gate: &Rc<Gate>, source: SocketAddr, bytes: &[u8]) {
         if let Some(datagrams) = self.association_of(source) {
             // A full queue loses the datagram, as a full network does.
             datagrams.try_send(socks5_datagram::read(bytes)).ok();
@@ -116,7 +116,9 @@ impl Relay {
         };
         if new {
             let detail = format!("a datagram from {source}, which no SOCKS5 connection stands for");
-            refuse(gate, gate.next_conn(), DenyReason::Malformed, detail).await;
+            let id = gate.next_conn();
+            let _attributed = Attributed::received(gate, id, source, self.bound);
+            refuse(gate, id, DenyReason::Malformed, detail).await;
         }
     }
 

@@ -166,7 +166,7 @@ impl Witness {
         &self,
         protocol: Protocol,
         client: SocketAddr,
-        server: io::Result<SocketAddr>,
+        server: Option<SocketAddr>,
     ) -> Rc<Inquiry> {
         let known = |why| Inquiry::new(Some(By::Unknown(why)));
         let lane = match self.lane.borrow().clone() {
@@ -174,7 +174,7 @@ impl Witness {
             Lane::Lost => return known(ProcessUnknown::NoWitness),
             Lane::Open(lane) => lane,
         };
-        let Ok(server) = server else {
+        let Some(server) = server else {
             return known(ProcessUnknown::Gone);
         };
         let mut unanswered = self.unanswered.borrow_mut();
@@ -240,7 +240,20 @@ impl Attributed {
         stream: &TcpStream,
         client: SocketAddr,
     ) -> Self {
-        let inquiry = gate.witness.ask(Protocol::Tcp, client, stream.local_addr());
+        let inquiry = gate
+            .witness
+            .ask(Protocol::Tcp, client, stream.local_addr().ok());
+        Self::with(gate, conn, inquiry)
+    }
+
+    /// A datagram that came from this address to that one.
+    pub(super) fn received(
+        gate: &Rc<Gate>,
+        conn: ConnId,
+        client: SocketAddr,
+        server: SocketAddr,
+    ) -> Self {
+        let inquiry = gate.witness.ask(Protocol::Udp, client, Some(server));
         Self::with(gate, conn, inquiry)
     }
 

@@ -3,7 +3,8 @@
 //! The gate is started with two sockets: this control channel and its supply channel ([`super::supply`]),
 //! by which its audit channel comes. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
-//! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
+//! [`GateReply::Confined`]. The session sends [`GateCommand::Witness`] with a channel to whoever knows the jail's
+//! processes ([`super::witness`]), and [`GateCommand::Serve`] with the listening sockets that
 //! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
 //! that, then those of [`super::transparent`] if the policy has that); the gate answers
 //! [`GateReply::Serving`].

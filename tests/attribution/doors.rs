@@ -1,9 +1,13 @@
 //! Every door of the gate, and every kind of record.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use serde_json::Value;
 
-use crate::cli::EVERYONE;
+use crate::cli::{EVERYONE, Who};
 use crate::place::{Place, parent, process, program, told};
+use crate::scene::Scene;
+use crate::upstream::Origin;
 
 /// As the script has it.
 const CURL: [(&str, &[&str]); 5] = [
@@ -89,6 +93,8 @@ control.sendall(b"\x05\x03\x00\x01\0\0\0\0\0\0")
 relay = control.recv(10)
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 datagrams.sendto(b"\0\0\0\x03\x0bdenied.test\x00\x35hello", ("127.0.0.1", struct.unpack(">H", relay[8:])[0]))
+stranger = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+stranger.sendto(b"odd", ("127.0.0.1", struct.unpack(">H", relay[8:])[0]))
 # What comes of a datagram is not told.
 control.settimeout(2)
 try:
@@ -96,7 +102,7 @@ try:
 except TimeoutError:
     pass
 "#;
-    let place = Place::new(crate::cli::Who::User);
+    let place = Place::new(Who::User);
     place.scene.install.write("work/both.py", SCRIPT);
     let run = place.scene.run(&["/usr/bin/python3", "both.py"]);
     assert_eq!(run.status, Some(0), "{run:?}");
@@ -109,4 +115,50 @@ except TimeoutError:
     assert_eq!(decided.len(), 1, "{decided:?}");
     assert_eq!(decided[0]["transport"], "socks5_udp");
     assert_eq!(told(&decided[0]), expected);
+    // One that no association stands for.
+    let refused = place.scene.install.events("egress.refused");
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(told(&refused[0]), expected);
+}
+
+#[test]
+fn requests_within_a_tunnel_that_is_looked_into_are_of_whoever_made_it() {
+    let origin = Origin::echo();
+    let port = origin.port();
+    let rule = format!(
+        "mitm = true\n[[network.rules]]\nhost = 'app.test'\nports = [{port}]\nmethods = ['GET']\n\
+         paths = ['/open/**']\naction = 'allow'\n"
+    );
+    let hosts = [("app.test", IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    let scene = Scene::with(Who::User, &hosts, &[], &rule);
+    let urls = [
+        format!("http://app.test:{port}/open/a"),
+        format!("http://app.test:{port}/closed"),
+        format!("https://app.test:{port}/closed"),
+    ];
+    let script = format!("echo pid $$; exec curl -sSk -m 60 {}", urls.join(" "));
+    let run = scene.run(&["sh", "-c", &script]);
+    let pid = run.stdout.lines().next().unwrap().replace("pid ", "");
+    let mut argv = vec!["curl", "-sSk", "-m", "60"];
+    argv.extend(urls.iter().map(String::as_str));
+    let expected = process(&pid, &program("curl"), &argv, &[]);
+    let decided = scene.install.events("egress.decided");
+    let doors: Vec<&str> = decided
+        .iter()
+        .map(|event| event["transport"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        doors,
+        [
+            "transparent",
+            "forward",
+            "forward",
+            "transparent",
+            "inspected"
+        ],
+        "{run:?}"
+    );
+    for event in &decided {
+        assert_eq!(told(event), expected);
+    }
 }

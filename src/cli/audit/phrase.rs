@@ -33,16 +33,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             refused,
             ..
         } => row("", &escape(name), &resolved(addresses, refused)),
-        AuditEvent::DnsAsked {
-            name,
-            kind,
-            answer,
-            process,
-            process_unknown,
-        } => {
-            let from = from(process.as_deref(), *process_unknown);
-            format!("{}{from}", asked(name, kind, *answer))
-        }
+        AuditEvent::DnsAsked { .. } => asked(event),
         AuditEvent::DnsDropped { count } => {
             row("DENY", "", &format!("{count} questions for names dropped"))
         }
@@ -53,19 +44,10 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             row("", &named(known, *conn), &format!("{address}{by}"))
         }
         AuditEvent::CredentialUsed { conn, .. } => row("", &named(known, *conn), &used(event)),
-        AuditEvent::EgressRefused {
-            conn,
-            reason,
-            detail,
-            process,
-            process_unknown,
-            ..
-        } => {
+        AuditEvent::EgressRefused { conn, .. } => {
             let about = named(known, *conn);
             known.remove(conn);
-            let from = from(process.as_deref(), *process_unknown);
-            let why = format!("{reason}: {}{from}", escape(detail));
-            row("DENY", &about, &why)
+            row("DENY", &about, &refused(event))
         }
         AuditEvent::EgressClosed { conn, .. } => {
             let about = named(known, *conn);
@@ -135,13 +117,39 @@ fn resumed(lost_bytes: u64) -> String {
     }
 }
 
-fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
+fn asked(event: &AuditEvent) -> String {
+    let AuditEvent::DnsAsked {
+        name,
+        kind,
+        answer,
+        process,
+        process_unknown,
+    } = event
+    else {
+        return String::new();
+    };
     let verdict = match answer {
         DnsAnswer::Address | DnsAnswer::NoAddress => "",
         DnsAnswer::Refused | DnsAnswer::Malformed | DnsAnswer::Full | DnsAnswer::Nothing => "DENY",
     };
     let about = format!("{} {}", escape(name), escape(kind));
-    row(verdict, &about, &format!("name asked for, {answer}"))
+    let from = from(process.as_deref(), *process_unknown);
+    row(verdict, &about, &format!("name asked for, {answer}{from}"))
+}
+
+fn refused(event: &AuditEvent) -> String {
+    let AuditEvent::EgressRefused {
+        reason,
+        detail,
+        process,
+        process_unknown,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let from = from(process.as_deref(), *process_unknown);
+    format!("{reason}: {}{from}", escape(detail))
 }
 
 fn resolved(addresses: &[IpAddr], refused: &[IpAddr]) -> String {

@@ -36,7 +36,7 @@ use message::{Asked, Family, Question, Reply};
 const AT_ONCE: usize = 256;
 
 /// Records what was asked and what the answer is, and when that is acknowledged gives the answer to send.
-async fn answer(gate: &Gate, bytes: &[u8], asker: &Inquiry) -> Option<Vec<u8>> {
+async fn answer(gate: &Gate, bytes: &[u8], inquiry: &Inquiry) -> Option<Vec<u8>> {
     let asked = message::read(bytes);
     let (name, kind, answer, reply) = match &asked {
         Asked::Address(question, family) => {
@@ -58,7 +58,7 @@ async fn answer(gate: &Gate, bytes: &[u8], asker: &Inquiry) -> Option<Vec<u8>> {
         }
         Asked::Nothing => (String::new(), String::new(), DnsAnswer::Nothing, None),
     };
-    let (process, process_unknown) = asker.answer().await.fields();
+    let (process, process_unknown) = inquiry.answer().await.fields();
     let record = AuditEvent::DnsAsked {
         name,
         kind,

@@ -32,11 +32,14 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, pace: 
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, client)) if connections.len() < CONNECTIONS => {
-                let asker = gate.witness.ask(Protocol::Tcp, client, stream.local_addr());
+                let inquiry = gate
+                    .witness
+                    .ask(Protocol::Tcp, client, stream.local_addr().ok());
                 let (gate, pace) = (Rc::clone(&gate), Rc::clone(&pace));
                 // However it ends, what was asked and answered is on record.
-                connections
-                    .spawn_local(async move { drop(converse(&gate, stream, &pace, &asker).await) });
+                connections.spawn_local(async move {
+                    drop(converse(&gate, stream, &pace, &inquiry).await);
+                });
             }
             Ok(_) => pace.drop_one(&gate),
             Err(_) => sleep(BACK_OFF).await,
@@ -50,7 +53,7 @@ async fn converse(
     gate: &Gate,
     mut stream: TcpStream,
     pace: &Pace,
-    asker: &Inquiry,
+    inquiry: &Inquiry,
 ) -> io::Result<()> {
     loop {
         let asked = timeout(gate.limits.head, read(&mut stream)).await??;
@@ -58,7 +61,7 @@ async fn converse(
             pace.drop_one(gate);
             return Ok(());
         }
-        let Some(answer) = answer(gate, &asked, asker).await else {
+        let Some(answer) = answer(gate, &asked, inquiry).await else {
             return Ok(());
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, RawDir, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::audit::process::MAX_ARGUMENTS;
 
@@ -22,13 +22,16 @@ const SMALL: usize = 4 << 10;
 /// The most bytes of a list of children.
 const CHILDREN: usize = 16 << 10;
 
+/// The most threads of one process that are looked at.
+const THREADS: usize = 1024;
+
 /// Bytes of one read of a folder.
 const ENTRIES: usize = 8 << 10;
 
 /// One process.
 #[derive(Debug)]
 pub(super) struct Folder {
-    folder: OwnedFd,
+    open: OwnedFd,
     /// Its number in our namespace.
     pub(super) number: u32,
     /// Its number in the jail, once it was asked for: it never changes.
@@ -57,7 +60,7 @@ impl Folder {
     /// A folder that is open.
     pub(super) fn with(folder: OwnedFd, number: u32) -> Self {
         Self {
-            folder,
+            open: folder,
             number,
             inside: OnceCell::new(),
         }
@@ -65,13 +68,17 @@ impl Folder {
 
     /// The beginning of a file.
     pub(super) fn read(&self, name: &str, most: usize) -> io::Result<Vec<u8>> {
-        read_in(self.folder.as_fd(), name, most)
+        read_in(self.open.as_fd(), name, most)
     }
 
     /// Who its parent is and when it started.
     pub(super) fn stat(&self) -> io::Result<Stat> {
-        let text = self.read("stat", SMALL)?;
-        stat(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        let file = open_in(self.open.as_fd(), "stat")?;
+        let mut line = [0; SMALL];
+        // The kernel gives the line in one piece.
+        let length = retry_on_intr(|| rustix::io::read(&file, &mut line))?;
+        stat(line.get(..length).unwrap_or_default())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Its numbers, from our namespace inwards.
@@ -94,7 +101,7 @@ impl Folder {
 
     /// The file that it executes; nothing where the kernel does not say.
     pub(super) fn executes(&self) -> io::Result<Vec<u8>> {
-        match readlinkat(&self.folder, "exe", Vec::new()) {
+        match readlinkat(&self.open, "exe", Vec::new()) {
             Ok(path) => Ok(path.into_bytes()),
             Err(Errno::NOENT | Errno::ACCESS | Errno::PERM | Errno::NAMETOOLONG) => Ok(Vec::new()),
             Err(errno) => Err(errno.into()),
@@ -108,7 +115,7 @@ impl Folder {
 
     /// The numbers of its threads.
     pub(super) fn threads(&self) -> io::Result<Vec<u32>> {
-        list(self.folder.as_fd(), "task")
+        list(self.open.as_fd(), "task")
     }
 
     /// The numbers of its children, by this thread of it.
@@ -123,7 +130,7 @@ impl Folder {
 
     /// Whether this descriptor of it is that socket.
     pub(super) fn has_at(&self, number: u32, socket: &str) -> bool {
-        is_at(self.folder.as_fd(), &format!("fd/{number}"), socket)
+        is_at(self.open.as_fd(), &format!("fd/{number}"), socket)
     }
 
     /// The descriptor by which it, or this thread of it, has a socket. Looks at no more than `left` descriptors, and
@@ -138,7 +145,7 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |name: &str| {
             let path = format!("{place}{name}");
-            openat(&self.folder, path, flags, Mode::empty())
+            openat(&self.open, path, flags, Mode::empty())
         };
         match open("fd") {
             Ok(table) => search(&table, left, |entry| {
@@ -155,6 +162,15 @@ impl Folder {
             Err(errno) => Err(errno.into()),
         }
     }
+}
+
+/// Whether the process that has this number just now has that socket there: enough to pass one over.
+pub(super) fn has_at_now(process: u32, number: u32, socket: &str) -> bool {
+    is_at(
+        rustix::fs::CWD,
+        &format!("/proc/{process}/fd/{number}"),
+        socket,
+    )
 }
 
 /// A socket, by what tells it from any other.
@@ -234,7 +250,7 @@ fn list(folder: BorrowedFd<'_>, name: &str) -> io::Result<Vec<u32>> {
     let mut numbers = Vec::new();
     entries(folder.as_fd(), |entry| {
         numbers.extend(entry.parse::<u32>());
-        true
+        numbers.len() < THREADS
     })?;
     Ok(numbers)
 }
@@ -253,13 +269,13 @@ fn entries(folder: BorrowedFd<'_>, mut each: impl FnMut(&str) -> bool) -> io::Re
     Ok(())
 }
 
+fn open_in(folder: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    Ok(openat(folder, name, flags, Mode::empty())?)
+}
+
 fn read_in(folder: BorrowedFd<'_>, name: &str, most: usize) -> io::Result<Vec<u8>> {
-    let file = openat(
-        folder,
-        name,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let file = open_in(folder, name)?;
     let mut bytes = vec![0; most.min(SMALL + 1)];
     let mut length = 0;
     loop {
@@ -269,11 +285,10 @@ fn read_in(folder: BorrowedFd<'_>, name: &str, most: usize) -> io::Result<Vec<u8
             }
             bytes.resize((length * 2).min(most), 0);
         }
-        match rustix::io::read(&file, bytes.get_mut(length..).unwrap_or_default()) {
-            Ok(0) => break,
-            Ok(got) => length += got,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+        let room = bytes.get_mut(length..).unwrap_or_default();
+        match retry_on_intr(|| rustix::io::read(&file, &mut *room))? {
+            0 => break,
+            got => length += got,
         }
     }
     bytes.truncate(length);
@@ -385,7 +400,7 @@ mod tests {
         assert_eq!(own.has(None, &wanted, &mut 10_000).unwrap(), Some(number));
         assert!(own.has_at(number, wanted.name()));
         assert_eq!(own.has(None, &wanted, &mut 0).unwrap(), None);
-        let told = openat(&own.folder, "fdinfo", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let told = openat(&own.open, "fdinfo", OFlags::DIRECTORY, Mode::empty()).unwrap();
         assert!(is_told_at(told.as_fd(), &number.to_string(), &wanted));
         let elsewhere = Socket::new(inode, mount.map(|mount| mount + 1));
         assert!(!is_told_at(told.as_fd(), &number.to_string(), &elsewhere));

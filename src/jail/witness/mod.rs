@@ -120,7 +120,7 @@ impl Drop for Witness {
 /// Takes the socket that asks about sockets from what init has sent, where it is the last; and says what is
 /// missing, where there is none that knows the listener.
 pub fn take_diagnostics(sent: &mut Vec<OwnedFd>) -> (Option<OwnedFd>, Option<Shortfall>) {
-    let last = sent.pop_if(|last| is_netlink(last));
+    let last = sent.pop_if(is_netlink);
     let listener = sent.first().and_then(|first| {
         let place = rustix::net::getsockname(first).ok()?;
         SocketAddr::try_from(place).ok()

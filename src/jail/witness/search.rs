@@ -10,7 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::folder::{Folder, Socket, Stat, text};
+use super::folder::{Folder, Socket, Stat, has_at_now, text};
 use crate::audit::process::{MAX_PARENTS, Parent, Process, ProcessUnknown};
 
 /// Processes that are looked at for one connection.
@@ -18,6 +18,9 @@ const PROCESSES: usize = 1024;
 
 /// Descriptors that are looked at for one connection.
 const DESCRIPTORS: usize = 32 << 10;
+
+/// Descriptors of one process that are: one with a great many does not hide the others.
+const EACH: usize = 4 << 10;
 
 /// The longest search.
 const TIME: Duration = Duration::from_millis(200);
@@ -67,6 +70,21 @@ impl Left {
         self.processes = self.processes.saturating_sub(1);
         self.missed |= !enough;
         enough
+    }
+
+    /// Where a process, or this thread of it, has a socket, as far as there is room to look.
+    fn look(
+        &mut self,
+        process: &Folder,
+        thread: Option<u32>,
+        socket: &Socket,
+    ) -> io::Result<Option<u32>> {
+        let room = self.descriptors.min(EACH);
+        let mut left = room;
+        let found = process.has(thread, socket, &mut left);
+        self.descriptors = self.descriptors.saturating_sub(room - left);
+        self.missed |= left == 0;
+        found
     }
 }
 
@@ -122,7 +140,7 @@ impl Jail {
                 ProcessUnknown::NotFound
             });
         };
-        let described = self.describe(&holder.process, shared_with);
+        let described = self.describe(&holder, shared_with);
         self.remember(holder);
         // It ended meanwhile.
         described.map_err(|_| ProcessUnknown::Gone)
@@ -143,7 +161,7 @@ impl Jail {
             .find_map(|recent| Some((Rc::clone(&recent.process), near(recent)?)));
         if found.is_none() {
             let look = |recent: &Recent, left: &mut Left| {
-                let held = recent.process.has(None, socket, &mut left.descriptors);
+                let held = left.look(&recent.process, None, socket);
                 Some((Rc::clone(&recent.process), held.ok()??))
             };
             found = self.recent.iter().find_map(|recent| look(recent, left));
@@ -156,24 +174,35 @@ impl Jail {
         let Ok(stat) = process.stat() else {
             return Vec::new();
         };
-        let mut holders = vec![Holder { process, at, stat }];
-        if let Some(holder) = holders.first() {
-            let (process, stat) = (Rc::clone(&holder.process), holder.stat);
-            let mut relatives = self.ancestors(&process, stat);
-            relatives.extend(self.children(&process));
-            for (relative, stat) in relatives {
-                if !left.one_more() {
-                    break;
-                }
-                let held = relative.has(None, socket, &mut left.descriptors);
-                holders.extend(held.ok().flatten().map(|at| Holder {
-                    process: relative,
-                    at,
-                    stat,
-                }));
+        let ancestors = self.ancestors(&process, stat);
+        let mut holders: Vec<Holder> = self
+            .relatives(&process, &ancestors, (at, socket))
+            .into_iter()
+            .map(|(process, stat)| Holder::new(process, at, stat))
+            .collect();
+        holders.push(Holder {
+            ancestors: Some(ancestors),
+            ..Holder::new(process, at, stat)
+        });
+        holders
+    }
+
+    /// Whom a process has this socket from, and whom it has left it to: they have it at the same place.
+    fn relatives(
+        &mut self,
+        process: &Folder,
+        ancestors: &[(Rc<Folder>, Stat)],
+        (at, socket): (u32, &Socket),
+    ) -> Vec<(Rc<Folder>, Stat)> {
+        let mut relatives = ancestors.to_vec();
+        for child in children_of(process).into_iter().take(PROCESSES) {
+            // The number alone tells of most that they have not.
+            if has_at_now(child, at, socket.name()) {
+                relatives.extend(self.open(child));
             }
         }
-        holders
+        relatives.retain(|(relative, _)| relative.has_at(at, socket.name()));
+        relatives
     }
 
     /// All of the jail.
@@ -189,15 +218,11 @@ impl Jail {
                 continue;
             };
             let at = match tables {
-                Tables::OfProcesses => process.has(None, socket, &mut left.descriptors),
+                Tables::OfProcesses => left.look(&process, None, socket),
                 Tables::OfThreads => of_threads(&process, socket, left),
             };
             match at {
-                Ok(at) => holders.extend(at.map(|at| Holder {
-                    process: Rc::clone(&process),
-                    at,
-                    stat,
-                })),
+                Ok(at) => holders.extend(at.map(|at| Holder::new(Rc::clone(&process), at, stat))),
                 Err(error) => left.missed |= !has_ended(&error),
             }
             waiting.extend(children_of(&process));
@@ -206,7 +231,8 @@ impl Jail {
     }
 
     /// Says who a process is.
-    fn describe(&mut self, process: &Rc<Folder>, shared_with: u32) -> io::Result<Process> {
+    fn describe(&mut self, holder: &Holder, shared_with: u32) -> io::Result<Process> {
+        let process = &holder.process;
         let mut exe = process.executes()?;
         let mut argv = process.command_line()?;
         let again = process.executes()?;
@@ -215,9 +241,10 @@ impl Jail {
             argv = process.command_line()?;
             exe = again;
         }
-        let stat = process.stat()?;
         let mut parents = Vec::new();
-        for (parent, _) in self.ancestors(process, stat) {
+        let ancestors = holder.ancestors.clone();
+        let ancestors = ancestors.unwrap_or_else(|| self.ancestors(process, holder.stat));
+        for (parent, _) in ancestors {
             parents.push(Parent {
                 pid: parent.inside(self.depth).unwrap_or_default(),
                 exe: parent
@@ -253,12 +280,6 @@ impl Jail {
             chain.push((parent, stat));
         }
         chain
-    }
-
-    fn children(&mut self, process: &Folder) -> Vec<(Rc<Folder>, Stat)> {
-        let numbers = children_of(process);
-        let open = |number| self.open(number).ok();
-        numbers.into_iter().filter_map(open).collect()
     }
 
     /// The process that has this number now.
@@ -297,6 +318,19 @@ struct Holder {
     process: Rc<Folder>,
     at: u32,
     stat: Stat,
+    /// Its parent and so on, where they are known already.
+    ancestors: Option<Vec<(Rc<Folder>, Stat)>>,
+}
+
+impl Holder {
+    fn new(process: Rc<Folder>, at: u32, stat: Stat) -> Self {
+        Self {
+            process,
+            at,
+            stat,
+            ancestors: None,
+        }
+    }
 }
 
 /// Where descriptors are looked for.
@@ -313,7 +347,7 @@ fn of_threads(process: &Folder, socket: &Socket, left: &mut Left) -> io::Result<
         if !left.one_more() {
             break;
         }
-        if let Ok(Some(at)) = process.has(Some(thread), socket, &mut left.descriptors) {
+        if let Ok(Some(at)) = left.look(process, Some(thread), socket) {
             return Ok(Some(at));
         }
     }
