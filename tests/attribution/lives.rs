@@ -117,6 +117,7 @@ fn of_several_with_one_socket_the_oldest_is_named_and_the_others_are_counted() {
 
 #[test]
 fn numbers_that_are_used_again_are_never_taken_for_those_that_had_them() {
+    const PROGRAMS: usize = 150;
     // Below Linux 6.14 that file is the whole host's.
     let release = rustix::system::uname();
     let release = release.release().to_str().unwrap().to_owned();
@@ -125,7 +126,6 @@ fn numbers_that_are_used_again_are_never_taken_for_those_that_had_them() {
     if (number(), number()) < (6, 14) {
         return;
     }
-    const PROGRAMS: usize = 150;
     let place = Place::new(Who::Root);
     let port = place.origin.port();
     // A hundred numbers for all, and more programs than that, each another one by its command line.

@@ -62,7 +62,7 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
         .unwrap();
     let mut child = Ended(child);
     let (kept, client) = listener.accept().unwrap();
-    let (_, asker) = names.recv_from(&mut [0]).unwrap();
+    let (_, sender) = names.recv_from(&mut [0]).unwrap();
     let first = children(child.0.id())[0];
     let init = children(first)[0];
     let program_file = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
@@ -98,7 +98,7 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
     }));
     assert_eq!(ask(1, Protocol::Tcp, client, server), python);
     let names_at = names.local_addr().unwrap();
-    assert_eq!(ask(2, Protocol::Udp, asker, names_at), python);
+    assert_eq!(ask(2, Protocol::Udp, sender, names_at), python);
     // The test's own connection: it stands, and nobody in the jail has it.
     let own = TcpStream::connect(server).unwrap();
     let own_at = own.local_addr().unwrap();
@@ -116,7 +116,7 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
     let asked = Asked {
         id: 9,
         protocol: Protocol::Udp,
-        client: asker,
+        client: sender,
         server: names_at,
     };
     later.send(&asked).unwrap();

@@ -196,7 +196,7 @@ fn a_session_whose_command_runs_can_end_its_jail_and_nothing_else() {
         // It may have ended.
         if !sets[0].is_empty() {
             // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE: to look at processes, which is all that its seccomp table lets it.
-            let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
             let expected = if line.ends_with(b"\0witness\0") {
                 [none, "0000000000080004", "0000000000080004", none]
             } else {
