@@ -47,6 +47,8 @@ const ROUNDS: usize = 11;
 
 fn decided(conn: u64) -> AuditEvent {
     AuditEvent::EgressDecided {
+        process: None,
+        process_unknown: None,
         conn: ConnId(conn),
         transport: Transport::Connect,
         host: Host::parse("api.openai.com").unwrap(),

@@ -7,6 +7,7 @@
 use super::changes::{FileChanges, MAX_NAMED};
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
 use super::http::HttpExchange;
+use super::process::{MAX_ARGUMENTS, MAX_PARENTS, Process};
 use super::redact;
 use crate::ids::PolicyGeneration;
 use crate::policy::{Host, RuleId};
@@ -15,6 +16,8 @@ use crate::policy::{Host, RuleId};
 const ARGUMENT: usize = 4 << 10;
 /// All arguments.
 const ARGUMENTS: usize = 64 << 10;
+/// All arguments of a process that made a connection: they stand in many records.
+const COMMAND_LINE: usize = 8 << 10;
 /// A path, a detail, a name.
 const TEXT: usize = 1 << 10;
 /// A user, a profile, a version, a rule.
@@ -41,9 +44,17 @@ pub(super) fn length(event: &AuditEvent) -> usize {
 impl AuditEvent {
     /// The event with every text rid of secrets and cut to its cap.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "an arm an event")]
     pub fn capped(mut self) -> Self {
-        match &mut self {
+        if let Some(process) = self.process_mut() {
+            cut_process(process);
+        }
+        self.cut_texts();
+        self
+    }
+
+    #[expect(clippy::too_many_lines, reason = "an arm an event")]
+    fn cut_texts(&mut self) {
+        match self {
             Self::SessionStarted {
                 argv,
                 // As long as a name may be.
@@ -63,7 +74,7 @@ impl AuditEvent {
                         .iter_mut()
                         .for_each(|danger| cut(danger, WORD));
                 }
-                cut_arguments(argv);
+                cut_arguments(argv, (ARGUMENT, ARGUMENTS));
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
                 for shortfall in &mut isolation.shortfalls {
@@ -167,7 +178,18 @@ impl AuditEvent {
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }
-        self
+    }
+}
+
+/// Cuts what a process shows of itself.
+fn cut_process(process: &mut Process) {
+    cut(&mut process.exe, TEXT);
+    // One more says how many there were.
+    process.argv.truncate(MAX_ARGUMENTS + 1);
+    cut_arguments(&mut process.argv, (TEXT, COMMAND_LINE));
+    process.parents.truncate(MAX_PARENTS);
+    for parent in &mut process.parents {
+        cut(&mut parent.exe, TEXT);
     }
 }
 
@@ -247,14 +269,14 @@ fn clean_name(name: &str) -> Option<String> {
 }
 
 /// Cuts every argument, and drops those beyond the cap on all of them.
-fn cut_arguments(argv: &mut Vec<String>) {
+fn cut_arguments(argv: &mut Vec<String>, (one, all): (usize, usize)) {
     redact::arguments(argv);
     let mut total = 0;
     let fitting = argv.iter_mut().position(|argument| {
-        cut(argument, ARGUMENT);
+        cut(argument, one);
         // Two quotes and a comma.
         total += written_length(argument) + 3;
-        total > ARGUMENTS
+        total > all
     });
     if let Some(fitting) = fitting {
         let dropped = argv.len() - fitting;
@@ -333,6 +355,8 @@ mod tests {
             reason: None,
             rule: None,
             generation: PolicyGeneration::new(""),
+            process: None,
+            process_unknown: None,
         };
         let AuditEvent::EgressDecided { path, .. } = event.capped() else {
             unreachable!()
@@ -380,6 +404,8 @@ mod tests {
                 reason: None,
                 rule: Some(RuleId::new(text())),
                 generation: PolicyGeneration::new(text()),
+                process: None,
+                process_unknown: None,
             },
             AuditEvent::DnsQuery {
                 conn,
@@ -391,12 +417,16 @@ mod tests {
                 name: name(),
                 kind: "A".to_owned(),
                 answer: crate::audit::DnsAnswer::Refused,
+                process: None,
+                process_unknown: None,
             },
             AuditEvent::EgressRefused {
                 conn,
                 transport: Transport::Forward,
                 reason: crate::policy::DenyReason::Malformed,
                 detail: text(),
+                process: None,
+                process_unknown: None,
             },
             AuditEvent::CredentialUsed {
                 conn,
@@ -417,6 +447,7 @@ mod tests {
             AuditEvent::SessionEnded {
                 status: Status::NotStarted(text()),
                 ms: 0,
+                files: None,
             },
             AuditEvent::HttpExchanged(Box::new(exchange)),
         ] {
@@ -427,6 +458,44 @@ mod tests {
             let beside = written.contains("kept") || written.contains("redacted.a.test");
             assert!(written.contains("redacted") && beside, "{name}: {written}");
         }
+    }
+
+    #[test]
+    fn what_a_process_shows_is_cut_wherever_it_stands() {
+        let noise = "\u{1}".repeat(100_000);
+        let process = Process {
+            pid: 2,
+            host_pid: 3,
+            exe: noise.clone(),
+            argv: vec![noise.clone(); 1000],
+            parents: vec![
+                crate::audit::process::Parent {
+                    pid: 1,
+                    exe: noise.clone(),
+                };
+                100
+            ],
+            shared_with: 9,
+        };
+        let asked = AuditEvent::DnsAsked {
+            name: "a.test".to_owned(),
+            kind: "A".to_owned(),
+            answer: crate::audit::DnsAnswer::Refused,
+            process: Some(Box::new(process)),
+            process_unknown: None,
+        };
+        let AuditEvent::DnsAsked { process, .. } = asked.capped() else {
+            unreachable!()
+        };
+        let process = process.unwrap();
+        let cut = "\u{1}".repeat((TEXT - 3) / 6) + "…";
+        assert_eq!(process.exe, cut);
+        assert_eq!(process.parents.len(), MAX_PARENTS);
+        assert!(process.parents.iter().all(|parent| parent.exe == cut));
+        let mut argv = vec![cut; 7];
+        // Of each its quotes and its comma count as well.
+        argv.push("… 58 more arguments".to_owned());
+        assert_eq!(process.argv, argv);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::changes::FileChanges;
 use super::http::{BodyKept, BodySkipped, HttpExchange};
 use super::limit::{Counted, LimitAction};
+use super::process::{Process, ProcessUnknown};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
     DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId, Scope, Transport, Verdict,
@@ -67,6 +68,12 @@ pub enum AuditEvent {
         rule: Option<RuleId>,
         /// The policy that decided.
         generation: PolicyGeneration,
+        /// The process in the jail that made it, as it was seen when the connection was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// What a name resolved to, after the decision that allowed the query.
     #[serde(rename = "dns.query")]
@@ -90,6 +97,12 @@ pub enum AuditEvent {
         kind: String,
         /// What it was told.
         answer: DnsAnswer,
+        /// The process in the jail that asked, as it was seen when the question came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// Programs in the jail asked for names faster than they are answered.
     #[serde(rename = "dns.dropped")]
@@ -120,6 +133,12 @@ pub enum AuditEvent {
         reason: DenyReason,
         /// What exactly, for a person; never raw bytes from the jail.
         detail: String,
+        /// The process in the jail that made the connection, as it was seen when it was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// A credential's value was put into a request. Recorded before any byte of it leaves.
     #[serde(rename = "credential.used")]
@@ -339,6 +358,16 @@ impl AuditEvent {
             Self::SessionAttached { .. } => "session.attached",
             Self::SessionDetached { .. } => "session.detached",
             Self::SessionEnded { .. } => "session.ended",
+        }
+    }
+
+    /// Who made the connection that it is about, where that is told.
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match self {
+            Self::EgressDecided { process, .. }
+            | Self::EgressRefused { process, .. }
+            | Self::DnsAsked { process, .. } => process.as_deref_mut(),
+            _ => None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! bodies ([`bodies`]), the form of a record ([`record`]), the hash
 //! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]), the forms of other tools ([`export`]) and a session's story
-//! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
+//! ([`summary`]); [`process`] is who made a connection. Trusts: the writer trusts no client further than its frames; a client names neither
 //! sequence, time nor hashes. Never: a secret in a record, a network.
 //!
 //! Reading order: [`event`] → [`record`] → [`chain`] → [`log`] → [`writer`]; [`reader`] → [`verify`].
@@ -24,6 +24,7 @@ pub mod limit;
 pub mod lock;
 pub mod log;
 pub mod loss;
+pub mod process;
 pub mod reader;
 pub mod record;
 pub mod redact;
@@ -37,4 +38,5 @@ pub mod writer;
 pub use chain::ChainHash;
 pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, LostBy, Shortfall, Source, Status};
 pub use limit::{Counted, LimitAction};
+pub use process::{Process, ProcessUnknown};
 pub use record::AuditRecord;

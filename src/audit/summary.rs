@@ -4,7 +4,7 @@
 //! is counted.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,12 +12,19 @@ use serde::Serialize;
 use super::changes::FileChanges;
 use super::event::{AuditEvent, Isolation, Status};
 use super::limit::Counted;
+use super::process::{Process, ProcessUnknown};
 use super::record::AuditRecord;
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Verdict};
+use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Transport, Verdict};
 
 /// The most destinations that are told apart.
 const MAX_DESTINATIONS: usize = 4096;
+
+/// The most programs that are told apart.
+const MAX_PROGRAMS: usize = 256;
+
+/// The most connections that are told apart: of more than these each request counts as one.
+const MAX_CONNECTIONS: usize = 1 << 16;
 
 /// The most budgets that are told apart: more than a policy has.
 const MAX_LIMITS: usize = 1024;
@@ -65,6 +72,15 @@ pub struct SessionSummary {
     pub limits: Vec<Limit>,
     /// Requests to destinations beyond the cap on destinations.
     pub beyond_cap: u64,
+    /// Who made connections, in the order of the first of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
+    /// Connections of programs beyond the cap on programs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub programs_beyond_cap: u64,
+    /// Connections that are counted with their program.
+    #[serde(skip)]
+    attributed: HashSet<ConnId>,
     /// Place of each destination in the list.
     #[serde(skip)]
     rows: HashMap<(Host, Port), usize>,
@@ -129,6 +145,20 @@ pub struct Destination {
     pub statuses: BTreeMap<u16, u64>,
 }
 
+/// A program that made connections, whichever of its processes did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Its file, by its path in the jail; `None`: it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<ProcessUnknown>,
+    /// Connections to the gate; a request that came out of TLS is none, one of plain HTTP in a tunnel that is looked
+    /// into is.
+    pub connections: u64,
+}
+
 /// Requests that could not be read as a request for a destination, one row a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refusal {
@@ -186,13 +216,19 @@ impl SessionSummary {
             }
             AuditEvent::EgressDecided {
                 conn,
+                transport,
                 host,
                 port,
                 verdict,
                 reason,
                 rule,
+                process,
+                process_unknown,
                 ..
             } => {
+                if transport != Transport::Inspected {
+                    self.made(conn, process.as_deref(), process_unknown);
+                }
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
@@ -217,10 +253,15 @@ impl SessionSummary {
             }
             AuditEvent::EgressRefused {
                 conn,
+                transport,
                 reason,
                 detail,
-                ..
+                process,
+                process_unknown,
             } => {
+                if transport != Transport::Inspected {
+                    self.made(conn, process.as_deref(), process_unknown);
+                }
                 self.refused(conn, reason, detail);
             }
             AuditEvent::EgressClosed {
@@ -276,6 +317,29 @@ impl SessionSummary {
             Verdict::Allow => self.connections.insert(conn, row),
             Verdict::Ask | Verdict::Deny => self.connections.remove(&conn),
         };
+    }
+
+    /// Counts a connection for its program, the first time that it is told of.
+    fn made(&mut self, conn: ConnId, process: Option<&Process>, unknown: Option<ProcessUnknown>) {
+        let told = process.is_some() || unknown.is_some();
+        if !told || self.attributed.contains(&conn) {
+            return;
+        }
+        if self.attributed.len() < MAX_CONNECTIONS {
+            self.attributed.insert(conn);
+        }
+        let exe = process.map(|process| process.exe.as_str());
+        let full = self.programs.len() >= MAX_PROGRAMS;
+        let mut known = self.programs.iter_mut();
+        match known.find(|known| known.exe.as_deref() == exe && known.unknown == unknown) {
+            Some(program) => program.connections += 1,
+            None if full => self.programs_beyond_cap += 1,
+            None => self.programs.push(Program {
+                exe: exe.map(ToOwned::to_owned),
+                unknown,
+                connections: 1,
+            }),
+        }
     }
 
     fn refused(&mut self, conn: ConnId, reason: DenyReason, detail: String) {

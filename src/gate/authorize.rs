@@ -21,6 +21,7 @@ use super::questions::{self, Outcome};
 use super::report::AuditLost;
 use super::respond::UPGRADE_REQUIRED;
 use super::state::Gate;
+use super::witness::By;
 
 /// The longest path that goes into a record.
 const MAX_RECORDED_PATH: usize = 1024;
@@ -67,6 +68,8 @@ pub(super) struct Destination {
     pub(super) handling: Handling,
     /// The rule that allowed it.
     pub(super) rule: Option<RuleId>,
+    /// Who made the connection.
+    pub(super) by: By,
 }
 
 impl Destination {
@@ -74,11 +77,14 @@ impl Destination {
     pub(super) fn fail(&self, gate: &Gate, reason: DenyReason, detail: String) -> Refusal {
         let whom = (&self.host, self.port);
         gate.summary.count_refused(whom, self.transport, reason);
+        let (process, process_unknown) = self.by.fields();
         gate.reporter.note(AuditEvent::EgressRefused {
             conn: self.conn,
             transport: self.transport,
             reason,
             detail,
+            process,
+            process_unknown,
         });
         Refusal {
             reason,
@@ -116,6 +122,7 @@ impl Refusal {
         reason: DenyReason,
         detail: String,
     ) -> Self {
+        let (process, process_unknown) = gate.witness.by(conn).await.fields();
         let recorded = gate
             .reporter
             .record(AuditEvent::EgressRefused {
@@ -123,6 +130,8 @@ impl Refusal {
                 transport,
                 reason,
                 detail,
+                process,
+                process_unknown,
             })
             .await;
         Self {
@@ -166,6 +175,11 @@ async fn decide_and_record(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    // A request within a tunnel is made by whoever made that. Waited for before anything is decided.
+    let by = gate
+        .witness
+        .by(tunnel.map_or(conn, |tunnel| tunnel.asked().0))
+        .await;
     // A program that resolves first and then asks a proxy for the address means the name.
     let request = EgressRequest {
         host: gate.names.host(request.host),
@@ -196,7 +210,10 @@ async fn decide_and_record(
                 decision.reason = Some(DenyReason::BudgetExhausted);
             }
         }
-        if record(gate, conn, &request, &decision).await.is_err() {
+        if record(gate, (conn, &by), &request, &decision)
+            .await
+            .is_err()
+        {
             return Err(refused(request, DenyReason::AuditUnavailable, None));
         }
         gate.until_policy_stands().await;
@@ -204,7 +221,7 @@ async fn decide_and_record(
         match decision.verdict {
             // A new policy came into force meanwhile; what it denies, or asks, counts.
             Verdict::Allow if overtaken => {}
-            Verdict::Allow => return Ok(permit(gate, conn, request, decision, asks)),
+            Verdict::Allow => return Ok(permit(gate, (conn, by), request, decision, asks)),
             Verdict::Ask => match questions::ask(gate, conn, &request, &decision).await {
                 Outcome::Allowed(by) => answer = Some((Answered::Allow, by)),
                 Outcome::Denied(by) => answer = Some((Answered::Deny, by)),
@@ -254,10 +271,11 @@ fn answered_by(decision: &mut Decision, answered: Answered, by: RuleId) {
 
 async fn record(
     gate: &Gate,
-    conn: ConnId,
+    (conn, by): (ConnId, &By),
     request: &EgressRequest,
     decision: &Decision,
 ) -> Result<(), AuditLost> {
+    let (process, process_unknown) = by.fields();
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
@@ -272,6 +290,8 @@ async fn record(
         reason: decision.reason,
         rule: decision.rule.clone(),
         generation: decision.generation.clone(),
+        process,
+        process_unknown,
     });
     recorded.await
 }
@@ -279,7 +299,7 @@ async fn record(
 /// The one place that makes a permit. No await stands between the last look at the policy and here.
 fn permit(
     gate: &Gate,
-    conn: ConnId,
+    (conn, by): (ConnId, By),
     request: EgressRequest,
     decision: Decision,
     approved: bool,
@@ -295,6 +315,7 @@ fn permit(
         port: request.port,
         handling: decision.handling,
         rule: decision.rule,
+        by,
     };
     Permit {
         destination,

@@ -19,7 +19,7 @@
 //! [`exchanged`] is what is told of a request in the end, [`bodies`] what is kept of it.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
-//! at the moment, so that it can be taken back. [`memory`] is what another gate finds that takes this one's place,
+//! at the moment, so that it can be taken back. [`witness`] is asked which process made a connection. [`memory`] is what another gate finds that takes this one's place,
 //! [`supply`] where another audit writer comes from.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -85,5 +85,6 @@ mod upstream;
 mod via;
 mod watched;
 mod websocket;
+mod witness;
 
 pub use start::main;

@@ -30,6 +30,7 @@ use super::summary::Summary;
 use super::terms::Terms;
 use super::upstream::Pool;
 use super::via::Via;
+use super::witness::Witness;
 
 /// The bytes moved by one read of a relay.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -82,6 +83,8 @@ pub(super) struct Gate {
     pub(super) room: Room,
     /// The certificates that clients see, where the policy has any TLS looked into.
     pub(super) mitm: Option<Leaves>,
+    /// Who made each connection.
+    pub(super) witness: Witness,
     /// The number given out last, see [`Gate::next_conn`].
     pub(super) last_conn: Cell<u64>,
     /// The last number that a successor will not give out.

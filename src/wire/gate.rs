@@ -3,7 +3,8 @@
 //! The gate is started with two sockets: this control channel and its supply channel ([`super::supply`]),
 //! by which its audit channel comes. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
-//! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
+//! [`GateReply::Confined`]. The session sends [`GateCommand::Witness`] with a channel to whoever knows the jail's
+//! processes ([`super::witness`]), and [`GateCommand::Serve`] with the listening sockets that
 //! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
 //! that, then those of [`super::transparent`] if the policy has that); the gate answers
 //! [`GateReply::Serving`].
@@ -100,6 +101,9 @@ pub const MARK: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateCommand {
+    /// Before it serves: whom to ask which process made a connection, by the channel that came with this frame
+    /// ([`super::witness`]); without one nobody can be asked, and records say so.
+    Witness,
     /// Accept on the listeners that came with this frame.
     Serve,
     /// The command is over: close everything, record it, report.

@@ -242,6 +242,8 @@ fn the_longest_texts_make_a_record_that_reads_back() {
     let noise = "\u{1}\"é\u{202e}".repeat(10_000);
     append(&writer.session, 1, started(&[noise.as_str(); 40])).unwrap();
     let refused = AuditEvent::EgressRefused {
+        process: None,
+        process_unknown: None,
         conn: ConnId(1),
         transport: Transport::Socks5,
         reason: portcullis::policy::DenyReason::Malformed,

@@ -184,6 +184,8 @@ pub(crate) fn started(argv: &[&str]) -> AuditEvent {
 
 pub(crate) fn decided(conn: u64) -> AuditEvent {
     AuditEvent::EgressDecided {
+        process: None,
+        process_unknown: None,
         conn: ConnId(conn),
         transport: Transport::Connect,
         host: Host::parse("api.example.com").unwrap(),

@@ -231,6 +231,7 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         ));
     }
     lines.extend(tell_refusals(summary));
+    lines.extend(tell_programs(summary));
     lines.extend(tell_remedies(&summary.destinations));
     lines.push(String::new());
     lines.push(format!(
@@ -365,6 +366,26 @@ fn tell_refusals(summary: &SessionSummary) -> Vec<String> {
     for refusal in &summary.refusals {
         let (reason, detail) = (refusal.reason, escape(&refusal.detail));
         lines.push(format!("  {} × {reason}, as: {detail}", refusal.count));
+    }
+    lines
+}
+
+fn tell_programs(summary: &SessionSummary) -> Vec<String> {
+    if summary.programs.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new(), "connections by program".into()];
+    for program in &summary.programs {
+        let name = match (&program.exe, program.unknown) {
+            (Some(exe), _) => escape(exe),
+            (None, Some(why)) => format!("unknown ({why})"),
+            (None, None) => "unknown".to_owned(),
+        };
+        lines.push(format!("  {} × {name}", program.connections));
+    }
+    if summary.programs_beyond_cap > 0 {
+        let more = summary.programs_beyond_cap;
+        lines.push(format!("  {more} × further programs"));
     }
     lines
 }
