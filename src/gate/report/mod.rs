@@ -24,6 +24,7 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::audit::AuditEvent;
+use crate::audit::http::{BodySkipped, SkipReason};
 use crate::audit::loss::Losses;
 use crate::policy::OnFailure;
 use crate::wire::audit::{Append, AuditReply, BodyOffer, KeepBody};
@@ -200,8 +201,13 @@ impl Reporter {
     /// Has a body kept, in its place among the records and without waiting. Its share of the memory is taken until
     /// the writer has it.
     pub(super) fn keep(&self, body: BodyOffer, share: Share) {
-        if self.is_lost() && self.queue.borrow().waiting.len() >= BACKLOG {
-            return;
+        if self.is_lost() || self.is_in_trouble() {
+            // Not held in memory for a writer that may come: that it is not kept is told.
+            return self.note(AuditEvent::BodySkipped(BodySkipped {
+                conn: body.conn,
+                direction: body.direction,
+                reason: SkipReason::Storage,
+            }));
         }
         let frame = |id| frame::encode(&KeepBody { body, id });
         // As in `note`.
