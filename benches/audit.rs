@@ -117,6 +117,7 @@ fn append_through_process(folder: &Path) -> Duration {
         user,
         folder: folder.into(),
         durability,
+        ledger: true,
     };
     supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);

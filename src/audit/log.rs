@@ -235,6 +235,11 @@ impl Log {
         Ok(())
     }
 
+    /// How many records there are, and the hash of the last one: what is committed, right after a commit.
+    pub fn place(&self) -> (u64, ChainHash) {
+        (self.seq, self.head)
+    }
+
     /// Brings everything committed to the disk (fdatasync(2)).
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.file)?)

@@ -14,6 +14,8 @@ mod cap;
 pub mod chain;
 pub mod event;
 pub mod folder;
+pub mod host;
+pub mod ledger;
 pub mod limit;
 pub mod lock;
 pub mod log;

@@ -102,9 +102,19 @@ pub enum Flaw {
 /// Verifies a log that is an open file. `named` is the session that the file's name promises; without
 /// one the first record's own is taken.
 pub fn verify_file(file: &File, named: Option<SessionId>) -> io::Result<Report> {
+    verify_file_seen(file, named, &mut |_, _| {})
+}
+
+/// The same, and shows the number and the hash of each record that holds.
+pub fn verify_file_seen(
+    file: &File,
+    named: Option<SessionId>,
+    seen: &mut dyn FnMut(u64, ChainHash),
+) -> io::Result<Report> {
     // Asked first: a log that nobody holds now does not change while we read.
     let running = lock::is_held(file)?;
-    let mut report = verify(BufReader::with_capacity(256 << 10, file), named)?;
+    let source = BufReader::with_capacity(256 << 10, file);
+    let mut report = verify_seen(source, named, seen)?;
     if running && report.state == State::Open {
         report.state = State::Running;
         // The line that is being written right now.
@@ -117,6 +127,15 @@ pub fn verify_file(file: &File, named: Option<SessionId>) -> io::Result<Report> 
 
 /// Verifies what a reader yields.
 pub fn verify(source: impl BufRead, named: Option<SessionId>) -> io::Result<Report> {
+    verify_seen(source, named, &mut |_, _| {})
+}
+
+/// The same, and shows the number and the hash of each record that holds.
+pub fn verify_seen(
+    source: impl BufRead,
+    named: Option<SessionId>,
+    seen: &mut dyn FnMut(u64, ChainHash),
+) -> io::Result<Report> {
     let mut lines = Lines::new(source);
     let mut chain = Chain::new(named);
     let mut broken = None;
@@ -128,6 +147,9 @@ pub fn verify(source: impl BufRead, named: Option<SessionId>) -> io::Result<Repo
                 flaw,
             });
             break;
+        }
+        if let Some((hash, _)) = chain.link {
+            seen(chain.records, hash);
         }
     }
     Ok(Report {

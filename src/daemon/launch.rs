@@ -217,6 +217,7 @@ fn start_writer(
         user: running.record.user.clone(),
         folder: Path::new(LOGS).join(running.record.uid.to_string()),
         durability,
+        ledger: false,
     };
     let order = if resumes {
         WriterSupply::Resume(boot)

@@ -34,6 +34,8 @@ pub struct AuditBoot {
     pub folder: PathBuf,
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whether it binds the log into the ledger beside it; under the service the notary does.
+    pub ledger: bool,
 }
 
 /// "Write this down, then tell me."

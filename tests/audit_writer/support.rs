@@ -103,6 +103,7 @@ impl Writer {
             user: "tester".into(),
             folder,
             durability,
+            ledger: true,
         }
     }
 

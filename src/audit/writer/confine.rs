@@ -75,6 +75,9 @@ fn table() -> Result<Table, ConfineError> {
         // the file
         libc::SYS_write,     // append
         libc::SYS_fdatasync, // durability
+        // the ledger: its end, and its key
+        libc::SYS_fstat,
+        libc::SYS_pread64,
         libc::SYS_ftruncate, // cut a partial line off
         // the memory allocator
         libc::SYS_brk,
@@ -91,7 +94,13 @@ fn table() -> Result<Table, ConfineError> {
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
     // Rust's library makes sure that a descriptor is open before it closes it (debug builds).
-    table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?]);
+    // The lock of the ledger.
+    let commands = [libc::F_GETFD, libc::F_OFD_SETLK].map(|command| exactly(1, command));
+    let commands: Result<_, ConfineError> = commands.into_iter().collect();
+    table.insert(libc::SYS_fcntl, commands?);
+    // "Done", said to nobody: what the library of the signatures sets up once (pthread_once(3)).
+    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    table.insert(libc::SYS_futex, vec![exactly(1, wake)?]);
     // Memory, but none that is executable (mmap(2), third argument).
     table.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     Ok(table)

@@ -12,8 +12,8 @@
 pub mod confine;
 mod lane;
 mod serve;
+mod witness;
 
-use std::fs::read_to_string;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -21,9 +21,12 @@ use std::process::ExitCode;
 use nix::sys::signal::SigSet;
 
 use self::confine::ConfineError;
+use self::witness::Witness;
 use super::AuditEvent;
 use super::log::{Log, LogError};
-use super::record;
+use super::host;
+use super::ledger::append::KeyPlace;
+use super::ledger::{self, Ledger, LedgerError};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::sys::fd::inherit;
@@ -77,8 +80,9 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    gate is listened to.
     let boot: WriterSupply = supply.recv()?;
 
-    // 4. Open the log: the last file that is ever opened here.
+    // 4. Open the log, and the ledger that it is bound into: the last files that are ever opened here.
     let (log, ended) = open(&folder, &boot)?;
+    let witness = witness(&folder, &boot, &log, ended.is_some())?;
     drop(folder);
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
@@ -88,19 +92,26 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
     drop(session.send(&AuditReply::Ready));
-    Ok(Opened { log, ended, supply })
+    Ok(Opened {
+        log,
+        witness,
+        ended,
+        supply,
+    })
 }
 
 /// What there is to work with.
 struct Opened {
     log: Log,
+    /// Binds it into the ledger.
+    witness: Witness,
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
     supply: Channel,
 }
 
 fn open(folder: &OwnedFd, boot: &WriterSupply) -> Result<(Log, Option<u64>), StartError> {
-    let host = record::host_id(&machine());
+    let host = host::id();
     match boot {
         WriterSupply::Boot(boot) => {
             let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
@@ -124,21 +135,33 @@ fn open(folder: &OwnedFd, boot: &WriterSupply) -> Result<(Log, Option<u64>), Sta
     }
 }
 
-fn whose(boot: &AuditBoot) -> (SessionId, &str) {
-    (boot.session, boot.user.as_str())
+/// Who binds the log into the ledger beside it: this process, where nobody else does.
+fn witness(
+    folder: &OwnedFd,
+    boot: &WriterSupply,
+    log: &Log,
+    ended: bool,
+) -> Result<Witness, StartError> {
+    let (WriterSupply::Boot(boot) | WriterSupply::Resume(boot)) = boot else {
+        let early = io::Error::other("a gate's channel came before it");
+        return Err(StartError::Boot(WireError::Io(early)));
+    };
+    let ledger = if boot.ledger {
+        let shown = boot.folder.join(ledger::FOLDER);
+        let folder = ledger::append::folder(folder).map_err(|error| LedgerError::Io {
+            path: shown.clone(),
+            error,
+        })?;
+        let place = KeyPlace::Beside;
+        Some(Ledger::open(folder, &shown, place, boot.durability, host::id())?)
+    } else {
+        None
+    };
+    Ok(Witness::new(ledger, boot.session, log.place(), ended))
 }
 
-/// What names this host: its machine-id(5), or its node name where it has none, as in containers.
-fn machine() -> String {
-    let known = read_to_string("/etc/machine-id")
-        .ok()
-        .filter(|id| !id.trim().is_empty());
-    known.unwrap_or_else(|| {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    })
+fn whose(boot: &AuditBoot) -> (SessionId, &str) {
+    (boot.session, boot.user.as_str())
 }
 
 /// Why no log was begun.
@@ -154,6 +177,8 @@ enum StartError {
     Boot(#[from] WireError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error("audit writer: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -163,7 +188,7 @@ impl StartError {
         match self {
             Self::Signals(_) => Exit::Internal,
             Self::Descriptor { .. } | Self::Boot(_) => Exit::Usage,
-            Self::Log(_) | Self::Confine(_) => Exit::Unavailable,
+            Self::Log(_) | Self::Ledger(_) | Self::Confine(_) => Exit::Unavailable,
         }
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Opened;
 use super::lane::Lane;
+use super::witness::Witness;
 use crate::audit::log::Log;
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
@@ -23,9 +24,15 @@ const LAST_READS: usize = 64;
 
 /// Serves until the session's log is over.
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
-    let Opened { log, ended, supply } = opened;
+    let Opened {
+        log,
+        witness,
+        ended,
+        supply,
+    } = opened;
     let mut service = Service {
         log,
+        witness,
         session: Lane::new(Source::Session, session),
         gate: None,
         supply: Some(supply),
@@ -48,6 +55,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         }
         service.read();
         service.commit();
+        service.witness.bind_if_due();
         if let Some(exit) = service.turn() {
             return exit;
         }
@@ -56,6 +64,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 
 struct Service {
     log: Log,
+    witness: Witness,
     session: Lane,
     /// `None`: no gate yet.
     gate: Option<Lane>,
@@ -93,13 +102,13 @@ impl Service {
         let place = fds.len();
         let supply = self.supply.as_ref();
         fds.extend(supply.map(|supply| PollFd::new(supply, PollFlags::IN)));
-        let timeout = match self.phase {
-            Phase::Lost { until } => {
-                let left = until.saturating_duration_since(Instant::now());
-                Some(Timespec::try_from(left).map_err(|_| Errno::INVAL)?)
-            }
+        let grace = match self.phase {
+            Phase::Lost { until } => Some(until.saturating_duration_since(Instant::now())),
             Phase::Running | Phase::Ended => None,
         };
+        let timeout = grace.into_iter().chain(self.witness.patience()).min();
+        let timeout = timeout.map(Timespec::try_from).transpose();
+        let timeout = timeout.map_err(|_| Errno::INVAL)?;
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok(fds.get(place).is_some_and(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => Ok(false),
@@ -192,6 +201,13 @@ impl Service {
     /// Writes the batch, then answers everything in it.
     fn commit(&mut self) {
         let kept = self.log.commit().map_err(|error| error.to_string());
+        if kept.is_ok() {
+            let ended = self.phase == Phase::Ended;
+            self.witness.committed(self.log.place(), ended);
+            if ended {
+                self.witness.bind_end();
+            }
+        }
         for (source, id, staged) in std::mem::take(&mut self.batch) {
             let reply = match staged.and_then(|seq| kept.clone().map(|()| seq)) {
                 Ok(seq) => AuditReply::Recorded { id, seq },
@@ -232,6 +248,10 @@ impl Service {
             ms,
         };
         let closed = self.log.stage(ended).and_then(|_| self.log.commit());
+        if closed.is_ok() {
+            self.witness.committed(self.log.place(), true);
+            self.witness.bind_end();
+        }
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))
     }
 
