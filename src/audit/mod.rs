@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod limit;
 pub mod lock;
 pub mod log;
+pub mod notary;
 pub mod reader;
 pub mod record;
 pub mod segment;

@@ -34,14 +34,15 @@ pub struct Contents {
     /// The first entry that does not hold.
     pub broken: Option<BrokenEntry>,
     /// What it says of each session.
-    pub sessions: HashMap<SessionId, Bound>,
+    pub sessions: HashMap<LogName, Bound>,
 }
+
+/// In whose folder a log is (`None`: in the ledger's own), and whose it is.
+pub type LogName = (Option<u32>, SessionId);
 
 /// What it says of one session.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bound {
-    /// In whose folder.
-    pub uid: Option<u32>,
     /// Heads by the number of records.
     pub heads: BTreeMap<u64, ChainHash>,
     /// Whether the last of them is the end.
@@ -195,7 +196,7 @@ impl Contents {
                 self.signed = Some((entry.seq, entry.ts.clone()));
             }
             LedgerEvent::LogHead(head) => {
-                let bound = self.sessions.entry(head.session).or_default();
+                let bound = self.sessions.entry((head.uid, head.session)).or_default();
                 let last = bound.heads.last_key_value();
                 let repeats = last == Some((&head.records, &head.head));
                 if last.is_some_and(|(records, _)| *records >= head.records && !repeats)
@@ -203,7 +204,6 @@ impl Contents {
                 {
                     return Err(EntryFlaw::Backwards);
                 }
-                bound.uid = head.uid;
                 bound.heads.insert(head.records, head.head);
                 bound.ended |= head.state == LogState::Ended;
             }
@@ -213,8 +213,7 @@ impl Contents {
                 record,
                 flaw,
             } => {
-                let bound = self.sessions.entry(*session).or_default();
-                bound.uid = *uid;
+                let bound = self.sessions.entry((*uid, *session)).or_default();
                 bound.broken.get_or_insert_with(|| (*record, flaw.clone()));
             }
             LedgerEvent::Unknown => {}
