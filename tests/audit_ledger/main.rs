@@ -13,4 +13,3 @@ mod crashing;
 mod notary;
 mod support;
 mod tampering;
-mod writers;
