@@ -9,6 +9,7 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "tests start the real programs")]
 
+mod commands;
 mod crashing;
 mod notary;
 mod support;

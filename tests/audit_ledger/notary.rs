@@ -238,3 +238,47 @@ fn the_key_may_come_from_the_service_manager() {
     let key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
     assert_eq!(both(&host.logs(), &["--key", key]), Flaws::new());
 }
+
+/// As the service has it: the logs are another user's, and the notary may read them by their group alone.
+#[test]
+fn the_notary_needs_no_more_than_the_group_of_the_logs() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    const WRITER: u32 = 4102;
+    const AUDITORS: u32 = 4061;
+    const NOTARY: u32 = 4106;
+    let host = Host::new();
+    let own = |path: &str, (uid, gid), mode| {
+        let path = host.base.path().join(path);
+        chown(&path, Some(uid), Some(gid)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    fs::create_dir(host.logs().join("ledger")).unwrap();
+    own("", (0, 0), 0o755);
+    own("log", (0, AUDITORS), 0o750);
+    own("log/1000", (WRITER, AUDITORS), 0o2750);
+    own("log/1001", (WRITER, AUDITORS), 0o2750);
+    own("log/ledger", (NOTARY, AUDITORS), 0o2750);
+    own("state", (NOTARY, NOTARY), 0o700);
+    let program = host.base.path().join("portcullis-notary");
+    fs::copy(env!("CARGO_BIN_EXE_portcullis-notary"), &program).unwrap();
+    let child = Command::new("setpriv")
+        .args([format!("--reuid={NOTARY}"), format!("--regid={NOTARY}"), format!("--groups={AUDITORS}")])
+        .arg(&program)
+        .args([host.logs(), host.base.path().join("state")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let notary = started(child);
+    let mut session = host.session(1000);
+    session.write(8);
+    chown(host.path(1000, session.id), Some(WRITER), Some(AUDITORS)).unwrap();
+    host.await_bound(1000, session.id, ended);
+    assert_eq!(notary.end(Signal::SIGTERM), "");
+    let about = |path: &str| {
+        let about = host.base.path().join(path).metadata().unwrap();
+        (about.uid(), about.gid(), about.mode() & 0o7777)
+    };
+    assert_eq!(about("log/ledger/ledger.jsonl"), (NOTARY, AUDITORS, 0o640));
+    assert_eq!(about("state/key"), (NOTARY, NOTARY, 0o600));
+    assert_eq!(both(&host.logs(), &[]), Flaws::new());
+}

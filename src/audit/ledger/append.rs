@@ -120,12 +120,17 @@ impl Drop for Locked<'_> {
 
 /// Opens the folder of the ledger in a folder of logs; makes it where it is missing, for its owner alone.
 pub fn folder(logs: impl AsFd) -> io::Result<OwnedFd> {
-    match rustix::fs::mkdirat(&logs, FOLDER, Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(errno.into()),
-    }
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-    Ok(rustix::fs::openat(&logs, FOLDER, flags, Mode::empty())?)
+    let open = || rustix::fs::openat(&logs, FOLDER, flags, Mode::empty());
+    match open() {
+        Err(rustix::io::Errno::NOENT) => {}
+        opened => return Ok(opened?),
+    }
+    match rustix::fs::mkdirat(&logs, FOLDER, Mode::RWXU) {
+        // Another session's writer was first.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(open()?),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 impl Ledger {

@@ -103,7 +103,7 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     if let Some(failure) = failure {
         return Err(failure);
     }
-    told.proof(proof.as_ref(), by_path)?;
+    told.proof(proof.as_ref(), arguments.sessions.is_empty())?;
     // A closed pipe does not make a broken log whole.
     if told.exit == Exit::Success {
         finish(Ok(()))
@@ -135,9 +135,9 @@ impl Told {
         Ok(())
     }
 
-    fn proof(&mut self, proof: Option<&prove::Proof>, by_path: bool) -> Result<(), Failure> {
+    fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
         let Some(proof) = proof else {
-            if !by_path && !self.json && self.goes_on {
+            if whole && !self.json && self.goes_on {
                 drop(line("ledger    there is none: a log that is gone or that was written anew does not show"));
             }
             return Ok(());
