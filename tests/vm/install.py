@@ -111,10 +111,14 @@ def first():
     same(root("systemctl", "is-active", "portcullis-notary.service").out, "active\n")
     same(mode("/var/lib/portcullis-notary/key"), "portcullis-notary:portcullis-notary 600")
     same(mode("/var/log/portcullis/ledger/ledger.jsonl"), f"portcullis-notary:{AUDITORS} 640")
-    for _ in range(100):
-        if f'"session":"{started["session"]}"' in open("/var/log/portcullis/ledger/ledger.jsonl").read():
-            break
-        time.sleep(0.1)
+    eventually(
+        "the end is bound",
+        lambda: any(
+            one.get("session") == started["session"] and one["state"] == "ended"
+            for one in records("/var/log/portcullis/ledger/ledger.jsonl")
+            if one["event"] == "log.head"
+        ),
+    )
     verified = root("portcullis", "audit", "verify", "--dir", "/var/log/portcullis").ok()
     contains(verified, "signed up to entry")
 
