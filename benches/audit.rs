@@ -118,6 +118,8 @@ fn append_through_process(folder: &Path) -> Duration {
         folder: folder.into(),
         durability,
         ledger: true,
+        on_failure: portcullis::policy::OnFailure::Block,
+        segment_bytes: None,
     };
     supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);

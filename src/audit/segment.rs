@@ -20,6 +20,15 @@ const PACKED: &str = ".jsonl.zst";
 /// How much of a file is read at a time.
 const BUFFER: usize = 256 << 10;
 
+/// Where segments are read from: a folder, or whoever opens them for us.
+pub trait SegmentStore {
+    /// The segments of a session's log, in their order.
+    fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>>;
+
+    /// Opens one to read.
+    fn open(&self, segment: SegmentName) -> io::Result<File>;
+}
+
 /// Which file of which log. Ordered: a session's segments in the order of its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {

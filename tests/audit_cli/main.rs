@@ -9,4 +9,5 @@
 
 mod checking;
 mod reading;
+mod segments;
 mod support;

@@ -43,7 +43,8 @@ impl Session {
         for conn in self.log.place().0 + 1..=records {
             let event = if conn == 8 {
                 let status = Status::Exited(0);
-                AuditEvent::SessionEnded { status, ms: 9 }
+                let files = None;
+                AuditEvent::SessionEnded { status, ms: 9, files }
             } else {
                 AuditEvent::EgressClosed {
                     conn: ConnId(conn),

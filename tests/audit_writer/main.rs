@@ -4,7 +4,10 @@
 
 mod binding;
 mod clients;
+mod confined;
 mod ending;
+mod outage;
 mod resuming;
+mod segments;
 mod start;
 mod support;

@@ -31,8 +31,8 @@ pub struct Followed {
     records: u64,
     head: ChainHash,
     ended: bool,
-    /// How many records are bound.
-    bound: u64,
+    /// How many records are bound, and the hash of the last of them.
+    bound: Option<(u64, ChainHash)>,
     /// What the ledger says of a record that was not read again yet.
     expected: Option<(u64, ChainHash)>,
 }
@@ -62,19 +62,32 @@ impl Followed {
             records: 0,
             head: ChainHash::genesis(session),
             ended: false,
-            bound: expected.map_or(0, |(records, _)| records),
+            bound: expected,
             expected,
         })
     }
 
-    /// Its name.
-    pub fn name(&self) -> LogName {
-        (self.uid, self.session)
+    /// The same log, to be read again from its start, as far as it is bound. A writer takes back what it could not
+    /// write as a whole (a full disk): that may have been read, and was never acknowledged.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            uid: self.uid,
+            session: self.session,
+            segment: 1,
+            offset: 0,
+            records: 0,
+            head: ChainHash::genesis(self.session),
+            ended: false,
+            bound: self.bound,
+            expected: self.bound,
+        }
     }
 
     /// How many records are read and not bound.
     pub fn unbound(&self) -> u64 {
-        self.records.saturating_sub(self.bound)
+        self.records
+            .saturating_sub(self.bound.map_or(0, |(records, _)| records))
     }
 
     /// Whether its last record is the end.
@@ -99,7 +112,7 @@ impl Followed {
 
     /// It was.
     pub fn is_bound(&mut self) {
-        self.bound = self.records;
+        self.bound = Some((self.records, self.head));
     }
 
     /// What is to be said of what was found.

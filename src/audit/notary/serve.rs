@@ -212,7 +212,14 @@ impl Notary {
                 .or_insert_with(|| Followed::new(name, bound.get(&name)));
             let Some(log) = slot else { continue };
             let path = folder.path().join(crate::audit::folder::file_name(name.1));
-            match log.read(folder) {
+            let read = match log.read(folder) {
+                Ok(Some(_)) => {
+                    *log = log.again();
+                    log.read(folder)
+                }
+                read => read,
+            };
+            match read {
                 Ok(None) => {}
                 Ok(Some(found)) => {
                     let (record, flaw) = (found.record, found.flaw.escape_debug());

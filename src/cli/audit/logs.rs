@@ -10,7 +10,7 @@ use super::{FolderArg, folder_failure, log_failure};
 use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
 use crate::audit::reader::ReadError;
-use crate::audit::segment::SegmentName;
+use crate::audit::segment::{SegmentName, SegmentStore};
 use crate::cli::failure::Failure;
 use crate::cli::{print, service};
 use crate::exit::Exit;
@@ -88,7 +88,7 @@ impl Logs {
     /// The segments of a session's log, in their order.
     pub(super) fn segments(&self, session: SessionId) -> Result<Vec<SegmentName>, Failure> {
         if self.kept.contains(&session) {
-            return Ok(vec![SegmentName::first(session)]);
+            return service::segments(session);
         }
         let folder = self.folder.as_ref();
         let segments = folder.map(|folder| folder.segments(session)).transpose();
@@ -98,7 +98,7 @@ impl Logs {
     /// Opens a segment to read.
     pub(super) fn open_segment(&self, segment: SegmentName) -> io::Result<File> {
         if self.kept.contains(&segment.session) {
-            return self.open_log(segment.session);
+            return service::open_segment(segment).map(File::from);
         }
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         folder.open_segment(segment)
@@ -123,6 +123,7 @@ impl Logs {
                 && let Some(line) = lines.next_line().map_err(failed)?
             {
                 let record = line.record().map_err(|error| unreadable(&log, &error))?;
+                // A last line that is incomplete is the last there is.
                 if !record.is_some_and(|record| visit(record, line.bytes)) {
                     return Ok(());
                 }
@@ -131,17 +132,16 @@ impl Logs {
         }
         Ok(())
     }
+}
 
-    /// Opens the first segment of a log to read.
-    pub(super) fn open_log(&self, session: SessionId) -> io::Result<File> {
-        if self.kept.contains(&session) {
-            let opened = service::open_log(session);
-            return opened
-                .map(File::from)
-                .map_err(|failure| io::Error::other(failure.message));
-        }
-        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        folder.open_log(session)
+impl SegmentStore for Logs {
+    fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        let listed = self.segments(session);
+        listed.map_err(|failure| io::Error::other(failure.message))
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
     }
 }
 

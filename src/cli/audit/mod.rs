@@ -37,6 +37,8 @@ Examples:
   portcullis audit verify 0192f0      one session
   portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.jsonl
 
+  portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.0002.jsonl
+                                      a later segment, by itself: reported as `part`
   portcullis audit verify --key KEY   by a key that was noted elsewhere: `audit key show` prints it
   portcullis audit verify --anchor /mnt/kept/checkpoints
 

@@ -10,10 +10,11 @@ use serde::Serialize;
 
 use super::logs::Logs;
 use super::{FolderArg, finish, folder_failure, log_failure, naming, no_sessions, prove};
-use crate::audit::folder::{LogFolder, file_name, session_of};
+use crate::audit::folder::{LogFolder, file_name};
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
 use crate::audit::ledger::read::{Contents, LogName};
-use crate::audit::verify::{Report, State, verify_file_seen};
+use crate::audit::segment::SegmentName;
+use crate::audit::verify::{Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -82,6 +83,7 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
                     records: 0,
                     head: None,
                     state: State::Open,
+                    part: None,
                     broken: None,
                     clock_set_back: 0,
                 },
@@ -230,28 +232,31 @@ impl Log {
     }
 
     fn verify(&self, ledger: Option<&Contents>) -> Result<Verified, Failure> {
-        let (log, opened, named) = match self {
+        let bound = ledger
+            .zip(self.name())
+            .map(|(ledger, name)| ledger.sessions.get(&name));
+        let mut comparison = Comparison::new(bound.flatten());
+        let mut seen = |record, hash| comparison.see(record, hash);
+        let (log, report) = match self {
             Self::InFolder(folder, session) => {
                 let log = folder.path().join(file_name(*session));
-                (log, folder.open_log(*session), Some(*session))
+                (log, verify_log_seen(&**folder, *session, &mut seen))
             }
             Self::OfUser(folder, _, session) => {
                 let log = folder.path().join(file_name(*session));
-                (log, folder.open_log(*session), Some(*session))
+                (log, verify_log_seen(&**folder, *session, &mut seen))
             }
             Self::AtPath(path) => {
-                let named = path
-                    .file_name()
-                    .and_then(OsStr::to_str)
-                    .and_then(session_of);
-                (path.clone(), File::open(path), named)
+                let name = path.file_name().and_then(OsStr::to_str);
+                let named = name.and_then(SegmentName::parse);
+                let report = File::open(path).and_then(|file| match named {
+                    Some(named) => verify_segment(file, named),
+                    None => verify_file(&file, None),
+                });
+                (path.clone(), report)
             }
         };
-        let bound = ledger.zip(self.name()).map(|(ledger, name)| ledger.sessions.get(&name));
-        let mut comparison = Comparison::new(bound.flatten());
-        let report = opened
-            .and_then(|file| verify_file_seen(&file, named, &mut |record, hash| comparison.see(record, hash)))
-            .map_err(|error| log_failure(&log, &error))?;
+        let report = report.map_err(|error| log_failure(&log, &error))?;
         let ledger = bound.map(|_| comparison.finish(&report));
         Ok(Verified { log, report, ledger })
     }
@@ -280,6 +285,7 @@ fn describe(Verified { log, report, ledger }: &Verified) -> String {
 pub(super) fn word(report: &Report) -> &'static str {
     match (&report.broken, report.state) {
         (Some(_), _) => "BROKEN  ",
+        (None, _) if report.part.is_some() => "part    ",
         (None, State::Complete) => "complete",
         (None, State::Running) => "running ",
         (None, State::Open) => "open    ",
@@ -295,12 +301,15 @@ pub(super) fn findings(report: &Report) -> String {
         1 => "1 record".to_owned(),
         records => format!("{records} records"),
     };
+    let part = report.part.map(|first| {
+        format!(" from record {first} on: part of a log, whose other segments were not looked at")
+    });
     let head = report.head.map(|head| format!(", head {head}"));
     let open = (report.state == State::Open)
         .then(|| "; not closed: its writer was killed, or its tail was cut off".to_owned());
     let times = report.clock_set_back;
     let clock = (times > 0).then(|| format!("; warning: the clock was set back {times} times"));
-    [Some(count), head, open, clock]
+    [Some(count), part, head, open, clock]
         .into_iter()
         .flatten()
         .collect()
