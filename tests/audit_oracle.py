@@ -4,24 +4,19 @@ import argparse, glob, hashlib, json, os, re, sys
 P, L = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493  # Ed25519: RFC 8032, 5.1
 D, I = -121665 * pow(121666, -1, P) % P, pow(2, (P - 1) // 4, P)
 def add(p, q):
-    a, b = (p[1] - p[0]) * (q[1] - q[0]), (p[1] + p[0]) * (q[1] + q[0])
-    c, d = 2 * p[3] * q[3] * D, 2 * p[2] * q[2]
+    a, b = (p[1] - p[0]) * (q[1] - q[0]), (p[1] + p[0]) * (q[1] + q[0]); c, d = 2 * p[3] * q[3] * D, 2 * p[2] * q[2]
     return (b - a) * (d - c) % P, (d + c) * (b + a) % P, (d - c) * (d + c) % P, (b - a) * (b + a) % P
 def mul(n, p):
-    half = mul(n // 2, add(p, p)) if n else (0, 1, 1, 0)
-    return add(half, p) if n % 2 else half
+    return (0, 1, 1, 0) if not n else add(mul(n // 2, add(p, p)), p) if n % 2 else mul(n // 2, add(p, p))
 def point(raw):
-    sign, y = divmod(int.from_bytes(raw, "little"), 2**255)
-    x2 = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    sign, y = divmod(int.from_bytes(raw, "little"), 2**255); x2 = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
     x = next((r for r in (pow(x2, (P + 3) // 8, P), pow(x2, (P + 3) // 8, P) * I % P) if r * r % P == x2), None)
     return None if x is None or y >= P or not x and sign else (x if x % 2 == sign else P - x, y, 1, (x if x % 2 == sign else P - x) * y % P)
 def signed(key, text, signature):
-    key, raw = bytes.fromhex(key), bytes.fromhex(signature)
-    a, r, s = point(key), point(raw[:32]), int.from_bytes(raw[32:], "little")
-    if not a or not r or s >= L: return False
+    key, raw = bytes.fromhex(key), bytes.fromhex(signature); a, r, s = point(key), point(raw[:32]), int.from_bytes(raw[32:], "little")
     hashed = int.from_bytes(hashlib.sha512(raw[:32] + key + text.encode()).digest(), "little") % L
-    p, q = mul(s, point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))), add(r, mul(hashed, a))
-    return (p[0] * q[2] - q[0] * p[2]) % P == 0 == (p[1] * q[2] - q[1] * p[2]) % P
+    p, q = mul(s, point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))), add(r, mul(hashed, a)) if a and r else (1, 2, 3, 4)
+    return s < L and (p[0] * q[2] - q[0] * p[2]) % P == 0 == (p[1] * q[2] - q[1] * p[2]) % P
 SEAL = re.compile(rb'(?s)(\{"v":1,"seq":([1-9]\d*),"ts":"(.{27})","host_id":"(.{16})",(.*),"prev":"([0-9a-f]{64})"),"hash":"([0-9a-f]{64})"\}\n')
 def walk(lines, genesis, check):  # → how many hold, the first that does not (0: none)
     prev = None
@@ -37,22 +32,21 @@ def entry(place, m, e):
     if event == "key.created": keys.append(e["key"])
     elif event == "key.rotated":
         text = f"portcullis rotation v1\n{at}{e['old']}\n{e['new']}\n{tail}"
-        if e["old"] != keys[-1] or not signed(e["old"], text, e["old_signature"]) or not signed(e["new"], text, e["new_signature"]): return False
+        if e["old"] != keys[-1] or not all(signed(e[who], text, e[who + "_signature"]) for who in ("old", "new")): return False
         keys.append(e["new"])
     elif event == "checkpoint":
         if e["key"] != keys[-1] or not signed(e["key"], f"portcullis checkpoint v1\n{at}{e['key']}\n{tail}", e["signature"]): return False
         used.add(e["key"])
     elif event in ("log.head", "log.broken"):
-        heads, last = bound.setdefault(os.path.join(str(e.get("uid", "")), e["session"]), [{}, []]), lambda heads: max(heads, default=0)
+        heads = bound.setdefault(os.path.join(str(e.get("uid", "")), e["session"]), [{}, []])
         if event == "log.broken": heads[1].append(e["record"])
-        elif heads[0].get(e["records"]) != e["head"] and (e["records"] <= last(heads[0]) or 0 in heads[0]): return False
+        elif heads[0].get(e["records"]) != e["head"] and (e["records"] <= max(heads[0], default=0) or 0 in heads[0]): return False
         else: heads[0].update({e["records"]: e["head"], **({0: ""} if e["state"] == "ended" else {})})
 p = argparse.ArgumentParser(); p.add_argument("dir"); p.add_argument("--key"); p.add_argument("--anchor", action="append", default=[]); args = p.parse_args()
-host, keys, used, bound, found, read = {}, [], set(), {}, set(), lambda path: open(path, "rb").readlines()
-ledger = read(f"{args.dir}/ledger/ledger.jsonl"); ledger = [line for line in ledger if line.endswith(b"\n")]  # a torn last line counts for nothing
-held, bad = walk(ledger, lambda m: b"portcullis ledger v1" + m[4], entry)
-found |= {("ledger", bad)} if bad else set()
-found |= set() if bad or (args.key or read(f"{args.dir}/ledger/key.pub")[0].decode().strip()) in used else {("ledger", 0)}
+host, keys, used, bound, read = {}, [], set(), {}, lambda path: open(path, "rb").readlines()
+ledger = [line for line in read(f"{args.dir}/ledger/ledger.jsonl") if line.endswith(b"\n")]  # a torn last line counts for nothing
+held, bad = walk(ledger, lambda m: b"portcullis ledger v1" + m[4], entry)  # the key that counts must have signed something
+found = {("ledger", bad)} if bad or (args.key or read(f"{args.dir}/ledger/key.pub")[0].decode().strip()) not in used else set()
 kept = [(int(m[2]), m[0]) for path in args.anchor for m in re.finditer(SEAL.pattern[:-2].replace(b"(.*)", rb'("event":"checkpoint"[^}]*)'), open(path, "rb").read().replace(b"\\", b""))]
 found |= {("anchor", at) for at, text in kept if at > held or ledger[at - 1][:-1] != text}
 logs = {m[1] for path in glob.glob(f"{args.dir}/**/*.jsonl", recursive=True) if (m := re.search(r"/((?:\d+/)?[0-9a-f]{32})(\.\d+)?\.jsonl$", path[len(args.dir):]))}
@@ -63,5 +57,4 @@ for log in sorted(logs | set(bound)):
     held_here, wrong = walk(lines, lambda m: b"portcullis audit v1" + log[-32:].encode(), record)
     wrong = heads[1][0] if heads[1] else wrong or (held_here + 1 if held_here < max(heads[0], default=0) else 0)
     found |= {(log[-32:], wrong)} if wrong else set()
-print("\n".join(f"{subject} {number}" for subject, number in sorted(found)))
-sys.exit(1 if found else 0)
+sys.exit(print("\n".join(f"{subject} {number}" for subject, number in sorted(found))) or bool(found))

@@ -206,7 +206,13 @@ fn the_service_is_as_exposed_as_it_has_to_be_and_not_more() {
     // The notary needs next to nothing.
     let notary = installed.path("lib/systemd/system/portcullis-notary.service");
     let mut exposed = Command::new("systemd-analyze");
-    exposed.args(["security", "--no-pager", "--offline=true", "--threshold", NOTARY_EXPOSURE]);
+    exposed.args([
+        "security",
+        "--no-pager",
+        "--offline=true",
+        "--threshold",
+        NOTARY_EXPOSURE,
+    ]);
     run(exposed.arg(notary));
 
     let open = fs::read_to_string(&unit)
@@ -288,7 +294,10 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
         users.insert(user[0].clone(), user[2].clone());
     }
     let names: Vec<&str> = users.keys().map(String::as_str).collect();
-    assert_eq!(names, ["portcullis-audit", "portcullis-gate", "portcullis-notary"]);
+    assert_eq!(
+        names,
+        ["portcullis-audit", "portcullis-gate", "portcullis-notary"]
+    );
     assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 3);
     for user in read("shadow") {
         assert!(user[1].starts_with('!'), "{user:?} has a password");

@@ -8,9 +8,19 @@ use super::support::{Flaws, Host, SECOND, Session, both, lines, log_path, open_l
 
 fn portcullis(base: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    let output = command.arg("audit").args(arguments).arg("--dir").arg(base).output().unwrap();
+    let output = command
+        .arg("audit")
+        .args(arguments)
+        .arg("--dir")
+        .arg(base)
+        .output()
+        .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 #[test]
@@ -20,16 +30,28 @@ fn verify_says_what_is_signed_and_with_which_key_and_whose_word_that_is() {
     assert_eq!((code, err.as_str()), (Some(0), ""));
     let said: Vec<&str> = out.lines().collect();
     assert_eq!(said.len(), 5, "{out}");
-    assert!(said[0].starts_with(&format!("complete  {}  8 records, head ", host.sessions[0])), "{out}");
+    assert!(
+        said[0].starts_with(&format!("complete  {}  8 records, head ", host.sessions[0])),
+        "{out}"
+    );
     assert!(said[3].starts_with("ledger    15 entries, head "), "{out}");
-    assert!(said[3].contains("; signed up to entry 15, ") && said[3].contains(" s ago, with key "), "{out}");
+    assert!(
+        said[3].contains("; signed up to entry 15, ") && said[3].contains(" s ago, with key "),
+        "{out}"
+    );
     assert!(said[3].ends_with(&host.keys[1].to_string()), "{out}");
-    assert!(said[4].contains("it proves nothing against who owns that folder"), "{out}");
+    assert!(
+        said[4].contains("it proves nothing against who owns that folder"),
+        "{out}"
+    );
 
     // With a key that was noted, given as a file, there is nothing to warn of.
     let noted = host.base.path().join("noted");
     fs::write(&noted, format!("{}\n", host.keys[1])).unwrap();
-    let (code, out, _) = portcullis(host.base.path(), &["verify", "--key", noted.to_str().unwrap()]);
+    let (code, out, _) = portcullis(
+        host.base.path(),
+        &["verify", "--key", noted.to_str().unwrap()],
+    );
     assert_eq!((code, out.lines().count()), (Some(0), 4), "{out}");
 
     // What is not bound yet, and what is gone.
@@ -43,7 +65,10 @@ fn verify_says_what_is_signed_and_with_which_key_and_whose_word_that_is() {
         host.sessions[0]
     );
     assert_eq!(out.lines().next(), Some(gone.as_str()), "{out}");
-    assert!(out.contains(&format!("running   {}  3 records, ", later.id)), "{out}");
+    assert!(
+        out.contains(&format!("running   {}  3 records, ", later.id)),
+        "{out}"
+    );
     assert!(out.contains("; not in the ledger\n"), "{out}");
 
     // One session alone is held to the ledger as well.
@@ -66,11 +91,17 @@ fn a_key_or_an_anchor_that_is_none_is_told_and_so_is_a_ledger_that_was_removed()
     assert!(err.contains("--key abc: "), "{err}");
     let empty = host.base.path().join("empty");
     fs::write(&empty, "nothing\n").unwrap();
-    let (code, _, err) = portcullis(host.base.path(), &["verify", "--anchor", empty.to_str().unwrap()]);
+    let (code, _, err) = portcullis(
+        host.base.path(),
+        &["verify", "--anchor", empty.to_str().unwrap()],
+    );
     assert_eq!(code, Some(1));
     assert!(err.contains("no checkpoint stands in it"), "{err}");
     let key = host.keys[0].to_string();
-    assert_eq!(portcullis(host.base.path(), &["verify", "--key", &key]).0, Some(0));
+    assert_eq!(
+        portcullis(host.base.path(), &["verify", "--key", &key]).0,
+        Some(0)
+    );
     fs::remove_dir_all(host.base.path().join("ledger")).unwrap();
     let (code, out, _) = portcullis(host.base.path(), &["verify", "--key", &key]);
     assert_eq!(code, Some(1));
@@ -95,8 +126,14 @@ fn a_key_is_shown_and_replaced_and_both_halves_of_the_ledger_hold() {
     let (_, out, _) = portcullis(host.base.path(), &["key", "show"]);
     assert_eq!(said["key"], out.trim());
     let mut later = Session::start(host.base.path());
-    open_ledger(host.base.path()).append(&[later.write(8)], SECOND).unwrap();
-    for key in [host.keys[0].to_string(), host.keys[1].to_string(), out.trim().to_owned()] {
+    open_ledger(host.base.path())
+        .append(&[later.write(8)], SECOND)
+        .unwrap();
+    for key in [
+        host.keys[0].to_string(),
+        host.keys[1].to_string(),
+        out.trim().to_owned(),
+    ] {
         assert_eq!(both(host.base.path(), &["--key", &key]), Flaws::new());
     }
 }

@@ -5,7 +5,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::support::{Flaws, Host, SECOND, Session, both, entries, flaws, ledger_path, lines, open_ledger, verify};
+use super::support::{
+    Flaws, Host, SECOND, Session, both, entries, flaws, ledger_path, lines, open_ledger, verify,
+};
 
 #[test]
 fn a_ledger_cut_at_any_byte_of_its_last_two_lines_verifies_and_is_continued() {
@@ -24,11 +26,20 @@ fn a_ledger_cut_at_any_byte_of_its_last_two_lines_verifies_and_is_continued() {
         if looked_at {
             assert_eq!(both(copy.path(), &[]), Flaws::new(), "cut at {length}");
         }
-        open_ledger(copy.path()).append(&[event.clone()], SECOND).unwrap();
+        open_ledger(copy.path())
+            .append(&[event.clone()], SECOND)
+            .unwrap();
         let entries = entries(copy.path());
-        assert!(entries.windows(2).all(|two| two[0].hash == two[1].prev), "cut at {length}");
+        assert!(
+            entries.windows(2).all(|two| two[0].hash == two[1].prev),
+            "cut at {length}"
+        );
         if looked_at {
-            assert_eq!(both(copy.path(), &[]), Flaws::new(), "continued from {length}");
+            assert_eq!(
+                both(copy.path(), &[]),
+                Flaws::new(),
+                "continued from {length}"
+            );
         }
     }
 }
@@ -46,9 +57,13 @@ fn a_ledger_whose_end_was_changed_is_not_continued() {
     let durability = portcullis::policy::Durability::Batch;
     let shown = host.base.path().join("ledger");
     let host_id = super::support::HOST.to_owned();
-    let opened = portcullis::audit::ledger::Ledger::open(folder, &shown, place, durability, host_id);
+    let opened =
+        portcullis::audit::ledger::Ledger::open(folder, &shown, place, durability, host_id);
     let error = opened.unwrap_err().to_string();
-    assert!(error.contains("an entry at its end was changed; it is not continued"), "{error}");
+    assert!(
+        error.contains("an entry at its end was changed; it is not continued"),
+        "{error}"
+    );
     assert_eq!(verify(host.base.path(), &[]), flaws([("ledger", 15)]));
 }
 
@@ -71,8 +86,14 @@ fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
     for round in 0..15_u64 {
         let start = || {
             let mut command = Command::new(std::env::current_exe().unwrap());
-            command.args(["--exact", "crashing::appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies"]);
-            command.env(WHERE, base.path()).stdout(Stdio::null()).stderr(Stdio::null());
+            command.args([
+                "--exact",
+                "crashing::appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies",
+            ]);
+            command
+                .env(WHERE, base.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             command.spawn().unwrap()
         };
         let mut appenders = [start(), start(), start()];
@@ -88,6 +109,9 @@ fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
     // Records of a session that was killed may be cut within a line: those are no business of the ledger.
     open_ledger(base.path()).append(&[], SECOND).unwrap();
     let said = verify(base.path(), &[]);
-    assert!(!said.iter().any(|(subject, _)| subject == "ledger"), "{said:?}");
+    assert!(
+        !said.iter().any(|(subject, _)| subject == "ledger"),
+        "{said:?}"
+    );
     assert!(entries(base.path()).len() > 50);
 }

@@ -95,7 +95,12 @@ impl Notary {
         let status = self.child.wait().unwrap();
         assert_eq!(status.success(), signal == Signal::SIGTERM, "{status:?}");
         let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        self.child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut said)
+            .unwrap();
         said
     }
 }
@@ -126,8 +131,16 @@ fn what_ends_is_bound_at_once_and_what_goes_on_when_it_is_due() {
 
     // It is confined.
     let status = fs::read_to_string(format!("/proc/{}/status", notary.child.id())).unwrap();
-    for wanted in ["Seccomp:\t2", "NoNewPrivs:\t1", "CapEff:\t0000000000000000", "Threads:\t1"] {
-        assert!(status.lines().any(|line| line == wanted), "{wanted} in {status}");
+    for wanted in [
+        "Seccomp:\t2",
+        "NoNewPrivs:\t1",
+        "CapEff:\t0000000000000000",
+        "Threads:\t1",
+    ] {
+        assert!(
+            status.lines().any(|line| line == wanted),
+            "{wanted} in {status}"
+        );
     }
     // What is not due yet is bound when it is asked to end.
     one.write(7);
@@ -161,7 +174,8 @@ fn a_notary_that_was_killed_goes_on_where_it_was_and_binds_what_came_meanwhile()
 fn a_log_that_does_not_go_on_as_it_was_bound_is_told_and_bound_no_more() {
     let host = Host::new();
     let notary = host.notary();
-    let (mut one, mut two, mut three) = (host.session(1000), host.session(1000), host.session(1001));
+    let (mut one, mut two, mut three) =
+        (host.session(1000), host.session(1000), host.session(1001));
     for session in [&mut one, &mut two, &mut three] {
         session.write(5);
     }
@@ -171,16 +185,30 @@ fn a_log_that_does_not_go_on_as_it_was_bound_is_told_and_bound_no_more() {
     // A record that does not follow, and a tail that is cut off.
     let path = host.path(1000, one.id);
     let again = lines(&path).pop().unwrap();
-    OpenOptions::new().append(true).open(&path).unwrap().write_all(again.as_bytes()).unwrap();
+    OpenOptions::new()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .write_all(again.as_bytes())
+        .unwrap();
     let path = host.path(1000, two.id);
     fs::write(&path, lines(&path)[..3].concat()).unwrap();
     let broken = |bound: &Bound| bound.broken.is_some();
     let found = host.await_bound(1000, one.id, broken).broken.unwrap();
     assert_eq!(found.0, 6);
-    assert!(found.1.starts_with("sequence is 5 where 6 must stand"), "{found:?}");
+    assert!(
+        found.1.starts_with("sequence is 5 where 6 must stand"),
+        "{found:?}"
+    );
     host.await_bound(1000, two.id, broken);
     let said = notary.end(Signal::SIGTERM);
-    assert!(said.contains(&format!("ALARM: audit log {}: record 6: sequence", host.path(1000, one.id).display())), "{said}");
+    assert!(
+        said.contains(&format!(
+            "ALARM: audit log {}: record 6: sequence",
+            host.path(1000, one.id).display()
+        )),
+        "{said}"
+    );
 
     // While it was down another one was written anew, sealed as it has to be.
     let path = host.path(1001, three.id);
@@ -194,7 +222,9 @@ fn a_log_that_does_not_go_on_as_it_was_bound_is_told_and_bound_no_more() {
     let said = notary.end(Signal::SIGTERM);
     assert!(said.contains("written anew or replaced"), "{said}");
     let three_says = both(&host.logs(), &[]);
-    let expected: Flaws = [(one.id, 6), (two.id, 4), (three.id, 5)].map(|(id, record)| (id.to_string(), record)).into();
+    let expected: Flaws = [(one.id, 6), (two.id, 4), (three.id, 5)]
+        .map(|(id, record)| (id.to_string(), record))
+        .into();
     assert_eq!(three_says, expected);
 }
 
@@ -210,8 +240,16 @@ fn a_ledger_that_was_changed_is_not_gone_on_with() {
     let mut child = host.notary().child;
     assert_eq!(child.wait().unwrap().code(), Some(78));
     let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.contains("entry 1: hash does not match its content"), "{said}");
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert!(
+        said.contains("entry 1: hash does not match its content"),
+        "{said}"
+    );
     // Its twin.
     fs::write(&path, text).unwrap();
     assert_eq!(host.notary().end(Signal::SIGTERM), "");
@@ -234,7 +272,12 @@ fn the_key_may_come_from_the_service_manager() {
         .unwrap();
     host.await_bound(1000, session.id, ended);
     assert_eq!(started(child).end(Signal::SIGTERM), "");
-    assert_eq!(fs::read_dir(host.base.path().join("state")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(host.base.path().join("state"))
+            .unwrap()
+            .count(),
+        0
+    );
     let key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
     assert_eq!(both(&host.logs(), &["--key", key]), Flaws::new());
 }
@@ -262,7 +305,11 @@ fn the_notary_needs_no_more_than_the_group_of_the_logs() {
     let program = host.base.path().join("portcullis-notary");
     fs::copy(env!("CARGO_BIN_EXE_portcullis-notary"), &program).unwrap();
     let child = Command::new("setpriv")
-        .args([format!("--reuid={NOTARY}"), format!("--regid={NOTARY}"), format!("--groups={AUDITORS}")])
+        .args([
+            format!("--reuid={NOTARY}"),
+            format!("--regid={NOTARY}"),
+            format!("--groups={AUDITORS}"),
+        ])
         .arg(&program)
         .args([host.logs(), host.base.path().join("state")])
         .stderr(Stdio::piped())

@@ -44,7 +44,11 @@ impl Session {
             let event = if conn == 8 {
                 let status = Status::Exited(0);
                 let files = None;
-                AuditEvent::SessionEnded { status, ms: 9, files }
+                AuditEvent::SessionEnded {
+                    status,
+                    ms: 9,
+                    files,
+                }
             } else {
                 AuditEvent::EgressClosed {
                     conn: ConnId(conn),
@@ -79,7 +83,14 @@ pub(crate) fn ledger_folder(base: &Path) -> OwnedFd {
 pub(crate) fn open_ledger(base: &Path) -> Ledger {
     let shown = base.join(FOLDER);
     let place = KeyPlace::Beside;
-    Ledger::open(ledger_folder(base), &shown, place, Durability::Batch, HOST.into()).unwrap()
+    Ledger::open(
+        ledger_folder(base),
+        &shown,
+        place,
+        Durability::Batch,
+        HOST.into(),
+    )
+    .unwrap()
 }
 
 /// Two sessions that ended and one that did not, bound bit by bit, with a key that was replaced midway.
@@ -149,7 +160,10 @@ pub(crate) fn lines(path: &Path) -> Vec<String> {
 /// What `portcullis audit verify` says.
 pub(crate) fn verify(base: &Path, more: &[&str]) -> Flaws {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command.args(["audit", "verify", "--json", "--dir"]).arg(base).args(more);
+    command
+        .args(["audit", "verify", "--json", "--dir"])
+        .arg(base)
+        .args(more);
     let output = command.output().unwrap();
     let mut flaws = Flaws::new();
     for line in String::from_utf8(output.stdout).unwrap().lines() {
@@ -208,7 +222,9 @@ pub(crate) fn both(base: &Path, more: &[&str]) -> Flaws {
 }
 
 pub(crate) fn flaws<const N: usize>(expected: [(&str, u64); N]) -> Flaws {
-    expected.map(|(subject, number)| (subject.to_owned(), number)).into()
+    expected
+        .map(|(subject, number)| (subject.to_owned(), number))
+        .into()
 }
 
 // === the forger's tools ===
@@ -223,7 +239,10 @@ pub(crate) fn reseal_log(lines: &mut [String], from: usize, session: SessionId) 
     for (place, line) in lines.iter_mut().enumerate().skip(from - 1) {
         let body = &line[..line.len() - 75 - 74 - 1];
         let (_, rest) = body.split_once(",\"ts\"").unwrap();
-        let open = format!("{{\"v\":1,\"seq\":{},\"ts\"{rest},\"prev\":\"{prev}\"", place + 1);
+        let open = format!(
+            "{{\"v\":1,\"seq\":{},\"ts\"{rest},\"prev\":\"{prev}\"",
+            place + 1
+        );
         prev = prev.follow(open.as_bytes());
         *line = format!("{open},\"hash\":\"{prev}\"}}\n");
     }
@@ -236,7 +255,10 @@ pub(crate) fn hash_of(line: &str) -> ChainHash {
 
 pub(crate) fn entries(base: &Path) -> Vec<Entry> {
     let lines = lines(&ledger_path(base));
-    lines.iter().map(|line| entry::parse(line.trim_end().as_bytes()).unwrap()).collect()
+    lines
+        .iter()
+        .map(|line| entry::parse(line.trim_end().as_bytes()).unwrap())
+        .collect()
 }
 
 /// Seals these entries anew; with a key, signs the checkpoints with it as well.

@@ -9,7 +9,8 @@ use portcullis::audit::ledger::entry::{self, Entry};
 use portcullis::audit::ledger::key::SigningKey;
 
 use super::support::{
-    Flaws, Host, both, copy_all, entries, flaws, ledger_path, lines, log_path, reseal_log, rewrite_ledger, secret_key,
+    Flaws, Host, both, copy_all, entries, flaws, ledger_path, lines, log_path, reseal_log,
+    rewrite_ledger, secret_key,
 };
 
 static HOST: LazyLock<Host> = LazyLock::new(Host::new);
@@ -73,8 +74,20 @@ fn a_changed_byte_in_any_field_of_a_record_is_named() {
     let path = log_path(HOST.base.path(), HOST.sessions[0]);
     let line = lines(&path)[3].clone();
     for field in [
-        "\"v\":", "\"seq\":", "\"ts\":\"", "\"host_id\":\"", "\"session\":\"", "\"user\":\"", "\"event\":\"",
-        "\"conn\":", "\"bytes_up\":", "\"bytes_down\":", "\"ms\":", "\"ended_by\":\"", "\"prev\":\"", "\"hash\":\"",
+        "\"v\":",
+        "\"seq\":",
+        "\"ts\":\"",
+        "\"host_id\":\"",
+        "\"session\":\"",
+        "\"user\":\"",
+        "\"event\":\"",
+        "\"conn\":",
+        "\"bytes_up\":",
+        "\"bytes_down\":",
+        "\"ms\":",
+        "\"ended_by\":\"",
+        "\"prev\":\"",
+        "\"hash\":\"",
     ] {
         let at = line.find(field).unwrap() + field.len();
         let changed = after_log(|lines| {
@@ -120,7 +133,11 @@ fn every_mutation_of_a_log_is_named_at_its_first_record() {
         lines.remove(0);
         reseal_log(lines, 1, id);
     });
-    assert_eq!(forged, flaws([(&first(), 3)]), "the first is removed and all sealed anew");
+    assert_eq!(
+        forged,
+        flaws([(&first(), 3)]),
+        "the first is removed and all sealed anew"
+    );
 }
 
 #[test]
@@ -152,8 +169,16 @@ fn a_log_that_is_replaced_replayed_or_removed_is_named() {
 fn every_mutation_of_the_ledger_is_named_at_its_first_entry() {
     type Change = fn(&mut Vec<String>);
     let table: Vec<(&str, Change, u64)> = vec![
-        ("a time is changed", |l| l[2] = l[2].replace("\"ts\":\"2", "\"ts\":\"1"), 3),
-        ("a number of records is changed", |l| l[1] = l[1].replace("\"records\":3", "\"records\":4"), 2),
+        (
+            "a time is changed",
+            |l| l[2] = l[2].replace("\"ts\":\"2", "\"ts\":\"1"),
+            3,
+        ),
+        (
+            "a number of records is changed",
+            |l| l[1] = l[1].replace("\"records\":3", "\"records\":4"),
+            2,
+        ),
         ("the first is removed", |l| drop(l.remove(0)), 1),
         ("a head is removed", |l| drop(l.remove(3)), 4),
         ("a checkpoint is removed", |l| drop(l.remove(4)), 5),
@@ -179,7 +204,11 @@ fn what_is_forged_and_sealed_anew_is_not_signed() {
     assert_eq!(changed, flaws([("ledger", 7), (&first(), 5)]));
 
     let removed = after_forging(|entries| drop(entries.drain(3..5)));
-    assert_eq!(removed, flaws([("ledger", 5)]), "a head and its checkpoint are removed");
+    assert_eq!(
+        removed,
+        flaws([("ledger", 5)]),
+        "a head and its checkpoint are removed"
+    );
 
     let forged = after_forging(|entries| {
         let LedgerEvent::Checkpoint { signature, .. } = &entries[2].event else {
@@ -223,7 +252,11 @@ fn a_rotation_that_one_of_both_did_not_sign_is_none() {
             new_signature: signature,
         };
     });
-    assert_eq!(forged, flaws([("ledger", ROTATED)]), "the old key did not sign");
+    assert_eq!(
+        forged,
+        flaws([("ledger", ROTATED)]),
+        "the old key did not sign"
+    );
 
     let forged = after_forging(|entries| {
         let LedgerEvent::KeyRotated {
@@ -236,7 +269,11 @@ fn a_rotation_that_one_of_both_did_not_sign_is_none() {
         };
         *new_signature = *old_signature;
     });
-    assert_eq!(forged, flaws([("ledger", ROTATED)]), "the new key did not sign");
+    assert_eq!(
+        forged,
+        flaws([("ledger", ROTATED)]),
+        "the new key did not sign"
+    );
 
     let second = after_forging(|entries| {
         let created = entries[0].clone();
@@ -251,22 +288,40 @@ fn a_ledger_written_anew_with_another_key_holds_only_against_the_key_beside_it()
     let rewrite = |base: &Path| {
         let mut entries = entries(base);
         entries.retain(|entry| !matches!(entry.event, LedgerEvent::KeyRotated { .. }));
-        entries[0].event = LedgerEvent::KeyCreated { key: stranger.public() };
+        entries[0].event = LedgerEvent::KeyCreated {
+            key: stranger.public(),
+        };
         rewrite_ledger(base, &entries, Some(&stranger));
     };
     assert_eq!(after(rewrite), flaws([("ledger", 0)]));
     let copy = HOST.copy();
     rewrite(copy.path());
-    assert_eq!(both(copy.path(), &[]), flaws([("ledger", 0)]), "key.pub was left");
-    fs::write(copy.path().join("ledger/key.pub"), format!("{}\n", stranger.public())).unwrap();
-    assert_eq!(both(copy.path(), &[]), Flaws::new(), "and this is why it is noted elsewhere");
+    assert_eq!(
+        both(copy.path(), &[]),
+        flaws([("ledger", 0)]),
+        "key.pub was left"
+    );
+    fs::write(
+        copy.path().join("ledger/key.pub"),
+        format!("{}\n", stranger.public()),
+    )
+    .unwrap();
+    assert_eq!(
+        both(copy.path(), &[]),
+        Flaws::new(),
+        "and this is why it is noted elsewhere"
+    );
 }
 
 /// The checkpoints of [`HOST`] as a journal has them.
 fn forwarded(base: &Path) -> String {
     let lines = lines(&ledger_path(base));
-    let checkpoints = lines.iter().filter(|line| line.contains("\"event\":\"checkpoint\""));
-    checkpoints.map(|line| format!("Nov 23 12:00:00 host portcullis[1]: {line}")).collect()
+    let checkpoints = lines
+        .iter()
+        .filter(|line| line.contains("\"event\":\"checkpoint\""));
+    checkpoints
+        .map(|line| format!("Nov 23 12:00:00 host portcullis[1]: {line}"))
+        .collect()
 }
 
 #[test]
@@ -274,7 +329,10 @@ fn a_ledger_that_lost_its_tail_is_told_by_checkpoints_kept_elsewhere() {
     let kept = tempfile::tempdir().unwrap();
     let anchor = kept.path().join("anchor");
     let anchor = anchor.to_str().unwrap();
-    let escaped = forwarded(HOST.base.path()).lines().map(|line| format!("{}\n", line.replace('"', "\\\""))).collect();
+    let escaped = forwarded(HOST.base.path())
+        .lines()
+        .map(|line| format!("{}\n", line.replace('"', "\\\"")))
+        .collect();
     for text in [forwarded(HOST.base.path()), escaped] {
         fs::write(anchor, text).unwrap();
         assert_eq!(both(HOST.base.path(), &["--anchor", anchor]), Flaws::new());
@@ -285,7 +343,10 @@ fn a_ledger_that_lost_its_tail_is_told_by_checkpoints_kept_elsewhere() {
         fs::write(&path, cut).unwrap();
         // What was bound by then was bound: the rest is as if it had never been.
         assert_eq!(both(copy.path(), &[]), Flaws::new());
-        assert_eq!(both(copy.path(), &["--anchor", anchor]), flaws([("anchor", LAST)]));
+        assert_eq!(
+            both(copy.path(), &["--anchor", anchor]),
+            flaws([("anchor", LAST)])
+        );
     }
 
     // Written anew from the middle on, with the very key.
@@ -296,7 +357,9 @@ fn a_ledger_that_lost_its_tail_is_told_by_checkpoints_kept_elsewhere() {
     let first_part = lines(&ledger_path(copy.path()))[..11].concat();
     fs::write(ledger_path(copy.path()), first_part).unwrap();
     let ledger = super::support::open_ledger(copy.path());
-    ledger.append(&[all[11].event.clone()], super::support::SECOND).unwrap();
+    ledger
+        .append(&[all[11].event.clone()], super::support::SECOND)
+        .unwrap();
     drop(secret_key(copy.path()));
     assert_eq!(both(copy.path(), &[]), Flaws::new());
     let both_anchors = both(copy.path(), &["--anchor", anchor]);
@@ -308,10 +371,17 @@ fn a_checkpoint_of_another_ledger_is_not_taken_for_one_of_this() {
     let other = Host::new();
     let kept = tempfile::tempdir().unwrap();
     let anchor = kept.path().join("anchor");
-    let last = forwarded(other.base.path()).lines().last().unwrap().to_owned();
+    let last = forwarded(other.base.path())
+        .lines()
+        .last()
+        .unwrap()
+        .to_owned();
     fs::write(&anchor, last).unwrap();
     let anchor = anchor.to_str().unwrap();
-    assert_eq!(both(HOST.base.path(), &["--anchor", anchor]), flaws([("anchor", LAST)]));
+    assert_eq!(
+        both(HOST.base.path(), &["--anchor", anchor]),
+        flaws([("anchor", LAST)])
+    );
     assert_eq!(both(other.base.path(), &["--anchor", anchor]), Flaws::new());
 }
 
@@ -321,7 +391,9 @@ fn a_whole_folder_that_is_replayed_is_told_by_checkpoints_kept_elsewhere() {
     let old = host.copy();
     let mut later = super::support::Session::start(host.base.path());
     let ledger = super::support::open_ledger(host.base.path());
-    ledger.append(&[later.write(8)], super::support::SECOND).unwrap();
+    ledger
+        .append(&[later.write(8)], super::support::SECOND)
+        .unwrap();
     let kept = tempfile::tempdir().unwrap();
     let anchor = kept.path().join("anchor");
     fs::write(&anchor, forwarded(host.base.path())).unwrap();
@@ -330,5 +402,8 @@ fn a_whole_folder_that_is_replayed_is_told_by_checkpoints_kept_elsewhere() {
     fs::remove_file(log_path(host.base.path(), later.id)).unwrap();
     copy_all(old.path(), host.base.path());
     assert_eq!(both(host.base.path(), &[]), Flaws::new());
-    assert_eq!(both(host.base.path(), &["--anchor", anchor]), flaws([("anchor", LAST + 2)]));
+    assert_eq!(
+        both(host.base.path(), &["--anchor", anchor]),
+        flaws([("anchor", LAST + 2)])
+    );
 }

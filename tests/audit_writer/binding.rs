@@ -51,7 +51,13 @@ fn the_end_is_signed_before_it_is_acknowledged() {
         assert_eq!(bound.heads.len(), 1, "nothing was due before");
         let contents = contents(folder.path());
         assert_eq!(contents.signed.unwrap().0, contents.entries);
-        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().permissions().mode() & 0o777;
+        let mode = |name: &str| {
+            fs::metadata(folder.path().join(name))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o777
+        };
         assert_eq!((mode("ledger"), mode("ledger/key")), (0o700, 0o600));
         let (status, _) = writer.finish();
         assert_eq!(status.code(), Some(0));
@@ -95,7 +101,11 @@ fn whoever_holds_the_lock_of_the_ledger_holds_up_no_session_for_long() {
         append(&writer.gate, conn, decided(conn)).unwrap();
     }
     append(&writer.session, 2, ended()).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
     let id = writer.id;
     assert_eq!(bound(folder.path(), id), None);
     // A session that starts meanwhile does.
@@ -120,7 +130,13 @@ fn a_key_that_is_replaced_while_sessions_run_is_theirs_at_once() {
     append(&writer.session, 1, started(&["true"])).unwrap();
     let folder = ledger::append::folder(File::open(base.path()).unwrap()).unwrap();
     let shown = base.path().join("ledger");
-    let ledger = Ledger::open(&folder, &shown, KeyPlace::Beside, Durability::Each, "0123456789abcdef".into());
+    let ledger = Ledger::open(
+        &folder,
+        &shown,
+        KeyPlace::Beside,
+        Durability::Each,
+        "0123456789abcdef".into(),
+    );
     let (old, new) = ledger.unwrap().rotate(&folder).unwrap();
     append(&writer.session, 2, ended()).unwrap();
     assert!(bound(base.path(), writer.id).unwrap().ended);
@@ -175,12 +191,23 @@ fn a_key_that_others_can_read_starts_no_session_and_says_why() {
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let refused = Writer::unbooted(folder.path());
     let why = refused.boot(Durability::Batch).unwrap_err().to_string();
-    assert!(why.contains("its key: others can read it (mode 0644)"), "{why}");
+    assert!(
+        why.contains("its key: others can read it (mode 0644)"),
+        "{why}"
+    );
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    Writer::unbooted(folder.path()).boot(Durability::Batch).unwrap();
+    Writer::unbooted(folder.path())
+        .boot(Durability::Batch)
+        .unwrap();
 
     // Nor does a ledger whose key is gone.
     fs::remove_file(&key).unwrap();
-    let why = Writer::unbooted(folder.path()).boot(Durability::Batch).unwrap_err().to_string();
-    assert!(why.contains("its key is gone; it is not continued"), "{why}");
+    let why = Writer::unbooted(folder.path())
+        .boot(Durability::Batch)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        why.contains("its key is gone; it is not continued"),
+        "{why}"
+    );
 }

@@ -32,7 +32,9 @@ pub struct Anchors {
 #[serde(rename_all = "snake_case")]
 pub enum AnchorFlaw {
     /// The ledger ends before it.
-    #[error("checkpoint {entry} is not in the ledger, which ends at entry {last}: the ledger was cut off")]
+    #[error(
+        "checkpoint {entry} is not in the ledger, which ends at entry {last}: the ledger was cut off"
+    )]
     Truncated {
         /// Its place.
         entry: u64,
@@ -59,7 +61,9 @@ impl AnchorFlaw {
     /// The place of the checkpoint.
     pub fn entry(&self) -> u64 {
         match self {
-            Self::Truncated { entry, .. } | Self::Rewritten { entry } | Self::OtherHost { entry, .. } => *entry,
+            Self::Truncated { entry, .. }
+            | Self::Rewritten { entry }
+            | Self::OtherHost { entry, .. } => *entry,
         }
     }
 }

@@ -163,23 +163,22 @@ impl Ledger {
             Some(key) => Some(key),
             None => KeyFile::open(keys, key::FILE).map_err(key_failed)?,
         };
-        let (key, is_new) = match key {
-            Some(key) => (key, false),
-            None => {
-                let _locked = locked(&file, START).map_err(io_failed)?;
-                let is_empty = file.metadata().map_err(io_failed)?.len() == 0;
-                // Another session may have made it while we waited.
-                match KeyFile::open(keys, key::FILE).map_err(key_failed)? {
-                    Some(key) => (key, false),
-                    None if is_empty => {
-                        let (key, public) = KeyFile::create(keys, key::FILE).map_err(key_failed)?;
-                        publish(&folder, public).map_err(io_failed)?;
-                        (key, true)
-                    }
-                    None => {
-                        let why = "its key is gone";
-                        return Err(LedgerError::NotContinued { path, why });
-                    }
+        let (key, is_new) = if let Some(key) = key {
+            (key, false)
+        } else {
+            let _locked = locked(&file, START).map_err(io_failed)?;
+            let is_empty = file.metadata().map_err(io_failed)?.len() == 0;
+            // Another session may have made it while we waited.
+            match KeyFile::open(keys, key::FILE).map_err(key_failed)? {
+                Some(key) => (key, false),
+                None if is_empty => {
+                    let (key, public) = KeyFile::create(keys, key::FILE).map_err(key_failed)?;
+                    publish(&folder, public).map_err(io_failed)?;
+                    (key, true)
+                }
+                None => {
+                    let why = "its key is gone";
+                    return Err(LedgerError::NotContinued { path, why });
                 }
             }
         };
@@ -209,7 +208,9 @@ impl Ledger {
             let mut batch = Batch::new(&tail);
             if tail.key.is_none() {
                 let key = key.public();
-                batch.push(|_| Ok(LedgerEvent::KeyCreated { key })).map_err(|error| self.key_failed(error))?;
+                batch
+                    .push(|_| Ok(LedgerEvent::KeyCreated { key }))
+                    .map_err(|error| self.key_failed(error))?;
             }
             for event in events {
                 let pushed = batch.push(|_| Ok(event.clone()));
@@ -282,20 +283,22 @@ impl Ledger {
             None => keys.next(),
             Some(public) => keys.find(|key| key.public() == public),
         };
-        current.ok_or_else(|| self.not_continued("another key signed it last than the one in its key file"))
+        current.ok_or_else(|| {
+            self.not_continued("another key signed it last than the one in its key file")
+        })
     }
 
     fn tail(&self) -> Result<Tail, LedgerError> {
         let stat = rustix::fs::fstat(&self.file).map_err(|errno| self.io_failed(errno.into()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         for window in WINDOWS {
-            let start = size.saturating_sub(window);
-            let text = self.end_from(start, size);
+            let from = size.saturating_sub(window);
+            let text = self.end_from(from, size);
             let text = text.map_err(|error| self.io_failed(error))?;
             let whole = memchr::memrchr(b'\n', &text).map_or(0, |newline| newline + 1);
             let lines = text.get(..whole).unwrap_or_default();
-            let length = start + whole as u64;
-            if start == 0 && lines.is_empty() {
+            let length = from + whole as u64;
+            if from == 0 && lines.is_empty() {
                 let host_id = self.host_id.clone();
                 let head = entry::genesis(&host_id);
                 return Ok(Tail {
@@ -307,7 +310,7 @@ impl Ledger {
                     size,
                 });
             }
-            if let Some((last, key)) = self.end(lines, start == 0)? {
+            if let Some((last, key)) = self.end(lines, from == 0)? {
                 return Ok(Tail {
                     host_id: last.host_id,
                     seq: last.seq,
@@ -317,7 +320,7 @@ impl Ledger {
                     size,
                 });
             }
-            if start == 0 {
+            if from == 0 {
                 break;
             }
         }
@@ -325,7 +328,11 @@ impl Ledger {
     }
 
     /// The last entry of these lines and the key that signs, if they hold both.
-    fn end(&self, lines: &[u8], from_start: bool) -> Result<Option<(Entry, PublicKey)>, LedgerError> {
+    fn end(
+        &self,
+        lines: &[u8],
+        from_start: bool,
+    ) -> Result<Option<(Entry, PublicKey)>, LedgerError> {
         let mut last = None;
         let lines = lines.strip_suffix(b"\n").unwrap_or(lines);
         let count = lines.split(|byte| *byte == b'\n').count();
@@ -334,11 +341,14 @@ impl Ledger {
                 // The first one is a part of a line.
                 break;
             }
-            let entry = entry::parse(line).map_err(|_| self.not_continued("an entry at its end was changed"))?;
+            let entry = entry::parse(line)
+                .map_err(|_| self.not_continued("an entry at its end was changed"))?;
             let key = match &entry.event {
                 LedgerEvent::KeyCreated { key } | LedgerEvent::Checkpoint { key, .. } => Some(*key),
                 LedgerEvent::KeyRotated { new, .. } => Some(*new),
-                LedgerEvent::LogHead(_) | LedgerEvent::LogBroken { .. } | LedgerEvent::Unknown => None,
+                LedgerEvent::LogHead(_) | LedgerEvent::LogBroken { .. } | LedgerEvent::Unknown => {
+                    None
+                }
             };
             let last: &Entry = last.get_or_insert(entry);
             if let Some(key) = key {

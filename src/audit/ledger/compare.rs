@@ -32,7 +32,9 @@ pub struct Standing {
 #[serde(rename_all = "snake_case")]
 pub enum HeadFlaw {
     /// Records are missing at its end.
-    #[error("record {record} is missing: the log ends before it, and the ledger has bound {bound} records")]
+    #[error(
+        "record {record} is missing: the log ends before it, and the ledger has bound {bound} records"
+    )]
     Truncated {
         /// The first one that is missing.
         record: u64,

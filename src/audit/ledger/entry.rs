@@ -182,7 +182,7 @@ pub fn seal(
     let event = serde_json::to_string(event)?;
     open.push(',');
     open.push_str(event.trim_start_matches('{').trim_end_matches('}'));
-    open.push_str(&format!(r#","prev":"{prev}""#));
+    open = format!(r#"{open},"prev":"{prev}""#);
     let hash = prev.follow(open.as_bytes());
     buffer.extend_from_slice(open.as_bytes());
     buffer.extend_from_slice(format!(",\"hash\":\"{hash}\"}}\n").as_bytes());
@@ -258,8 +258,14 @@ mod tests {
         assert_eq!(ts.len(), 27);
 
         let text = String::from_utf8(line).unwrap();
-        assert_eq!(parse(text.replace(":7,", ":8,").as_bytes()), Err(Unsealed::Hash));
-        assert_eq!(parse(format!("{text} ").as_bytes()), Err(Unsealed::NotAnEntry));
+        assert_eq!(
+            parse(text.replace(":7,", ":8,").as_bytes()),
+            Err(Unsealed::Hash)
+        );
+        assert_eq!(
+            parse(format!("{text} ").as_bytes()),
+            Err(Unsealed::NotAnEntry)
+        );
         let (open, _) = text.split_once(r#","hash""#).unwrap();
         let open = open.replace("log.head", "log.pruned");
         let hash = prev.follow(open.as_bytes());

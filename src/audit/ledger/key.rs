@@ -48,7 +48,9 @@ pub enum KeyError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Others could have read it.
-    #[error("others can read it (mode {0:04o}); it is not secret any more: rotate it, or run chmod 0600 on it")]
+    #[error(
+        "others can read it (mode {0:04o}); it is not secret any more: rotate it, or run chmod 0600 on it"
+    )]
     Readable(u32),
     /// It is not ours.
     #[error("it belongs to uid {0}")]
@@ -84,7 +86,9 @@ impl PublicKey {
 }
 
 fn decode<const N: usize>(text: &str) -> Result<[u8; N], BadHex> {
-    let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| BadHex(2 * N))?;
+    let bytes = HEXLOWER
+        .decode(text.as_bytes())
+        .map_err(|_| BadHex(2 * N))?;
     bytes.try_into().map_err(|_| BadHex(2 * N))
 }
 
@@ -287,7 +291,8 @@ mod tests {
     #[test]
     fn signatures_are_those_of_rfc_8032() {
         // Section 7.1, test 2.
-        let seed = HEXLOWER.decode(b"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
+        let seed =
+            HEXLOWER.decode(b"4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb");
         let key = SigningKey::from_seed(Zeroizing::new(seed.unwrap().try_into().unwrap())).unwrap();
         assert_eq!(
             key.public().to_string(),
@@ -311,7 +316,10 @@ mod tests {
         let file = KeyFile::open(&folder, FILE).unwrap().unwrap();
         assert_eq!(file.keys().unwrap()[0].public(), public);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
-        assert!(matches!(KeyFile::open(&folder, FILE), Err(KeyError::Readable(0o640))));
+        assert!(matches!(
+            KeyFile::open(&folder, FILE),
+            Err(KeyError::Readable(0o640))
+        ));
     }
 
     #[test]
@@ -323,7 +331,11 @@ mod tests {
         let first = file.keys().unwrap().remove(0);
         file.write(&[&first, &new]).unwrap();
         let publics = |file: &KeyFile| -> Vec<_> {
-            file.keys().unwrap().iter().map(SigningKey::public).collect()
+            file.keys()
+                .unwrap()
+                .iter()
+                .map(SigningKey::public)
+                .collect()
         };
         assert_eq!(publics(&file), [old, new.public()]);
         for length in LINE..2 * LINE {

@@ -10,7 +10,9 @@ use std::io::{self, BufRead};
 use serde::Serialize;
 
 use super::anchor::Anchors;
-use super::entry::{self, Entry, LedgerEvent, LogState, Unsealed, checkpoint_message, rotation_message};
+use super::entry::{
+    self, Entry, LedgerEvent, LogState, Unsealed, checkpoint_message, rotation_message,
+};
 use super::key::PublicKey;
 use crate::audit::chain::ChainHash;
 use crate::audit::reader::{Ending, Lines};
@@ -72,7 +74,9 @@ pub enum EntryFlaw {
     #[error("hash does not match its content: it was changed")]
     Hash,
     /// Entries before it are missing, moved or doubled.
-    #[error("sequence is {found} where {expected} must stand: entries were removed, moved or added")]
+    #[error(
+        "sequence is {found} where {expected} must stand: entries were removed, moved or added"
+    )]
     Sequence {
         /// The number that must stand there.
         expected: u64,
@@ -179,7 +183,8 @@ impl Contents {
                     return Err(EntryFlaw::OtherKey);
                 }
                 let message = rotation_message(entry.place(), old, new);
-                if !old.verifies(&message, old_signature) || !new.verifies(&message, new_signature) {
+                if !old.verifies(&message, old_signature) || !new.verifies(&message, new_signature)
+                {
                     return Err(EntryFlaw::Signature);
                 }
                 self.keys.push((*new, 0));

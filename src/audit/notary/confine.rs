@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope,
 };
 use nix::libc;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
@@ -34,7 +35,10 @@ fn landlock(logs: impl AsFd) -> Result<(), ConfineError> {
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
-        .add_rule(PathBeneath::new(logs, AccessFs::ReadFile | AccessFs::ReadDir))?
+        .add_rule(PathBeneath::new(
+            logs,
+            AccessFs::ReadFile | AccessFs::ReadDir,
+        ))?
         .restrict_self()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
@@ -78,13 +82,18 @@ fn table() -> Result<Table, ConfineError> {
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
     // Only to read (open(2): O_WRONLY and O_RDWR are the two lowest bits of the flags).
-    let (access, length) = (u64::from(libc::O_ACCMODE.unsigned_abs()), SeccompCmpArgLen::Dword);
-    let reads = |flags| SeccompCondition::new(flags, length.clone(), SeccompCmpOp::MaskedEq(access), 0);
+    let (access, length) = (
+        u64::from(libc::O_ACCMODE.unsigned_abs()),
+        SeccompCmpArgLen::Dword,
+    );
+    let reads =
+        |flags| SeccompCondition::new(flags, length.clone(), SeccompCmpOp::MaskedEq(access), 0);
     table.insert(libc::SYS_openat, vec![SeccompRule::new(vec![reads(2)?])?]);
     #[cfg(target_arch = "x86_64")]
     table.insert(libc::SYS_open, vec![SeccompRule::new(vec![reads(1)?])?]);
     // Libraries make sure what a descriptor is before they close it or list a folder; the lock of the ledger.
-    let commands = [libc::F_GETFD, libc::F_GETFL, libc::F_OFD_SETLK].map(|command| exactly(1, command));
+    let commands =
+        [libc::F_GETFD, libc::F_GETFL, libc::F_OFD_SETLK].map(|command| exactly(1, command));
     let commands: Result<_, ConfineError> = commands.into_iter().collect();
     table.insert(libc::SYS_fcntl, commands?);
     // "Done", said to nobody: what the library of the signatures sets up once (pthread_once(3)).

@@ -187,11 +187,18 @@ impl Followed {
             return Ok(Some(self.gone()));
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        self.read_lines(Lines::new(BufReader::with_capacity(BUFFER, file)), self.offset)
+        self.read_lines(
+            Lines::new(BufReader::with_capacity(BUFFER, file)),
+            self.offset,
+        )
     }
 
     /// Lines of a segment from this offset on.
-    fn read_lines(&mut self, mut lines: Lines<impl io::BufRead>, from: u64) -> io::Result<Option<Found>> {
+    fn read_lines(
+        &mut self,
+        mut lines: Lines<impl io::BufRead>,
+        from: u64,
+    ) -> io::Result<Option<Found>> {
         while let Some(line) = lines.next_line()? {
             let start = from + line.offset;
             if start < self.offset {
@@ -235,7 +242,10 @@ impl Followed {
         }
         if let Some((_, head)) = self.expected.filter(|(records, _)| *records == expected) {
             if head != hash {
-                return Err("not the record that was bound: the log was written anew or replaced".to_owned());
+                return Err(
+                    "not the record that was bound: the log was written anew or replaced"
+                        .to_owned(),
+                );
             }
             self.expected = None;
         }

@@ -58,7 +58,9 @@ fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
     // 1. A signal that asks to end is data: what is due is bound first.
     let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
     let mut ending = SigSet::empty();
-    signals.into_iter().for_each(|signal| ending.add(signal));
+    for signal in signals {
+        ending.add(signal);
+    }
     ending.thread_block().map_err(io::Error::from)?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&ending, flags).map_err(io::Error::from)?;
@@ -139,8 +141,11 @@ impl StartError {
     /// [`Exit::Config`] where trying again is of no use.
     fn exit(&self) -> Exit {
         match self {
-            Self::Broken { .. } | Self::Credential(_) => Exit::Config,
-            Self::Ledger(LedgerError::NotContinued { .. } | LedgerError::Key { .. }) => Exit::Config,
+            Self::Broken { .. }
+            | Self::Credential(_)
+            | Self::Ledger(LedgerError::NotContinued { .. } | LedgerError::Key { .. }) => {
+                Exit::Config
+            }
             Self::Io(_) | Self::Ledger(_) | Self::Confine(_) => Exit::Unavailable,
         }
     }

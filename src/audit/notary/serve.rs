@@ -86,7 +86,10 @@ fn wait(signals: &SignalFd, watch: &Watch, patience: Option<Duration>) -> io::Re
         PollFd::new(signals, PollFlags::IN),
         PollFd::from_borrowed_fd(watch.changes.as_fd(), PollFlags::IN),
     ];
-    let timeout = patience.map(Timespec::try_from).transpose().map_err(io::Error::other)?;
+    let timeout = patience
+        .map(Timespec::try_from)
+        .transpose()
+        .map_err(io::Error::other)?;
     match poll(&mut fds, timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(errno.into()),
@@ -128,7 +131,9 @@ impl Watch {
     fn take(&mut self, logs: &Path) -> Option<BTreeSet<LogName>> {
         loop {
             match self.changes.read_events() {
-                Ok(events) => events.iter().for_each(|event| self.event(event.wd, event.mask, event.name.as_deref())),
+                Ok(events) => events
+                    .iter()
+                    .for_each(|event| self.event(event.wd, event.mask, event.name.as_deref())),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => break,
             }
@@ -142,13 +147,18 @@ impl Watch {
 
     fn event(&mut self, watch: WatchDescriptor, mask: AddWatchFlags, name: Option<&OsStr>) {
         let session = name.and_then(OsStr::to_str).and_then(session_of);
-        let user = self.users.iter().find(|(_, descriptor)| **descriptor == watch);
+        let user = self
+            .users
+            .iter()
+            .find(|(_, descriptor)| **descriptor == watch);
         match (user, session, &mut self.changed) {
             (Some((uid, _)), Some(session), Some(changed)) => {
                 changed.insert((Some(*uid), session));
             }
             // Another user, or more than the kernel could tell.
-            _ if watch == self.top || mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => self.changed = None,
+            _ if watch == self.top || mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => {
+                self.changed = None
+            }
             _ => {}
         }
     }
@@ -162,7 +172,9 @@ impl Watch {
                 | AddWatchFlags::IN_MOVED_FROM;
             match self.changes.add_watch(&logs.join(uid.to_string()), flags) {
                 Ok(watch) => drop(self.users.insert(uid, watch)),
-                Err(errno) => tell(format_args!("folder {uid}: {errno}; its logs are looked at only now and then")),
+                Err(errno) => tell(format_args!(
+                    "folder {uid}: {errno}; its logs are looked at only now and then"
+                )),
             }
         }
     }
@@ -174,7 +186,10 @@ fn users(logs: &Path) -> Vec<u32> {
         return Vec::new();
     };
     let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    entries.flatten().filter_map(|entry| uid(&entry.file_name())).collect()
+    entries
+        .flatten()
+        .filter_map(|entry| uid(&entry.file_name()))
+        .collect()
 }
 
 // === Notary ===
@@ -223,14 +238,21 @@ impl Notary {
                 Ok(None) => {}
                 Ok(Some(found)) => {
                     let (record, flaw) = (found.record, found.flaw.escape_debug());
-                    tell(format_args!("ALARM: audit log {}: record {record}: {flaw}", path.display()));
+                    tell(format_args!(
+                        "ALARM: audit log {}: record {record}: {flaw}",
+                        path.display()
+                    ));
                     self.alarms.push(log.broken(&found));
                     *slot = None;
                 }
                 Err(error) => tell(format_args!("audit log {}: {error}", path.display())),
             }
         }
-        let waits = self.followed.values().flatten().any(|log| log.unbound() > 0);
+        let waits = self
+            .followed
+            .values()
+            .flatten()
+            .any(|log| log.unbound() > 0);
         let waits = waits || !self.alarms.is_empty();
         self.since = waits.then(|| self.since.unwrap_or_else(Instant::now));
     }
@@ -250,7 +272,9 @@ impl Notary {
     fn folder(&self, uid: Option<u32>) -> Option<LogFolder> {
         let uid = uid?;
         let folder = LogFolder::open(&self.logs.join(uid.to_string()));
-        folder.inspect_err(|error| tell(format_args!("{error}"))).ok()
+        folder
+            .inspect_err(|error| tell(format_args!("{error}")))
+            .ok()
     }
 
     /// How long there is until something is due.
@@ -260,12 +284,22 @@ impl Notary {
     }
 
     fn bind_if_due(&mut self) {
-        if self.failed.is_some_and(|failed| failed.elapsed() < INTERVAL) {
+        if self
+            .failed
+            .is_some_and(|failed| failed.elapsed() < INTERVAL)
+        {
             return;
         }
-        let mut waiting = self.followed.values().flatten().filter(|log| log.unbound() > 0);
+        let mut waiting = self
+            .followed
+            .values()
+            .flatten()
+            .filter(|log| log.unbound() > 0);
         let late = self.since.is_some_and(|since| since.elapsed() >= INTERVAL);
-        if late || !self.alarms.is_empty() || waiting.any(|log| log.ended() || log.unbound() >= RECORDS) {
+        if late
+            || !self.alarms.is_empty()
+            || waiting.any(|log| log.ended() || log.unbound() >= RECORDS)
+        {
             self.bind();
         }
     }
@@ -296,7 +330,9 @@ impl Notary {
             Ok(()) => {
                 self.alarms.clear();
                 for name in names {
-                    let Some(slot) = self.followed.get_mut(&name) else { continue };
+                    let Some(slot) = self.followed.get_mut(&name) else {
+                        continue;
+                    };
                     if let Some(log) = slot {
                         log.is_bound();
                     }
@@ -307,13 +343,17 @@ impl Notary {
                 }
                 (self.failed, self.since) = (None, None);
                 if std::mem::take(&mut self.told) {
-                    tell(format_args!("the ledger can be written again; everything is bound"));
+                    tell(format_args!(
+                        "the ledger can be written again; everything is bound"
+                    ));
                 }
             }
             Err(error) => {
                 self.failed = Some(Instant::now());
                 if !std::mem::replace(&mut self.told, true) {
-                    tell(format_args!("ALARM: {error}; sessions go on, and nothing of them is bound"));
+                    tell(format_args!(
+                        "ALARM: {error}; sessions go on, and nothing of them is bound"
+                    ));
                 }
             }
         }

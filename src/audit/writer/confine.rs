@@ -145,14 +145,20 @@ fn new_file_in(folder: &BorrowedFd<'_>) -> Result<SeccompRule, ConfineError> {
 }
 
 /// A rule for calls whose argument is this number.
-pub(in crate::audit) fn exactly(argument: u8, number: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn exactly(
+    argument: u8,
+    number: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let (length, number) = (SeccompCmpArgLen::Dword, u64::from(number.unsigned_abs()));
     let condition = SeccompCondition::new(argument, length, SeccompCmpOp::Eq, number)?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
 /// A rule for calls whose argument lacks this bit.
-pub(in crate::audit) fn without(argument: u8, bit: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn without(
+    argument: u8,
+    bit: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let bit = u64::from(bit.unsigned_abs());
     let condition = SeccompCondition::new(
         argument,

@@ -85,10 +85,19 @@ pub(super) fn run(command: KeyCommand) -> Outcome {
 fn public(folder: &Path) -> Result<PublicKey, Failure> {
     let path = folder.join(PUBLIC_FILE);
     let shown = escape(&path.to_string_lossy());
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Failure::new(Exit::Unavailable, format!("{shown}: {error}; check the folder")))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::new(
+            Exit::Unavailable,
+            format!("{shown}: {error}; check the folder"),
+        )
+    })?;
     let key = text.trim().parse();
-    key.map_err(|error| Failure::new(Exit::No, format!("{shown}: {error}; see portcullis audit verify")))
+    key.map_err(|error| {
+        Failure::new(
+            Exit::No,
+            format!("{shown}: {error}; see portcullis audit verify"),
+        )
+    })
 }
 
 fn rotate(folder: &Path) -> Result<(PublicKey, PublicKey), Failure> {
@@ -103,7 +112,10 @@ fn rotate(folder: &Path) -> Result<(PublicKey, PublicKey), Failure> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
             let shown = escape(&path.to_string_lossy());
-            Failure::new(Exit::Unavailable, format!("{shown}: {errno}; check the folder"))
+            Failure::new(
+                Exit::Unavailable,
+                format!("{shown}: {errno}; check the folder"),
+            )
         })
     };
     let opened = open(folder)?;
@@ -113,6 +125,7 @@ fn rotate(folder: &Path) -> Result<(PublicKey, PublicKey), Failure> {
     } else {
         KeyPlace::Beside
     };
-    let ledger = Ledger::open(&opened, folder, place, Durability::Each, host::id()).map_err(failed)?;
+    let ledger =
+        Ledger::open(&opened, folder, place, Durability::Each, host::id()).map_err(failed)?;
     ledger.rotate(&opened).map_err(failed)
 }

@@ -53,10 +53,13 @@ Examples:
   portcullis audit show 0192f0:17     record 17 of that session")]
     Show(show::ShowArgs),
     /// The key that signs the ledger of the logs
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   portcullis audit key show           the public half, to be noted elsewhere
-  portcullis audit key rotate         another one signs from here on")]
+  portcullis audit key rotate         another one signs from here on"
+    )]
     Key(key::KeyCommand),
 }
 

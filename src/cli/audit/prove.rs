@@ -118,7 +118,8 @@ pub(super) fn ledger(
     let contents = match File::open(&path) {
         Ok(file) => {
             let source = BufReader::with_capacity(256 << 10, file);
-            Contents::read(source, &mut anchors).map_err(|error| super::log_failure(&path, &error))?
+            Contents::read(source, &mut anchors)
+                .map_err(|error| super::log_failure(&path, &error))?
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let asked = noted.is_some() || anchors.count > 0;
@@ -210,7 +211,9 @@ impl Proof {
         };
         let signed = match (self.signed, self.keys.last()) {
             (Some(signed), Some(key)) => {
-                let age = self.age().map_or_else(String::new, |age| format!(", {age} ago,"));
+                let age = self
+                    .age()
+                    .map_or_else(String::new, |age| format!(", {age} ago,"));
                 format!("signed up to entry {signed}{age} with key {key}")
             }
             _ => "not signed yet".to_owned(),
@@ -222,7 +225,9 @@ impl Proof {
         };
         let torn = match self.torn {
             0 => String::new(),
-            bytes => format!("; {bytes} bytes of a line at its end are not whole, and count for nothing"),
+            bytes => {
+                format!("; {bytes} bytes of a line at its end are not whole, and count for nothing")
+            }
         };
         format!("{entries}, head {head}; {signed}{anchored}{torn}")
     }
@@ -230,7 +235,10 @@ impl Proof {
     /// How long ago the last checkpoint was made.
     fn age(&self) -> Option<String> {
         let at: Timestamp = self.signed_at.as_ref()?.parse().ok()?;
-        let seconds = Timestamp::now().as_second().saturating_sub(at.as_second()).max(0);
+        let seconds = Timestamp::now()
+            .as_second()
+            .saturating_sub(at.as_second())
+            .max(0);
         Some(match seconds {
             0..120 => format!("{seconds} s"),
             120..7200 => format!("{} min", seconds / 60),
@@ -298,7 +306,9 @@ struct Progress {
 
 impl Progress {
     fn new(all: usize) -> Self {
-        let next = io::stderr().is_terminal().then(|| Instant::now() + PROGRESS);
+        let next = io::stderr()
+            .is_terminal()
+            .then(|| Instant::now() + PROGRESS);
         Self {
             all,
             next,
@@ -311,7 +321,11 @@ impl Progress {
         if let Some(next) = self.next.as_mut().filter(|next| **next <= now) {
             *next = now + PROGRESS;
             self.shown = true;
-            drop(write!(io::stderr().lock(), "\r{done} of {} logs verified", self.all));
+            drop(write!(
+                io::stderr().lock(),
+                "\r{done} of {} logs verified",
+                self.all
+            ));
         }
     }
 

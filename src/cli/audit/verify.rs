@@ -72,7 +72,10 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     };
     if arguments.sessions.is_empty() {
         let here: BTreeSet<LogName> = logs.iter().filter_map(Log::name).collect();
-        let gone = contents.sessions.iter().filter(|(name, _)| !here.contains(name));
+        let gone = contents
+            .sessions
+            .iter()
+            .filter(|(name, _)| !here.contains(name));
         let mut gone: Vec<_> = gone.collect();
         gone.sort_by_key(|(name, _)| **name);
         for ((uid, session), bound) in gone {
@@ -124,7 +127,10 @@ struct Told {
 
 impl Told {
     fn log(&mut self, verified: &Verified) -> Result<(), Failure> {
-        let flaw = verified.ledger.as_ref().and_then(|standing| standing.flaw.as_ref());
+        let flaw = verified
+            .ledger
+            .as_ref()
+            .and_then(|standing| standing.flaw.as_ref());
         if verified.report.broken.is_some() || flaw.is_some() {
             self.exit = Exit::No;
         }
@@ -140,7 +146,9 @@ impl Told {
     fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
         let Some(proof) = proof else {
             if whole && !self.json && self.goes_on {
-                drop(line("ledger    there is none: a log that is gone or that was written anew does not show"));
+                drop(line(
+                    "ledger    there is none: a log that is gone or that was written anew does not show",
+                ));
             }
             return Ok(());
         };
@@ -209,14 +217,21 @@ fn of_users(path: &Path) -> Result<Vec<Log>, Failure> {
         return Ok(Vec::new());
     };
     let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    let mut uids: Vec<u32> = entries.flatten().filter_map(|entry| uid(&entry.file_name())).collect();
+    let mut uids: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| uid(&entry.file_name()))
+        .collect();
     uids.sort_unstable();
     let mut logs = Vec::new();
     for uid in uids {
         let folder = LogFolder::open(&place(path, Some(uid))).map_err(folder_failure)?;
         let folder = Arc::new(folder);
         let sessions = folder.sessions().map_err(folder_failure)?;
-        logs.extend(sessions.into_iter().map(|id| Log::OfUser(folder.clone(), uid, id)));
+        logs.extend(
+            sessions
+                .into_iter()
+                .map(|id| Log::OfUser(folder.clone(), uid, id)),
+        );
     }
     Ok(logs)
 }
@@ -258,11 +273,21 @@ impl Log {
         };
         let report = report.map_err(|error| log_failure(&log, &error))?;
         let ledger = bound.map(|_| comparison.finish(&report));
-        Ok(Verified { log, report, ledger })
+        Ok(Verified {
+            log,
+            report,
+            ledger,
+        })
     }
 }
 
-fn describe(Verified { log, report, ledger }: &Verified) -> String {
+fn describe(
+    Verified {
+        log,
+        report,
+        ledger,
+    }: &Verified,
+) -> String {
     let log = report
         .session
         .map_or_else(|| escape(&log.to_string_lossy()), |id| id.to_string());
