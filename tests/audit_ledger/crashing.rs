@@ -27,7 +27,7 @@ fn a_ledger_cut_at_any_byte_of_its_last_two_lines_verifies_and_is_continued() {
             assert_eq!(both(copy.path(), &[]), Flaws::new(), "cut at {length}");
         }
         open_ledger(copy.path())
-            .append(&[event.clone()], SECOND)
+            .append(std::slice::from_ref(&event), SECOND)
             .unwrap();
         let entries = entries(copy.path());
         assert!(

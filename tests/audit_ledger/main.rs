@@ -2,7 +2,6 @@
 //! lines of Python that knows nothing but the documented format.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
     reason = "tests may panic"

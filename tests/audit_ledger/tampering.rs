@@ -101,8 +101,8 @@ fn a_changed_byte_in_any_field_of_a_record_is_named() {
 
 #[test]
 fn every_mutation_of_a_log_is_named_at_its_first_record() {
-    let id = HOST.sessions[0];
     type Change = fn(&mut Vec<String>);
+    let id = HOST.sessions[0];
     let table: Vec<(&str, Change, u64)> = vec![
         ("the first is deleted", |l| drop(l.remove(0)), 1),
         ("one is deleted", |l| drop(l.remove(3)), 4),
@@ -319,9 +319,8 @@ fn forwarded(base: &Path) -> String {
     let checkpoints = lines
         .iter()
         .filter(|line| line.contains("\"event\":\"checkpoint\""));
-    checkpoints
-        .map(|line| format!("Nov 23 12:00:00 host portcullis[1]: {line}"))
-        .collect()
+    let forwarded = checkpoints.map(|line| format!("Nov 23 12:00:00 host portcullis[1]: {line}"));
+    forwarded.collect::<Vec<_>>().concat()
 }
 
 #[test]
@@ -329,10 +328,7 @@ fn a_ledger_that_lost_its_tail_is_told_by_checkpoints_kept_elsewhere() {
     let kept = tempfile::tempdir().unwrap();
     let anchor = kept.path().join("anchor");
     let anchor = anchor.to_str().unwrap();
-    let escaped = forwarded(HOST.base.path())
-        .lines()
-        .map(|line| format!("{}\n", line.replace('"', "\\\"")))
-        .collect();
+    let escaped = forwarded(HOST.base.path()).replace('"', "\\\"");
     for text in [forwarded(HOST.base.path()), escaped] {
         fs::write(anchor, text).unwrap();
         assert_eq!(both(HOST.base.path(), &["--anchor", anchor]), Flaws::new());

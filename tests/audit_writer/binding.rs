@@ -28,6 +28,7 @@ fn contents(folder: &Path) -> Contents {
 }
 
 /// How a session is bound, which is what its log has.
+#[expect(clippy::unwrap_in_result, reason = "tests may panic")]
 fn bound(folder: &Path, id: SessionId) -> Option<Bound> {
     let bound = contents(folder).sessions.get(&(None, id)).cloned();
     if let Some(bound) = bound.as_ref().filter(|bound| bound.ended) {

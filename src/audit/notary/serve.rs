@@ -157,7 +157,7 @@ impl Watch {
             }
             // Another user, or more than the kernel could tell.
             _ if watch == self.top || mask.contains(AddWatchFlags::IN_Q_OVERFLOW) => {
-                self.changed = None
+                self.changed = None;
             }
             _ => {}
         }
