@@ -35,7 +35,8 @@ const PROGRAMS: [&str; 6] = [
     "portcullisd",
 ];
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
+    "portcullis-forward.service",
     "portcullis-notary.service",
     "portcullis-sessions.service",
     "portcullis.slice",
@@ -296,9 +297,14 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
     let names: Vec<&str> = users.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["portcullis-audit", "portcullis-gate", "portcullis-notary"]
+        [
+            "portcullis-audit",
+            "portcullis-forward",
+            "portcullis-gate",
+            "portcullis-notary"
+        ]
     );
-    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 4);
     for user in read("shadow") {
         assert!(user[1].starts_with('!'), "{user:?} has a password");
     }

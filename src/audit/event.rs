@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::changes::FileChanges;
+use super::http::{BodyKept, BodySkipped, HttpExchange};
 use super::limit::{Counted, LimitAction};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
@@ -130,6 +131,15 @@ pub enum AuditEvent {
         /// The host that gets it.
         host: Host,
     },
+    /// A request that the gate could read is over, answered or not. Comes before its `egress.closed`.
+    #[serde(rename = "http.exchanged")]
+    HttpExchanged(Box<HttpExchange>),
+    /// A body of a request or of its answer is kept beside the log. Comes before its `http.exchanged`.
+    #[serde(rename = "body.kept")]
+    BodyKept(BodyKept),
+    /// A body that the profile would have kept is not.
+    #[serde(rename = "body.skipped")]
+    BodySkipped(BodySkipped),
     /// A tunnel or request is over.
     #[serde(rename = "egress.closed")]
     EgressClosed {
@@ -311,6 +321,9 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::CredentialUsed { .. } => "credential.used",
+            Self::HttpExchanged(_) => "http.exchanged",
+            Self::BodyKept(_) => "body.kept",
+            Self::BodySkipped(_) => "body.skipped",
             Self::EgressClosed { .. } => "egress.closed",
             Self::LimitHit { .. } => "limit.hit",
             Self::ApprovalAsked { .. } => "approval.asked",
@@ -355,6 +368,9 @@ impl AuditEvent {
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
             | Self::CredentialUsed { .. }
+            | Self::HttpExchanged(_)
+            | Self::BodyKept(_)
+            | Self::BodySkipped(_)
             | Self::EgressClosed { .. }
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
@@ -373,7 +389,7 @@ pub enum Source {
     /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
     /// share of the machine.
     Session,
-    /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
+    /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.
     Gate,
     /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.

@@ -22,8 +22,13 @@ const BUFFER: usize = 256 << 10;
 
 /// Where segments are read from: a folder, or whoever opens them for us.
 pub trait SegmentStore {
-    /// The segments of a session's log, in their order.
+    /// The segments of a session's log, in their order; as they were not long ago, where that is cheaper.
     fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>>;
+
+    /// The same as they are now.
+    fn list_now(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        self.list(session)
+    }
 
     /// Opens one to read.
     fn open(&self, segment: SegmentName) -> io::Result<File>;

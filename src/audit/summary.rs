@@ -3,8 +3,8 @@
 //! The jail chooses how many destinations there are, so their number is capped; what is beyond the cap
 //! is counted.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -124,6 +124,9 @@ pub struct Destination {
     pub bytes_up: u64,
     /// Payload bytes from the network.
     pub bytes_down: u64,
+    /// How often an answer had which status, of requests that the gate could read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub statuses: BTreeMap<u16, u64>,
 }
 
 /// Requests that could not be read as a request for a destination, one row a reason.
@@ -202,7 +205,16 @@ impl SessionSummary {
             | AuditEvent::PolicyApplied { .. }
             | AuditEvent::PolicyRejected { .. }
             | AuditEvent::SessionAttached { .. }
-            | AuditEvent::SessionDetached { .. } => {}
+            | AuditEvent::SessionDetached { .. }
+            | AuditEvent::BodyKept(_)
+            | AuditEvent::BodySkipped(_) => {}
+            AuditEvent::HttpExchanged(exchange) => {
+                let row = self.connections.get(&exchange.conn).copied();
+                let destination = row.and_then(|row| self.destinations.get_mut(row));
+                if let (Some(destination), Some(status)) = (destination, exchange.status) {
+                    *destination.statuses.entry(status).or_default() += 1;
+                }
+            }
             AuditEvent::EgressRefused {
                 conn,
                 reason,
@@ -320,6 +332,7 @@ impl SessionSummary {
                     rule: None,
                     bytes_up: 0,
                     bytes_down: 0,
+                    statuses: BTreeMap::new(),
                 });
                 Some(*new.insert(next))
             }

@@ -129,30 +129,58 @@ pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<R
     verify_log_seen(store, session, &mut |_, _| {})
 }
 
-/// The same, and shows the place and the hash of each record that holds.
+/// The same, and shows the place and the hash of each record that holds; more than once, if the log grows meanwhile.
 pub fn verify_log_seen(
     store: &impl SegmentStore,
     session: SessionId,
     seen: &mut dyn FnMut(u64, ChainHash),
 ) -> io::Result<Report> {
-    let (segments, running) = settled(store, session)?;
+    let mut segments = store.list(session)?;
+    for _ in 0..LOOKS {
+        let verified = verify_segments(store, session, &segments, seen);
+        let is_final = match &verified {
+            // Nothing follows, or what follows is written just now.
+            Ok(report) if report.broken.is_none() => report.state != State::Open,
+            Ok(report) => report.state == State::Running,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(_) => true,
+        };
+        // Another segment may have been begun, or one packed, since they were listed.
+        let now = if is_final {
+            return verified;
+        } else {
+            store.list_now(session)?
+        };
+        if now == segments {
+            return verified;
+        }
+        segments = now;
+    }
+    verify_segments(store, session, &segments, seen)
+}
+
+fn verify_segments(
+    store: &impl SegmentStore,
+    session: SessionId,
+    segments: &[SegmentName],
+    seen: &mut dyn FnMut(u64, ChainHash),
+) -> io::Result<Report> {
+    // Asked first: a log that nobody writes now does not change while we read.
+    let running = is_written(store, segments);
     let several = segments.len() > 1;
     let mut chain = Chain::new(Some(session));
     chain.seen = Some(seen);
     let mut broken = None;
     for (segment, number) in segments.iter().zip(1..) {
         if segment.number != number {
-            let packed = false;
+            let missing = SegmentName {
+                number,
+                packed: false,
+                ..*segment
+            };
             broken = Some(Broken {
                 record: chain.seq + 1,
-                file: Some(
-                    SegmentName {
-                        number,
-                        packed,
-                        ..*segment
-                    }
-                    .file_name(),
-                ),
+                file: Some(missing.file_name()),
                 offset: 0,
                 flaw: Flaw::SegmentMissing,
             });
@@ -169,22 +197,6 @@ pub fn verify_log_seen(
         }
     }
     Ok(chain.report(broken, running))
-}
-
-/// The list of segments as it stays, and whether somebody writes the log. Asked before anything is read: a log that
-/// nobody writes now does not change while we read.
-fn settled(store: &impl SegmentStore, session: SessionId) -> io::Result<(Vec<SegmentName>, bool)> {
-    let mut segments = store.list(session)?;
-    for _ in 0..LOOKS {
-        let running = is_written(store, &segments);
-        let again = store.list(session)?;
-        // Whoever writes goes on in later segments; these are as they are.
-        if running || again == segments {
-            return Ok((segments, running));
-        }
-        segments = again;
-    }
-    Ok((segments, false))
 }
 
 /// Whether a writer holds the newest segment, or the one before while it makes another.

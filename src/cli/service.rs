@@ -142,9 +142,13 @@ pub(super) fn open_segment(name: SegmentName) -> io::Result<OwnedFd> {
     let (reply, mut fds) = asked.map_err(failed)?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
-        (ControlReply::Refused { kind, .. }, _) if kind == Refusal::NotFound => {
-            Err(io::ErrorKind::NotFound.into())
-        }
+        (
+            ControlReply::Refused {
+                kind: Refusal::NotFound,
+                ..
+            },
+            _,
+        ) => Err(io::ErrorKind::NotFound.into()),
         (ControlReply::Refused { kind, message }, _) => Err(failed(refused(kind, &message))),
         _ => Err(failed(unexpected())),
     }

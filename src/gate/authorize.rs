@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use crate::audit::AuditEvent;
+use crate::audit::{AuditEvent, redact};
 use crate::ids::ConnId;
 use crate::policy::{
     Answered, Decision, DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport,
@@ -16,6 +16,7 @@ use crate::policy::{
 
 use super::budget::{self, Seen};
 use super::open::Lease;
+use super::placeholder;
 use super::questions::{self, Outcome};
 use super::report::AuditLost;
 use super::respond::UPGRADE_REQUIRED;
@@ -263,7 +264,10 @@ async fn record(
         host: request.host.clone(),
         port: request.port,
         method: request.method.clone(),
-        path: request.path.clone().map(capped),
+        path: request
+            .path
+            .as_deref()
+            .map(|path| recorded_path(gate, path)),
         verdict: decision.verdict,
         reason: decision.reason,
         rule: decision.rule.clone(),
@@ -314,6 +318,18 @@ fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> 
         rule,
         detail: None,
     }
+}
+
+/// A path as records have it: without the session's own credentials, however they are encoded, and without what
+/// looks like a secret; then [`capped`], so that no beginning of one is left.
+pub(super) fn recorded_path(gate: &Gate, path: &str) -> String {
+    let values = gate.keyring.values();
+    if placeholder::find_in_target(values, path.as_bytes()).is_some() {
+        return format!("/{}", String::from_utf8_lossy(placeholder::SCRUBBED));
+    }
+    let mut path = path.to_owned();
+    redact::text(&mut path);
+    capped(path)
 }
 
 /// At most [`MAX_RECORDED_PATH`] bytes, cut between characters.

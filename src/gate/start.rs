@@ -23,6 +23,7 @@ use crate::sys::harden::harden;
 use crate::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
+use super::bodies::Bodies;
 use super::budget::{self, Ledger};
 use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
@@ -216,6 +217,7 @@ pub(super) fn build(
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit, on_failure),
         summary: Summary::default(),
+        bodies: Bodies::new(boot.bodies.clone()),
         keyring: Keyring::new(&policy.credentials, values)?,
         pool: Pool::new(limits.connections),
         room: Room::default(),

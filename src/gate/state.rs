@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::ids::ConnId;
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::bodies::Bodies;
 use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
@@ -67,6 +68,8 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// Whose bodies are kept.
+    pub(super) bodies: Bodies,
     /// Credentials that the jail has placeholders of.
     pub(super) keyring: Keyring,
     /// What may be used, and how far it is used up.

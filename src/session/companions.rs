@@ -15,7 +15,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::policy::{NetworkPolicy, OnFailure};
+use crate::policy::{BodiesPolicy, NetworkPolicy, OnFailure};
 use crate::sys::beside::Process;
 use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
@@ -550,6 +550,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         credentials: Vec::new(),
         upstream: None,
         on_failure: OnFailure::Block,
+        bodies: BodiesPolicy::default(),
     }
 }
 

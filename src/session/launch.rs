@@ -162,7 +162,7 @@ impl Companions {
             })?;
         }
         let (starter, channels) = match (&plan.service, &plan.log) {
-            (Some(service), _) => Starter::service(Rc::clone(service), plan.profile.audit.clone())?,
+            (Some(service), _) => Starter::service(Rc::clone(service), &plan.profile.audit)?,
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -182,6 +182,7 @@ impl Companions {
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
+        boot.bodies.clone_from(&plan.profile.audit.bodies);
         let gate = Gate::start(Rc::clone(&starter), channels.gate, boot)?;
         Ok(Self {
             starter,

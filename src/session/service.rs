@@ -182,7 +182,7 @@ fn bind(theirs: &CallerLimit) -> Result<(), ServiceError> {
 
 impl Service {
     /// Has an audit writer and a gate started: gives the lane to the writer and the gate's control channel.
-    pub fn companions(&mut self, kept: AuditPolicy) -> Result<[Channel; 2], ServiceError> {
+    pub fn companions(&mut self, kept: &AuditPolicy) -> Result<[Channel; 2], ServiceError> {
         let fds = self.ask(Ask::Companions {
             durability: kept.durability,
             on_failure: kept.on_failure,

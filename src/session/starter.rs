@@ -47,7 +47,7 @@ impl Starter {
     }
 
     /// Has the service start both.
-    pub fn service(service: Shared, kept: AuditPolicy) -> Result<(Self, Started), CompanionError> {
+    pub fn service(service: Shared, kept: &AuditPolicy) -> Result<(Self, Started), CompanionError> {
         let [audit, gate] = service.borrow_mut().companions(kept)?;
         for end in [&audit, &gate] {
             bound(end).map_err(|error| wire(GATE, error))?;

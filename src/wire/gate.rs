@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
-    NoProxy, OnFailure, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
+    Answered, BodiesPolicy, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method,
+    NetworkPolicy, NoProxy, OnFailure, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope,
+    Transport,
 };
 use crate::secret::{self, Secret};
 
@@ -50,6 +51,9 @@ pub struct GateBoot {
     /// What happens while records cannot be kept, as far as the terms of the host leave it.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Whose bodies are kept beside the log.
+    #[serde(default)]
+    pub bodies: BodiesPolicy,
 }
 
 /// The way out where a network has no direct one. At least one of the two proxies is there.

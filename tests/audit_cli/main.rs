@@ -8,6 +8,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests start the real program")]
 
 mod checking;
+mod exporting;
 mod reading;
 mod segments;
 mod support;

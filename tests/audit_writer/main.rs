@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests start mount(8)")]
 
 mod binding;
+mod bodies;
 mod clients;
 mod confined;
 mod ending;

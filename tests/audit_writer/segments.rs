@@ -184,7 +184,7 @@ fn a_missing_changed_or_swapped_segment_is_named() {
     let offset = first.len() as u64 + 1;
     assert_eq!(broken(), (before + 1, name.clone(), offset, Flaw::Hash));
     // Cut, though others follow.
-    fs::write(path(2), &text[..text.len() - 9]).unwrap();
+    fs::write(path(2), &text.as_bytes()[..text.len() - 9]).unwrap();
     assert_eq!(broken().3, Flaw::Truncated);
     // Swapped with another.
     fs::write(path(2), fs::read(path(3)).unwrap()).unwrap();

@@ -286,7 +286,7 @@ fn a_closed_supply_channel_changes_nothing_until_the_writer_dies() {
 
 /// What the session is told of the records next.
 fn told(gate: &crate::test_gate::TestGate) -> AuditState {
-    match gate.reply() {
+    match gate.next_message() {
         GateReply::Audit(state) => state,
         other => panic!("{other:?}"),
     }
@@ -410,4 +410,37 @@ fn what_a_dead_writer_had_held_is_told_to_the_next() {
         panic!()
     };
     assert_eq!((count, by), (held, LostBy::Gate));
+}
+
+#[test]
+fn what_a_writer_that_hangs_has_no_room_for_is_counted() {
+    let origin = Origin::echo();
+    let mut spec = spec().reaches("a.test", origin.port());
+    spec.on_failure = OnFailure::Continue;
+    let gate = spec.start();
+    let authority = format!("a.test:{}", origin.port());
+    gate.audit.hold();
+    // Far more records than may wait.
+    for _ in 0..600 {
+        assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    }
+    gate.audit.release();
+    let lost = gate.audit.wait_for_one("the loss", |event| {
+        matches!(event, AuditEvent::RecordsLost { .. })
+    });
+    let AuditEvent::RecordsLost {
+        count, kinds, by, ..
+    } = lost
+    else {
+        panic!()
+    };
+    assert_eq!((by, kinds.values().sum()), (LostBy::Gate, count));
+    let decided = gate
+        .audit
+        .events()
+        .iter()
+        .filter(|event| is_decided(event))
+        .count() as u64;
+    assert_eq!(decided + kinds["egress.decided"], 600);
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
 }

@@ -2,14 +2,16 @@
 //!
 //! Owns: the log's file and the head of its chain. Trusts: the session for the events of the session,
 //! the gate for those of the gate, neither for sequence, time or hashes; it takes a hostile gate for
-//! granted. Never: opens a file after its start but the next segments, which are new; makes a socket, executes
+//! granted. Never: opens a file after its start but new ones, the next segments and bodies, and bodies that are there;
+//! makes a socket, executes
 //! anything.
 //!
 //! `main` is one numbered list. It is started in a process group of its own and outlives the session
 //! process: if that dies, somebody must still write down that it did.
 //!
-//! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`].
+//! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`] → [`bodies`].
 
+mod bodies;
 pub mod confine;
 mod lane;
 mod outage;
@@ -22,16 +24,18 @@ use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 
-use self::confine::ConfineError;
+use self::bodies::Bodies;
+use self::confine::{ConfineError, Folders};
 use self::witness::Witness;
 use super::AuditEvent;
 use super::host;
 use super::ledger::append::KeyPlace;
 use super::ledger::{self, Ledger, LedgerError};
 use super::log::{Log, LogError, SEGMENT_BYTES};
+use super::redact;
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::policy::OnFailure;
+use crate::policy::{Durability, OnFailure};
 use crate::sys::fd::inherit;
 use crate::wire::audit::{AuditBoot, AuditReply};
 use crate::wire::supply::WriterSupply;
@@ -83,14 +87,20 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    gate is listened to.
     let boot: WriterSupply = supply.recv()?;
 
-    // 4. Open the log, and the ledger that it is bound into: the last files that are ever opened here, but for the segments that are begun later.
+    // 4. Open the log, the folder of bodies and the ledger: all that is opened from here on are new files beside them, and
+    //    bodies that are there already.
     let (log, ended, on_failure) = open(&folder, &boot)?;
+    let bodies = Bodies::open(&folder, durability(&boot));
     let witness = witness(&folder, &boot, &log, ended.is_some())?;
     drop(folder);
+    redact::prepare();
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
     //    is read.
-    confine::confine(&[log.folder()])?;
+    let mut new_files = vec![log.folder()];
+    new_files.extend(bodies.folder());
+    let read = bodies.folder();
+    confine::confine(&Folders { new_files, read })?;
 
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
@@ -98,6 +108,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     Ok(Opened {
         log,
         witness,
+        bodies,
         ended,
         supply,
         on_failure,
@@ -109,6 +120,7 @@ struct Opened {
     log: Log,
     /// Binds it into the ledger.
     witness: Witness,
+    bodies: Bodies,
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
     supply: Channel,
@@ -171,6 +183,13 @@ fn witness(
 
 fn as_long_as(log: Log, boot: &AuditBoot) -> Log {
     log.with_segments_of(boot.segment_bytes.unwrap_or(SEGMENT_BYTES))
+}
+
+fn durability(boot: &WriterSupply) -> Durability {
+    match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) => boot.durability,
+        WriterSupply::Gate => Durability::Each,
+    }
 }
 
 fn whose(boot: &AuditBoot) -> (SessionId, &str) {

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use jiff::Timestamp;
 
 use super::Opened;
-use super::lane::Lane;
+use super::bodies::Bodies;
+use super::lane::{Lane, Request};
 use super::outage::Outage;
 use super::witness::Witness;
 use crate::audit::log::{Log, LogError};
@@ -19,7 +20,7 @@ use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
 use crate::policy::OnFailure;
 use crate::wire::Channel;
-use crate::wire::audit::{Append, AuditReply};
+use crate::wire::audit::{Append, AuditReply, KeepBody};
 use crate::wire::supply::{Deliveries, WriterSupply, only};
 
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
@@ -36,6 +37,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     let Opened {
         log,
         witness,
+        bodies,
         ended,
         supply,
         on_failure,
@@ -43,6 +45,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     let mut service = Service {
         log,
         witness,
+        bodies,
         session: Lane::new(Source::Session, session),
         gate: None,
         supply: Some(supply),
@@ -78,6 +81,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 struct Service {
     log: Log,
     witness: Witness,
+    bodies: Bodies,
     session: Lane,
     /// `None`: no gate yet.
     gate: Option<Lane>,
@@ -107,6 +111,7 @@ struct Asked {
 }
 
 /// What is to be done for it.
+#[expect(clippy::large_enum_variant, reason = "nearly all are records")]
 enum Wanted {
     /// To keep this, which came then.
     Record(Timestamp, AuditEvent),
@@ -202,7 +207,8 @@ impl Service {
         }
         while let Some(request) = self.lane(source).and_then(Lane::next_request) {
             match request {
-                Ok(request) => self.take(source, request),
+                Ok(Request::Append(request)) => self.take(source, request),
+                Ok(Request::Keep(request)) => self.take_body(source, request),
                 // Nothing that follows a broken frame can be told from noise.
                 Err(_) => self.cut_off(source),
             }
@@ -234,6 +240,20 @@ impl Service {
             Wanted::Record(Timestamp::now(), event.capped())
         };
         self.batch.push(Asked { source, id, what });
+    }
+
+    /// Keeps a body, and has a record say so.
+    fn take_body(&mut self, source: Source, KeepBody { id, body }: KeepBody) {
+        // After the end nothing is kept, and only a gate has bodies.
+        if source != Source::Gate || self.phase == Phase::Ended {
+            let what = Wanted::Nothing("audit log: no body is kept here".to_owned());
+            self.batch.push(Asked { source, id, what });
+            return self.cut_off(source);
+        }
+        match self.bodies.keep(body) {
+            Ok(event) => self.take(source, Append { id, event }),
+            Err(_) => self.cut_off(source),
+        }
     }
 
     /// Writes the batch, then answers everything in it.

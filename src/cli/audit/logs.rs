@@ -1,16 +1,17 @@
 //! The logs that the caller may read: those in a folder of their own, and those that the service keeps, which
 //! the daemon opens for whoever may read them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::{FolderArg, folder_failure, log_failure};
-use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
 use crate::audit::reader::ReadError;
 use crate::audit::segment::{SegmentName, SegmentStore};
+use crate::audit::{AuditRecord, bodies};
 use crate::cli::failure::Failure;
 use crate::cli::{print, service};
 use crate::exit::Exit;
@@ -26,6 +27,8 @@ pub(super) struct Logs {
     kept: BTreeSet<SessionId>,
     /// Whether the service may have more by now.
     service: bool,
+    /// The segments in the folder, as they were at the first look.
+    listed: OnceLock<BTreeMap<SessionId, Vec<SegmentName>>>,
 }
 
 impl Logs {
@@ -44,6 +47,7 @@ impl Logs {
             folder,
             kept: BTreeSet::new(),
             service,
+            listed: OnceLock::new(),
         };
         logs.ask();
         Ok((logs.folder.is_some() || service).then_some(logs))
@@ -132,10 +136,44 @@ impl Logs {
         }
         Ok(())
     }
+
+    /// Reads a body that is kept beside the logs, and holds it against its hash. What the service keeps is read
+    /// by those who may read its folder, who name it.
+    pub(super) fn read_body(&self, session: SessionId, sha256: &str) -> io::Result<Vec<u8>> {
+        if self.kept.contains(&session) {
+            let cure = "the service hands out logs alone: name its folder with --dir";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, cure));
+        }
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        bodies::read(folder, sha256)
+    }
 }
 
 impl SegmentStore for Logs {
     fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        if self.kept.contains(&session) {
+            return self.list_now(session);
+        }
+        // One look at the folder for all of its sessions.
+        if self.listed.get().is_none() {
+            let folder = self.folder.as_ref();
+            let all = folder.map(LogFolder::all_segments).transpose();
+            let all = all.map_err(|error| io::Error::other(error.to_string()))?;
+            let mut listed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for segment in all.unwrap_or_default() {
+                let of_session = listed.entry(segment.session).or_default();
+                // Plain and packed for a moment, while it is packed: the plain one.
+                if of_session.last().map(|last: &SegmentName| last.number) != Some(segment.number) {
+                    of_session.push(segment);
+                }
+            }
+            self.listed.set(listed).ok();
+        }
+        let listed = self.listed.get().and_then(|listed| listed.get(&session));
+        Ok(listed.cloned().unwrap_or_default())
+    }
+
+    fn list_now(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
         let listed = self.segments(session);
         listed.map_err(|failure| io::Error::other(failure.message))
     }

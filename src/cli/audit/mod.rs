@@ -3,6 +3,9 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`](super::print::escape).
 
+mod body;
+mod export;
+mod forward;
 mod key;
 mod logs;
 mod naming;
@@ -50,7 +53,8 @@ ledger that lost its own tail shows by checkpoints kept elsewhere alone (--ancho
     #[command(after_help = "\
 Examples:
   portcullis audit show 0192f0        what ran, where it wanted to go, what would allow it
-  portcullis audit show 0192f0:17     record 17 of that session")]
+  portcullis audit show 0192f0:17     record 17 of that session
+  portcullis audit show 0192f0:18 --body   the body that record 18 (body.kept) speaks of")]
     Show(show::ShowArgs),
     /// The key that signs the ledger of the logs
     #[command(
@@ -61,6 +65,25 @@ Examples:
   portcullis audit key rotate         another one signs from here on"
     )]
     Key(key::KeyCommand),
+    /// Write records in a form that other tools read
+    #[command(after_help = "\
+Examples:
+  portcullis audit export -f csv -o today.csv --since 24h
+  portcullis audit export -f har 0192f0 -o session.har      opens in a browser's network tools
+  portcullis audit export -f ocsf | siem-import
+  portcullis audit export -f jsonl -o copy.jsonl 0192f0     still verifiable
+
+Exits with 1 when a record does not hold: all before it is exported, and it is named.")]
+    Export(export::ExportArgs),
+    /// Send records elsewhere while they are written, and anchor checkpoints
+    #[command(after_help = "\
+Examples:
+  portcullis audit forward                  what $XDG_CONFIG_HOME/portcullis/audit.toml says, until it is ended
+  portcullis audit forward --once           send what there is and end
+  portcullis audit forward --config /etc/portcullis/audit.toml --dir /var/log/portcullis
+
+A receiver that is down is tried again; nothing waits for it but its own records, which stay in the logs.")]
+    Forward(forward::ForwardArgs),
 }
 
 /// Where the logs are.
@@ -78,6 +101,8 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Verify(arguments) => verify::verify(&arguments),
         AuditCommand::Show(arguments) => show::show(&arguments),
         AuditCommand::Key(command) => key::run(command),
+        AuditCommand::Export(arguments) => export::export(&arguments),
+        AuditCommand::Forward(arguments) => forward::forward(&arguments),
     }
 }
 

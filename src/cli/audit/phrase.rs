@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::audit::changes::FileChanges;
+use crate::audit::http::{BodyKept, HttpExchange};
 use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
@@ -13,6 +14,7 @@ use crate::policy::{Host, Method, Port, Verdict};
 pub(super) type Destinations = HashMap<ConnId, String>;
 
 /// What an event says, without its name.
+#[expect(clippy::too_many_lines, reason = "an arm an event")]
 pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
     match event {
         AuditEvent::SessionStarted { .. } => started(event),
@@ -54,6 +56,15 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             let about = named(known, *conn);
             known.remove(conn);
             row("DENY", &about, &format!("{reason}: {}", escape(detail)))
+        }
+        AuditEvent::HttpExchanged(exchange) => {
+            row("", &named(known, exchange.conn), &exchanged(exchange))
+        }
+        AuditEvent::BodyKept(body) => row("", &named(known, body.conn), &kept(body)),
+        AuditEvent::BodySkipped(body) => {
+            let (whose, why) = (body.direction.word(), body.reason.word());
+            let what = format!("body of the {whose} not kept: {why}");
+            row("", &named(known, body.conn), &what)
         }
         AuditEvent::EgressClosed { conn, .. } => {
             let about = named(known, *conn);
@@ -250,6 +261,45 @@ fn closed(event: &AuditEvent) -> String {
     };
     let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
     format!("{up} up, {down} down, {time}, by {}", ender(*ended_by))
+}
+
+fn exchanged(exchange: &HttpExchange) -> String {
+    let status = exchange.status.map_or_else(
+        || "without an answer".to_owned(),
+        |status| status.to_string(),
+    );
+    let mut what = format!("{} {status}", escape(&exchange.method));
+    what.extend([", ", exchange.version.word()]);
+    if exchange.upgraded {
+        what += ", a WebSocket";
+    }
+    for (text, way) in [
+        (&exchange.request_type, "up"),
+        (&exchange.response_type, "down"),
+    ] {
+        what.extend(text.iter().map(|text| format!(", {} {way}", escape(text))));
+    }
+    let waited = exchange.first_byte_ms.map(duration);
+    what.extend(waited.map(|waited| format!(", answered after {waited}")));
+    for (text, of) in [(&exchange.thread, "thread"), (&exchange.turn, "turn")] {
+        what.extend(text.iter().map(|text| format!(", {of} {}", escape(text))));
+    }
+    what
+}
+
+fn kept(body: &BodyKept) -> String {
+    let (whose, size) = (body.direction.word(), bytes(body.bytes));
+    let mut what = format!("body of the {whose} kept, {size}");
+    if body.truncated {
+        what += " of more";
+    }
+    match body.redactions {
+        0 => {}
+        1 => what += ", a secret replaced",
+        more => what.extend([", ", &more.to_string(), " secrets replaced"]),
+    }
+    what.extend([", sha256 ", &escape(&body.sha256)]);
+    what
 }
 
 fn limit(event: &AuditEvent) -> String {

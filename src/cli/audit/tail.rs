@@ -218,9 +218,16 @@ impl View {
 
     /// The newest segment. `None`: somebody removed it since it was listed.
     fn open(&self, session: SessionId) -> Result<Option<OpenLog>, Failure> {
-        let newest = self.folder.segments(session)?.pop();
-        let opened = newest.map(|newest| OpenLog::open(&self.folder, newest));
-        let opened = opened.transpose().map(Option::flatten);
+        let newest = match self.folder.list(session) {
+            // One that is new since the first look.
+            Ok(listed) if listed.is_empty() => self.folder.list_now(session),
+            listed => listed,
+        };
+        let opened = newest.and_then(|mut listed| {
+            let newest = listed.pop();
+            let opened = newest.map(|newest| OpenLog::open(&self.folder, newest));
+            opened.transpose().map(Option::flatten)
+        });
         opened.map_err(|error| self.failure(session, &error))
     }
 
@@ -331,7 +338,7 @@ impl OpenLog {
     fn read_on(&mut self, store: &impl SegmentStore) -> io::Result<Vec<Entry>> {
         let mut entries = self.read()?;
         while !lock::is_held(&self.file).unwrap_or_default() {
-            let later = store.list(self.session)?.into_iter();
+            let later = store.list_now(self.session)?.into_iter();
             let next = later.filter(|one| one.number > self.segment.number).min();
             let Some(next) = next else { break };
             // Nobody adds to this one any more: what came since it was read.

@@ -10,41 +10,35 @@
 //! Unless the profile says that the session goes on ([`OnFailure::Continue`]): then callers are let go after a short
 //! wait, records stay in the queue as long as there is room, and those beyond are counted.
 
+mod trouble;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
+use crate::audit::AuditEvent;
 use crate::audit::loss::Losses;
-use crate::audit::{AuditEvent, LostBy};
 use crate::policy::OnFailure;
-use crate::wire::audit::{Append, AuditReply};
-use crate::wire::frame;
+use crate::wire::audit::{Append, AuditReply, BodyOffer, KeepBody};
 use crate::wire::gate::AuditState;
+use crate::wire::{WireError, frame};
+
+use super::bodies::Share;
 
 /// Requests that may wait for an acknowledgement at once; later ones wait for their turn.
 const WAITING: usize = 64;
 
 /// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
-/// it come to that: callers give up waiting, their records stay.
-const BACKLOG: usize = 1024;
-
-/// How long a record may stay unacknowledged, and how long there may be no writer before everything is
-/// refused. Must exceed an fdatasync(2) on a busy disk, and the start of another writer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// The same where the session goes on.
-const SHORT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often the age of the oldest record without an answer is looked at.
-const TICK: Duration = Duration::from_millis(200);
+/// it come to that: callers give up waiting, their records stay. Every request that the connections of a session
+/// can hold may end at once, each with up to four records.
+const BACKLOG: usize = 4096;
 
 /// An answer of the writer is one short object; only its error text has a length.
 const MAX_REPLY: usize = 64 << 10;
@@ -116,6 +110,8 @@ struct Unanswered {
     frame: Vec<u8>,
     /// Whoever waits for it.
     waiter: Option<oneshot::Sender<()>>,
+    /// The memory that its body takes.
+    _share: Option<Share>,
 }
 
 /// Why a channel is of no use any more.
@@ -201,93 +197,16 @@ impl Reporter {
         }
     }
 
-    /// Leaves an event in the queue, or counts it where that is full.
-    fn leave(&self, event: AuditEvent) -> Result<(), AuditLost> {
-        if self.useless.get() {
-            return Err(AuditLost);
+    /// Has a body kept, in its place among the records and without waiting. Its share of the memory is taken until
+    /// the writer has it.
+    pub(super) fn keep(&self, body: BodyOffer, share: Share) {
+        if self.is_lost() && self.queue.borrow().waiting.len() >= BACKLOG {
+            return;
         }
-        if self.queue.borrow().waiting.len() >= BACKLOG {
-            self.losses.borrow_mut().add(event.name(), Timestamp::now());
-            return Ok(());
-        }
-        self.enqueue(event, None)
-    }
-
-    /// How long a record may stay unacknowledged.
-    fn patience(&self) -> Duration {
-        match self.on_failure {
-            OnFailure::Block => PATIENCE,
-            OnFailure::Continue => SHORT_PATIENCE,
-        }
-    }
-
-    /// Whether records cannot be kept at the moment.
-    fn is_in_trouble(&self) -> bool {
-        self.refusing.borrow().is_some() || self.absent.get() || self.overdue.get()
-    }
-
-    /// Draws the conclusions from what has changed, and tells the session.
-    fn judge(&self) {
-        let why = self.refusing.borrow().clone().or_else(|| {
-            let silent = self.overdue.get().then(|| AuditLost.to_string());
-            let gone = || "there is no audit writer".to_owned();
-            silent.or_else(|| self.absent.get().then(gone))
-        });
-        let why = why.or_else(|| self.useless.get().then(|| AuditLost.to_string()));
-        let goes_on = self.on_failure == OnFailure::Continue && !self.useless.get();
-        let state = match why {
-            None => AuditState::Writing,
-            Some(why) if goes_on => AuditState::Behind(why),
-            Some(why) => AuditState::Blocked(why),
-        };
-        if matches!(state, AuditState::Blocked(_)) {
-            self.lose();
-        } else {
-            self.lost.send_replace(false);
-        }
-        if state == AuditState::Writing {
-            self.tell_losses();
-        }
-        self.state.send_if_modified(|told| {
-            // Another reason for the same is no news.
-            let news = std::mem::discriminant(told) != std::mem::discriminant(&state);
-            *told = state;
-            news
-        });
-    }
-
-    /// Records what was lost.
-    fn tell_losses(&self) {
-        let losses = self.losses.take();
-        let why = "the audit writer did not take them";
-        if let Some(told) = losses.told(LostBy::Gate, why) {
-            self.enqueue(told, None).ok();
-        }
-    }
-
-    /// What the session is to be told, whenever that changes.
-    pub(super) fn states(&self) -> watch::Receiver<AuditState> {
-        self.state.subscribe()
-    }
-
-    /// Looks at the age of the oldest record without an answer, as long as there is any.
-    async fn watch_the_oldest(&self) -> Infallible {
-        loop {
-            if self.queue.borrow().waiting.is_empty() {
-                self.queued.notified().await;
-            } else {
-                sleep(TICK).await;
-                self.look_at_the_oldest();
-            }
-        }
-    }
-
-    fn look_at_the_oldest(&self) {
-        let oldest = self.queue.borrow().waiting.front().map(|one| one.since);
-        let overdue = oldest.is_some_and(|since| since.elapsed() >= self.patience());
-        if self.overdue.replace(overdue) != overdue {
-            self.judge();
-        }
+        let frame = |id| frame::encode(&KeepBody { body, id });
+        // As in `note`.
+        self.enqueue_frame("body.kept", frame, (None, Some(share)))
+            .ok();
     }
 
     /// Waits until every record has its answer, or the channel is lost.
@@ -399,32 +318,28 @@ impl Reporter {
         self.send_now();
     }
 
-    fn lose(&self) {
-        self.lost.send_replace(true);
-        let mut queue = self.queue.borrow_mut();
-        if self.useless.get() {
-            queue.outgoing.clear();
-            queue.waiting.clear();
-        }
-        for unanswered in &mut queue.waiting {
-            // Dropping the sender tells the waiting caller; the record itself may still be kept.
-            unanswered.waiter = None;
-        }
-        drop(queue);
-        self.answered.notify_waiters();
-    }
-
     fn enqueue(
         &self,
         event: AuditEvent,
         waiter: Option<oneshot::Sender<()>>,
     ) -> Result<(), AuditLost> {
+        let kind = event.name();
+        let frame = |id| frame::encode(&Append { id, event });
+        self.enqueue_frame(kind, frame, (waiter, None))
+    }
+
+    fn enqueue_frame(
+        &self,
+        kind: &'static str,
+        frame: impl FnOnce(u64) -> Result<Vec<u8>, WireError>,
+        (waiter, share): (Option<oneshot::Sender<()>>, Option<Share>),
+    ) -> Result<(), AuditLost> {
         if self.useless.get() {
             return Err(AuditLost);
         }
         let mut queue = self.queue.borrow_mut();
-        let (id, kind) = (queue.next.get(), event.name());
-        let frame = frame::encode(&Append { id, event }).map_err(|_| AuditLost)?;
+        let id = queue.next.get();
+        let frame = frame(id).map_err(|_| AuditLost)?;
         queue.next.set(id.wrapping_add(1));
         if self.lane.borrow().is_some() {
             queue.outgoing.extend(&frame);
@@ -435,6 +350,7 @@ impl Reporter {
             since: Instant::now(),
             frame,
             waiter,
+            _share: share,
         });
         drop(queue);
         self.queued.notify_one();
@@ -516,12 +432,13 @@ impl Reporter {
                 self.judge();
                 return Ok(());
             }
-            AuditReply::Recorded { id, .. } | AuditReply::Held { id } => *id,
             // It could keep others: a record that is refused for itself is none that anything may follow.
             AuditReply::Failed { .. } if self.refusing.borrow().is_none() => {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            AuditReply::Failed { id, .. } => *id,
+            AuditReply::Recorded { id, .. }
+            | AuditReply::Held { id }
+            | AuditReply::Failed { id, .. } => *id,
             AuditReply::Ready => return Err(io::ErrorKind::InvalidData.into()),
         };
         let waiting = self.queue.borrow_mut().waiting.pop_front();
@@ -535,7 +452,10 @@ impl Reporter {
                 held.add(unanswered.kind, Timestamp::now());
                 self.on_failure == OnFailure::Continue
             }
-            _ => false,
+            AuditReply::Failed { .. }
+            | AuditReply::Ready
+            | AuditReply::Blocked { .. }
+            | AuditReply::Writing => false,
         };
         if let Some(waiter) = unanswered.waiter.filter(|_| kept) {
             // A caller that gave up waiting is no fault of the channel.

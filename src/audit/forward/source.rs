@@ -1,0 +1,423 @@
+//! What is to be sent next: records of all logs below a folder, a few of each in turn.
+//!
+//! A log that is behind takes no more of a batch than another one. Logs are the queue: what is not sent yet stays in
+//! them, and nothing of it is kept here but one batch.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::config::{MessageFormat, Target};
+use super::cursor::{Place, Places};
+use crate::audit::export::checked::Checked;
+use crate::audit::export::{Seen, ocsf};
+use crate::audit::folder::LogFolder;
+use crate::audit::lock;
+use crate::audit::reader::{Ending, Lines};
+use crate::audit::segment::SegmentName;
+use crate::ids::SessionId;
+
+/// The most records in a batch.
+const MAX_RECORDS: usize = 512;
+
+/// The most bytes of records in a batch, one record more or less.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The most records of one log in a batch while others wait.
+const FAIR_SHARE: usize = 64;
+
+/// How often folders are looked through for new logs.
+const RESCAN: Duration = Duration::from_secs(1);
+
+/// Something to send.
+#[derive(Debug)]
+pub struct Item {
+    /// The record.
+    pub seen: Seen,
+    /// What the message holds.
+    pub text: String,
+}
+
+/// What is to be sent, and how far that leads.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order of their logs.
+    pub items: Vec<Item>,
+    /// The places behind them, also of logs of which nothing is sent.
+    pub places: Vec<(String, Place)>,
+}
+
+/// All logs below a folder.
+#[derive(Debug)]
+pub struct Source {
+    root: PathBuf,
+    ledgers: bool,
+    format: MessageFormat,
+    events: Vec<String>,
+    streams: BTreeMap<String, Stream>,
+    scanned: Option<Instant>,
+    /// The key of the log that the last batch ended with.
+    turn: String,
+    /// What the schema's events need to know, of sessions that run.
+    sessions: BTreeMap<String, ocsf::Session>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    folder: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Log(SessionId, Vec<SegmentName>),
+    /// The chain of the host; only its checkpoints are sent.
+    Ledger,
+}
+
+impl Source {
+    /// Logs in this folder and in the folders in it; of an anchor's target the ledgers instead.
+    pub fn new(root: &Path, target: &Target) -> Self {
+        Self {
+            root: root.to_owned(),
+            ledgers: target.anchor,
+            format: target.format,
+            events: target.events.clone(),
+            streams: BTreeMap::new(),
+            scanned: None,
+            turn: String::new(),
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// The next records behind these places.
+    pub fn next(&mut self, places: &mut Places) -> io::Result<Batch> {
+        if self.scanned.is_none_or(|last| last.elapsed() > RESCAN) {
+            self.scan(places)?;
+            self.scanned = Some(Instant::now());
+        }
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        // From the one whose turn it is, once around.
+        let after = self
+            .streams
+            .range(self.turn.clone()..)
+            .skip_while(|(key, _)| **key == self.turn);
+        let before = self.streams.range(..=self.turn.clone());
+        let keys: Vec<_> = after.chain(before).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            if batch.items.len() >= MAX_RECORDS || bytes >= MAX_BYTES {
+                break;
+            }
+            let place = places.entry(key.clone()).or_default();
+            if place.ended {
+                continue;
+            }
+            let old = place.clone();
+            let start = batch.items.len();
+            let room = FAIR_SHARE.min(MAX_RECORDS - start);
+            self.read(&key, place, room, &mut batch.items)?;
+            let new = batch.items.get(start..).unwrap_or_default();
+            bytes += new.iter().map(|item| item.text.len()).sum::<usize>();
+            if *place != old {
+                batch.places.push((key.clone(), place.clone()));
+                self.turn = key;
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Bytes behind these places. Of packed segments, the packed bytes.
+    pub fn lag(&self, places: &Places) -> u64 {
+        let of = |(key, stream): (&String, &Stream)| {
+            let place = places.get(key).cloned().unwrap_or_default();
+            if place.ended {
+                return 0;
+            }
+            let size = |name: String| {
+                let file = fs::symlink_metadata(stream.folder.join(name));
+                file.map_or(0, |file| file.len())
+            };
+            match &stream.kind {
+                Kind::Ledger => size(LEDGER.into()).saturating_sub(place.offset),
+                Kind::Log(_, segments) => segments
+                    .iter()
+                    .filter(|segment| segment.number >= place.segment)
+                    .map(|segment| {
+                        let sent = if segment.number == place.segment {
+                            place.offset
+                        } else {
+                            0
+                        };
+                        size(segment.file_name()).saturating_sub(sent)
+                    })
+                    .sum(),
+            }
+        };
+        self.streams.iter().map(of).sum()
+    }
+
+    /// Takes everything that stands there now as sent.
+    pub fn skip_to_ends(&mut self, places: &mut Places) -> io::Result<()> {
+        self.scan(places)?;
+        for (key, stream) in &self.streams {
+            let (Kind::Log(_, segments), Ok(folder)) =
+                (&stream.kind, LogFolder::open(&stream.folder))
+            else {
+                continue;
+            };
+            let Some(last) = segments.last().copied() else {
+                continue;
+            };
+            // Of a log that nobody writes nothing more comes, but for a writer that takes it up again.
+            let file = folder.open_segment(last);
+            let length = file.and_then(|file| Ok(file.metadata()?.len()));
+            let place = Place {
+                segment: last.number,
+                offset: length.unwrap_or_default(),
+                // Not known without reading it all.
+                seq: 1,
+                ended: last.packed,
+                ..Place::default()
+            };
+            places.insert(key.clone(), place);
+        }
+        Ok(())
+    }
+
+    /// How many logs are being written.
+    pub fn running(&self, places: &Places) -> u64 {
+        let is_written = |(key, stream): &(&String, &Stream)| {
+            let Kind::Log(_, segments) = &stream.kind else {
+                return false;
+            };
+            let last = segments.last().filter(|last| !last.packed);
+            let ended = places.get(*key).is_some_and(|place| place.ended);
+            let (false, Some(last)) = (ended, last) else {
+                return false;
+            };
+            let file = LogFolder::open(&stream.folder)
+                .map_err(io::Error::other)
+                .and_then(|folder| folder.open_segment(*last));
+            file.and_then(|file| lock::is_held(&file))
+                .unwrap_or_default()
+        };
+        self.streams.iter().filter(is_written).count() as u64
+    }
+
+    /// How many of these logs are broken.
+    pub fn broken(places: &Places) -> u64 {
+        places.values().filter(|place| place.broken).count() as u64
+    }
+
+    fn scan(&mut self, places: &mut Places) -> io::Result<()> {
+        let mut streams = BTreeMap::new();
+        let mut folders = vec![(String::from("."), self.root.clone())];
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            // A link is no folder of ours.
+            if entry.file_type()?.is_dir() {
+                folders.push((
+                    entry.file_name().to_string_lossy().into_owned(),
+                    entry.path(),
+                ));
+            }
+        }
+        for (name, folder) in folders {
+            if self.ledgers {
+                if fs::symlink_metadata(folder.join(LEDGER)).is_ok_and(|file| file.is_file()) {
+                    let kind = Kind::Ledger;
+                    streams.insert(format!("{name}/ledger"), Stream { folder, kind });
+                }
+                continue;
+            }
+            // Folders of others that we may not read are not ours to send.
+            let Ok(segments) = LogFolder::open(&folder).and_then(|open| open.all_segments()) else {
+                continue;
+            };
+            for segment in segments {
+                let session = segment.session;
+                let stream = streams
+                    .entry(format!("{name}/{session}"))
+                    .or_insert_with(|| Stream {
+                        folder: folder.clone(),
+                        kind: Kind::Log(session, Vec::new()),
+                    });
+                if let Kind::Log(_, all) = &mut stream.kind
+                    && all.last().is_none_or(|last| last.number != segment.number)
+                {
+                    all.push(segment);
+                }
+            }
+        }
+        places.retain(|key, _| streams.contains_key(key));
+        self.sessions.retain(|key, _| streams.contains_key(key));
+        self.streams = streams;
+        Ok(())
+    }
+
+    /// Reads up to so many records behind a place.
+    fn read(
+        &mut self,
+        key: &str,
+        place: &mut Place,
+        room: usize,
+        items: &mut Vec<Item>,
+    ) -> io::Result<()> {
+        let Some(stream) = self.streams.get(key) else {
+            return Ok(());
+        };
+        let (session, segments) = match &stream.kind {
+            Kind::Ledger => {
+                return read_ledger(&stream.folder, place, room, items);
+            }
+            Kind::Log(session, segments) => (*session, segments),
+        };
+        // Removed since.
+        let Ok(folder) = LogFolder::open(&stream.folder) else {
+            return Ok(());
+        };
+        let wanted = |item: &Seen| {
+            self.events.is_empty()
+                || self
+                    .events
+                    .iter()
+                    .any(|events| matches(events, &item.event))
+        };
+        let mut left = room;
+        loop {
+            let next = segments
+                .iter()
+                .find(|segment| segment.number >= place.segment);
+            let Some(segment) = next.copied() else {
+                return Ok(());
+            };
+            if segment.number > place.segment {
+                // Pruned before it was sent, or the first segments were gone when we came.
+                (place.segment, place.offset, place.head) = (segment.number, 0, None);
+            }
+            let file = match folder.open_segment(segment) {
+                Ok(file) => file,
+                // Pruned, or packed a moment ago: the next scan tells.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.scanned = None;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            let is_last = segments.last() == Some(&segment);
+            if !segment.packed && is_last && file.metadata()?.len() == place.offset {
+                return Ok(());
+            }
+            let mut plain: Box<dyn BufRead> = if segment.packed {
+                let mut plain = BufReader::new(zstd::Decoder::new(file)?);
+                io::copy(&mut (&mut plain).take(place.offset), &mut io::sink())?;
+                Box::new(plain)
+            } else {
+                let mut plain = BufReader::with_capacity(64 << 10, file);
+                plain.seek(SeekFrom::Start(place.offset))?;
+                Box::new(plain)
+            };
+            let mut lines = Lines::new(&mut plain);
+            let mut chain = match place.head {
+                None if segment.number > 1 => Checked::from_within(session),
+                head => Checked::from_head(session, head, place.seq),
+            };
+            while left > 0 {
+                let Some(line) = lines.next_line()? else {
+                    break;
+                };
+                if line.ending != Ending::Newline {
+                    break;
+                }
+                place.offset += line.bytes.len() as u64 + 1;
+                if chain.check(&line).is_err() {
+                    // Sent all the same: whoever receives it shall see what was done.
+                    place.broken = true;
+                    chain = Checked::from_within(session);
+                }
+                let Ok(seen) = Seen::parse(line.bytes) else {
+                    place.broken = true;
+                    continue;
+                };
+                (place.seq, place.head) = (seen.seq, chain.head());
+                place.ended = seen.event == "session.ended";
+                left -= 1;
+                let text = match self.format {
+                    MessageFormat::Jsonl => String::from_utf8_lossy(line.bytes).into_owned(),
+                    MessageFormat::Ocsf => {
+                        let known = self.sessions.entry(key.to_owned()).or_default();
+                        known.event(&seen).to_string()
+                    }
+                };
+                if place.ended {
+                    self.sessions.remove(key);
+                }
+                if wanted(&seen) {
+                    items.push(Item { seen, text });
+                }
+            }
+            if left == 0 || is_last {
+                return Ok(());
+            }
+            // What follows in a closed segment is no whole record.
+            (place.segment, place.offset) = (segment.number.saturating_add(1), 0);
+        }
+    }
+}
+
+/// The chain of the host, beside logs.
+const LEDGER: &str = "ledger/ledger.jsonl";
+
+fn read_ledger(
+    folder: &Path,
+    place: &mut Place,
+    room: usize,
+    items: &mut Vec<Item>,
+) -> io::Result<()> {
+    let mut file = match fs::File::open(folder.join(LEDGER)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    if length < place.offset {
+        // It was cut off: what is there now is sent again, and whoever keeps the old ones sees it.
+        *place = Place {
+            broken: true,
+            ..Place::default()
+        };
+    }
+    file.seek(SeekFrom::Start(place.offset))?;
+    let mut lines = Lines::new(BufReader::with_capacity(64 << 10, file));
+    let mut left = room;
+    while left > 0
+        && let Some(line) = lines.next_line()?
+        && line.ending == Ending::Newline
+    {
+        place.offset += line.bytes.len() as u64 + 1;
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(line.bytes) else {
+            place.broken = true;
+            continue;
+        };
+        if value.get("event").and_then(serde_json::Value::as_str) != Some("checkpoint") {
+            continue;
+        }
+        left -= 1;
+        let seen = Seen::of_ledger(&value);
+        place.seq = seen.seq;
+        let text = String::from_utf8_lossy(line.bytes).into_owned();
+        items.push(Item { seen, text });
+    }
+    Ok(())
+}
+
+/// Whether an event's name is meant by a name, or by a beginning and `*`.
+fn matches(wanted: &str, event: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(beginning) => event.starts_with(beginning),
+        None => wanted == event,
+    }
+}
