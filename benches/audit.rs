@@ -150,6 +150,7 @@ fn append_through_process(folder: &Path) -> Duration {
         user,
         folder: folder.into(),
         durability,
+        ledger: true,
         on_failure: portcullis::policy::OnFailure::Block,
         segment_bytes: None,
     };

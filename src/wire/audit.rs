@@ -39,6 +39,8 @@ pub struct AuditBoot {
     pub folder: PathBuf,
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whether it binds the log into the ledger beside it; under the service the notary does.
+    pub ledger: bool,
     /// What happens to records that cannot be kept.
     #[serde(default)]
     pub on_failure: OnFailure,

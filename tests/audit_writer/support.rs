@@ -126,6 +126,7 @@ impl Writer {
             user: "tester".into(),
             folder,
             durability,
+            ledger: true,
             on_failure: self.on_failure,
             segment_bytes: self.segment_bytes,
         }

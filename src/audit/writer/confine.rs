@@ -110,6 +110,9 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
         libc::SYS_fdatasync, // durability
         libc::SYS_fsync,     // durability of a new segment's name
         libc::SYS_ftruncate, // cut a partial line off
+        // the ledger: its end, and its key
+        libc::SYS_fstat,
+        libc::SYS_pread64,
         // the memory allocator
         libc::SYS_brk,
         libc::SYS_munmap,
@@ -124,8 +127,8 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
     .into_iter()
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
-    // Rust's library makes sure that a descriptor is open before it closes it (debug builds). And the lock of a new
-    // segment.
+    // Rust's library makes sure that a descriptor is open before it closes it (debug builds). And the locks of a new
+    // segment and of the ledger.
     let lock = exactly(1, libc::F_OFD_SETLK)?;
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?, lock]);
     let made = folders.new_files.iter();
@@ -139,6 +142,9 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
     if !opens.is_empty() {
         table.insert(libc::SYS_openat, opens);
     }
+    // "Done", said to nobody: what the library of the signatures sets up once (pthread_once(3)).
+    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    table.insert(libc::SYS_futex, vec![exactly(1, wake)?]);
     // Memory, but none that is executable (mmap(2), third argument).
     table.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     Ok(table)
@@ -169,14 +175,20 @@ fn opening(
 }
 
 /// A rule for calls whose argument is this number.
-fn exactly(argument: u8, number: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn exactly(
+    argument: u8,
+    number: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let (length, number) = (SeccompCmpArgLen::Dword, u64::from(number.unsigned_abs()));
     let condition = SeccompCondition::new(argument, length, SeccompCmpOp::Eq, number)?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
 /// A rule for calls whose argument lacks this bit.
-fn without(argument: u8, bit: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn without(
+    argument: u8,
+    bit: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let bit = u64::from(bit.unsigned_abs());
     let condition = SeccompCondition::new(
         argument,
