@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{FolderArg, folder_failure, log_failure};
 use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
+use crate::audit::index::{Source, Stamp};
 use crate::audit::reader::ReadError;
 use crate::audit::segment::SegmentName;
 use crate::cli::failure::Failure;
@@ -66,6 +67,11 @@ impl Logs {
     /// The folder, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether those that the service keeps are among them.
+    pub(super) fn has_service(&self) -> bool {
+        self.service
     }
 
     /// The sessions that have a log, oldest first.
@@ -142,6 +148,39 @@ impl Logs {
         }
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         folder.open_log(session)
+    }
+}
+
+impl Source for Logs {
+    fn segments(&self) -> io::Result<Vec<SegmentName>> {
+        let folder = self.folder.as_ref();
+        let own = folder.map(LogFolder::all_segments).transpose();
+        let mut all = own.map_err(io::Error::other)?.unwrap_or_default();
+        all.retain(|segment| !self.kept.contains(&segment.session));
+        all.extend(self.kept.iter().copied().map(SegmentName::first));
+        Ok(all)
+    }
+
+    fn stamp(&self, segment: SegmentName, ended: bool) -> io::Result<Option<Stamp>> {
+        if self.kept.contains(&segment.session) {
+            if ended {
+                return Ok(None);
+            }
+            return Stamp::of(&self.open_segment(segment)?).map(Some);
+        }
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(folder, segment.file_name(), flags)?;
+        Ok(Some(Stamp {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            written: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        }))
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
     }
 }
 

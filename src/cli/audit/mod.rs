@@ -3,18 +3,24 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`](super::print::escape).
 
+mod filters;
+mod indexed;
 mod logs;
 mod naming;
 pub(super) mod phrase;
+mod query;
+mod report;
 mod show;
+mod stats;
 mod tail;
 mod verify;
+mod when;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Outcome};
-use super::print;
+use super::print::{self, escape};
 use crate::audit::folder::{FolderError, standalone};
 use crate::exit::Exit;
 
@@ -26,8 +32,9 @@ pub enum AuditCommand {
 Examples:
   portcullis audit tail -f            follow every session, the coming ones too
   portcullis audit tail -n 50 0192f0  the last 50 records of one session
+  portcullis audit tail -f --denied --host '*.example.com'
   portcullis audit tail --json | jq 'select(.verdict == \"deny\")'")]
-    Tail(tail::TailArgs),
+    Tail(Box<tail::TailArgs>),
     /// Check that no record was changed, removed, added or moved
     #[command(after_help = "\
 Examples:
@@ -45,11 +52,39 @@ Examples:
   portcullis audit show 0192f0        what ran, where it wanted to go, what would allow it
   portcullis audit show 0192f0:17     record 17 of that session")]
     Show(show::ShowArgs),
+    /// Find records by what they say
+    #[command(after_help = "\
+Examples:
+  portcullis audit query --denied --since 2h          what was denied in the last two hours
+  portcullis audit query --host '*.example.com' --user alice
+  portcullis audit query --process pip --path /simple --json
+  portcullis audit query --status 5xx --count
+
+The latest come first. A record that goes back to a connection (its DNS query, its close) is found by the
+connection's host, path and program as well. An index in $XDG_CACHE_HOME/portcullis makes this quick; it is
+made from the logs, and every record that is printed was read back from its log and checked. --count reads
+back up to 1000 records, and relies on the index beyond.")]
+    Query(Box<query::QueryArgs>),
+    /// The index that query and stats use
+    #[command(subcommand)]
+    Index(query::IndexCommand),
+    /// Sum up what was recorded
+    #[command(after_help = "\
+Examples:
+  portcullis audit stats --since 7d               totals, and the hosts with the most records
+  portcullis audit stats --by user --denied       who was denied how much")]
+    Stats(Box<stats::StatsArgs>),
+    /// Write a report on one session: a web page, or Markdown
+    #[command(after_help = "\
+Examples:
+  portcullis audit report 0192f0 -o report.html    one file, without scripts or anything from elsewhere
+  portcullis audit report 0192f0 --format md")]
+    Report(report::ReportArgs),
 }
 
 /// Where the logs are.
 #[derive(Debug, clap::Args)]
-struct FolderArg {
+pub struct FolderArg {
     /// Folder of logs [default: $XDG_STATE_HOME/portcullis/audit, and what the service keeps for you]
     #[arg(long = "dir", value_name = "DIR")]
     path: Option<PathBuf>,
@@ -61,6 +96,10 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Tail(arguments) => tail::tail(&arguments),
         AuditCommand::Verify(arguments) => verify::verify(&arguments),
         AuditCommand::Show(arguments) => show::show(&arguments),
+        AuditCommand::Query(arguments) => query::query(&arguments),
+        AuditCommand::Index(command) => query::index(&command),
+        AuditCommand::Stats(arguments) => stats::stats(&arguments),
+        AuditCommand::Report(arguments) => report::report(&arguments),
     }
 }
 

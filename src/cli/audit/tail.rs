@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::filters::FilterArgs;
 use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, no_sessions, phrase};
+use crate::audit::facts::{Facts, Links, Place};
+use crate::audit::filter::Filter;
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::{AuditEvent, lock};
@@ -44,6 +47,8 @@ pub struct TailArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
     folder: FolderArg,
 }
 
@@ -64,6 +69,7 @@ pub(super) fn tail(arguments: &TailArgs) -> Outcome {
         Some(name) => Scope::One(naming::find(&folder, name)?),
         None => Scope::All,
     };
+    let filter = arguments.filters.filter(&folder)?;
     let (known, json) = (HashSet::new(), arguments.json);
     let mut view = View {
         folder,
@@ -71,6 +77,7 @@ pub(super) fn tail(arguments: &TailArgs) -> Outcome {
         followed: Vec::new(),
         known,
         json,
+        filter,
     };
     let last = view.last(arguments.count, arguments.follow)?;
     if view.known.is_empty() && !arguments.follow {
@@ -138,6 +145,7 @@ struct View {
     /// Sessions that were seen, so that a new one is told from an old.
     known: HashSet<SessionId>,
     json: bool,
+    filter: Filter,
 }
 
 impl View {
@@ -158,14 +166,19 @@ impl View {
         sessions.sort_unstable_by(|a, b| b.cmp(a));
         let mut entries = Vec::new();
         for (number, (_, session)) in sessions.into_iter().enumerate() {
-            let wanted = if number < count { count } else { 0 };
+            let all = !self.filter.is_empty();
+            let wanted = if all || number < count { count } else { 0 };
             if wanted == 0 && !follow {
                 break;
             }
             let Some(mut log) = self.open(session)? else {
                 continue;
             };
-            let read = log.skip_to_last(wanted).and_then(|()| log.read());
+            if !all {
+                let skipped = log.skip_to_last(wanted);
+                skipped.map_err(|error| self.failure(session, &error))?;
+            }
+            let read = log.read(&self.filter);
             entries.extend(read.map_err(|error| self.failure(session, &error))?);
             entries.sort_by_key(|entry| entry.ts);
             entries.drain(..entries.len().saturating_sub(count));
@@ -188,7 +201,7 @@ impl View {
         let mut entries = Vec::new();
         let mut followed = std::mem::take(&mut self.followed);
         for log in &mut followed {
-            let read = log.read();
+            let read = log.read(&self.filter);
             entries.extend(read.map_err(|error| self.failure(log.session, &error))?);
         }
         self.followed = followed;
@@ -255,6 +268,8 @@ struct OpenLog {
     offset: u64,
     ts: Timestamp,
     destinations: phrase::Destinations,
+    /// What its records go back to; followed only where a filter is given.
+    links: Links,
     ended: bool,
     /// How often in a row nobody held its lock: a writer locks a moment after it makes the file.
     unheld: u8,
@@ -269,6 +284,7 @@ impl OpenLog {
             offset: 0,
             ts,
             destinations,
+            links: Links::default(),
             ended: false,
             unheld: 0,
         }
@@ -302,8 +318,8 @@ impl OpenLog {
         Ok(())
     }
 
-    /// The whole lines from here to the end.
-    fn read(&mut self) -> io::Result<Vec<Entry>> {
+    /// The whole lines from here to the end that a filter takes.
+    fn read(&mut self, filter: &Filter) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         (&self.file).seek(io::SeekFrom::Start(self.offset))?;
         let mut lines = Lines::new(BufReader::with_capacity(BLOCK, self.file.try_clone()?));
@@ -325,6 +341,15 @@ impl OpenLog {
                     phrase::event(&record.event, &mut self.destinations),
                 )
             });
+            if !filter.is_empty() {
+                let facts = Facts::read(read.bytes).map(|mut facts| {
+                    self.links.follow(&mut facts, Place::default());
+                    facts
+                });
+                if !facts.is_some_and(|facts| filter.takes(self.session, &facts)) {
+                    continue;
+                }
+            }
             entries.push(Entry {
                 session: self.session,
                 ts: self.ts,
