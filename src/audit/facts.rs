@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// How many connections of a session are remembered, open ones aside.
+/// How many of a session's connections without an end on record are remembered at least.
 const REMEMBERED: u64 = 1 << 15;
 
 /// What a record says, or the one that it goes back to.
@@ -304,46 +304,50 @@ struct Known {
     about: About<'static>,
     place: Place,
     order: u64,
-    over: bool,
 }
 
 impl Links {
     /// Completes the facts of the next record and answers where the one stands that it goes back to.
     pub fn follow(&mut self, facts: &mut Facts<'_>, place: Place) -> Option<Place> {
         if let Some(link) = facts.begins() {
-            self.put(link, facts.about.clone(), place);
+            if facts.verdict.as_deref() == Some("deny") {
+                // Nothing follows.
+                self.known.remove(&link);
+            } else {
+                self.put(link, facts.about.clone(), place);
+            }
             return None;
         }
-        let known = self.known.get_mut(&facts.goes_back_to()?)?;
+        let link = facts.goes_back_to()?;
+        let known = self.known.get(&link)?;
         facts.about.complete(&known.about);
-        known.over |= facts.event == "egress.closed" || facts.event == "approval.answered";
-        Some(known.place)
+        let place = known.place;
+        if facts.event == "egress.closed" || facts.event == "approval.answered" {
+            self.known.remove(&link);
+        }
+        Some(place)
     }
 
     /// Remembers a record that others go back to.
     pub fn put(&mut self, link: Link, about: About<'_>, place: Place) {
         let order = self.taken;
         self.taken += 1;
-        let (about, over) = (about.into_owned(), false);
-        self.known.insert(
-            link,
-            Known {
-                about,
-                place,
-                order,
-                over,
-            },
-        );
+        let about = about.into_owned();
+        let known = Known {
+            about,
+            place,
+            order,
+        };
+        self.known.insert(link, known);
         if self.known.len() as u64 > 2 * REMEMBERED {
             let oldest = self.taken.saturating_sub(REMEMBERED);
-            self.known
-                .retain(|_, known| !known.over || known.order >= oldest);
+            self.known.retain(|_, known| known.order >= oldest);
         }
     }
 
-    /// Those that are not over, and where they stand, oldest first.
+    /// Those that later records may go back to, and where they stand, oldest first.
     pub fn open(&self) -> Vec<(Link, Place)> {
-        let open = self.known.iter().filter(|(_, known)| !known.over);
+        let open = self.known.iter();
         let mut open: Vec<_> = open
             .map(|(link, known)| (known.order, *link, known.place))
             .collect();

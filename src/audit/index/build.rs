@@ -293,9 +293,10 @@ impl<S: Source> Builder<'_, S> {
                 }
             });
             if !resumed {
-                self.resume(&mut chain, &segment)?;
+                self.resume_links(&mut chain)?;
                 resumed = true;
             }
+            self.resume(&mut chain, &segment)?;
             (segment.name, segment.stamp, segment.broken) = (*name, *stamp, None);
             self.known.insert(key, segment.clone());
             let opened = self.source.open(*name);
@@ -315,22 +316,27 @@ impl<S: Source> Builder<'_, S> {
         self.put_links(session, &open)
     }
 
-    /// Finds where the chain goes on.
-    fn resume(&mut self, chain: &mut Chain, segment: &Segment) -> Result<(), Trouble> {
+    /// Finds where the chain goes on, in this segment.
+    fn resume(&self, chain: &mut Chain, segment: &Segment) -> Result<(), Trouble> {
         let damaged = || Trouble::disagrees("its list of logs is damaged");
         let first = (chain.session, 0);
         let until = (chain.session, segment.name.number);
-        let before = self.known.range(first..=until);
-        let before = before.rev().map(|(_, segment)| segment);
-        let reached = before.into_iter().find_map(|segment| {
+        let mut before = self.known.range(first..=until).rev();
+        let reached = before.find_map(|(_, segment)| {
             let head = segment.head.clone()?;
-            Some((segment.seq, head))
+            Some((segment.seq, head, segment.ended))
         });
-        if let Some((seq, head)) = reached {
+        if let Some((seq, head, ended)) = reached {
             chain.link = Some((seq, ChainHash::try_from(head).map_err(|_| damaged())?));
+            chain.ended = ended;
         } else if segment.name.number == 1 {
             chain.link = Some((0, ChainHash::genesis(chain.session)));
         }
+        Ok(())
+    }
+
+    /// Reads what the next records may go back to.
+    fn resume_links(&self, chain: &mut Chain) -> Result<(), Trouble> {
         for (link, place) in self.links(chain.session)? {
             let Some(known) = self.known.get(&(chain.session, place.segment)) else {
                 continue;

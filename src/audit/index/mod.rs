@@ -28,6 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::filter::Filter;
+use super::folder::LogFolder;
 use super::segment::SegmentName;
 use crate::ids::SessionId;
 
@@ -70,6 +71,27 @@ impl Stamp {
             size: stat.len(),
             written: i128::from(stat.mtime()) * 1_000_000_000 + i128::from(stat.mtime_nsec()),
         })
+    }
+}
+
+impl Source for LogFolder {
+    fn segments(&self) -> io::Result<Vec<SegmentName>> {
+        self.all_segments().map_err(io::Error::other)
+    }
+
+    fn stamp(&self, segment: SegmentName, _ended: bool) -> io::Result<Option<Stamp>> {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statat(self, segment.file_name(), flags)?;
+        Ok(Some(Stamp {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            written: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        }))
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
     }
 }
 

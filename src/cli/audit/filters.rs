@@ -13,7 +13,7 @@ use crate::exit::Exit;
 /// What a record must be like; all of what is given.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Filters")]
-pub struct FilterArgs {
+pub(super) struct FilterArgs {
     /// About this host: a name, *.below.it, **.it.and.below, or with * anywhere
     #[arg(long, value_name = "GLOB")]
     host: Option<String>,
@@ -48,8 +48,8 @@ pub struct FilterArgs {
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// With these words in the path: /repos/acme, or begun ones: iss*
-    #[arg(long, value_name = "WORDS")]
-    path: Option<String>,
+    #[arg(long = "path", value_name = "WORDS")]
+    in_path: Option<String>,
     /// With this HTTP status: 404, or 4xx
     #[arg(long, value_name = "STATUS")]
     status: Option<String>,
@@ -120,7 +120,7 @@ impl FilterArgs {
             let why = format!("{:?} is no status; write 404 or 4xx", escape(status));
             return Err(wrong("status", why));
         }
-        if let Some(text) = &self.path {
+        if let Some(text) = &self.in_path {
             filter.set_path(text);
             if filter.path.is_empty() {
                 return Err(wrong("path", "there is no word in it".to_owned()));
@@ -157,7 +157,7 @@ impl FilterArgs {
             ("process", &self.process),
             ("event", &self.event),
             ("method", &self.method),
-            ("path", &self.path),
+            ("path", &self.in_path),
             ("status", &self.status),
             ("rule", &self.rule),
             ("thread", &self.thread),

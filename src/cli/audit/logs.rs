@@ -169,14 +169,7 @@ impl Source for Logs {
             return Stamp::of(&self.open_segment(segment)?).map(Some);
         }
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        let stat = rustix::fs::statat(folder, segment.file_name(), flags)?;
-        Ok(Some(Stamp {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
-            written: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
-        }))
+        folder.stamp(segment, ended)
     }
 
     fn open(&self, segment: SegmentName) -> io::Result<File> {

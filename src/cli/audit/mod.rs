@@ -126,13 +126,13 @@ fn log_failure(log: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::NotFound => (Exit::Usage, "check its name"),
         _ => (Exit::Unavailable, "check the file and its file system"),
     };
-    let log = print::escape(&log.to_string_lossy());
+    let log = escape(&log.to_string_lossy());
     Failure::new(exit, format!("audit log {log}: {error}; {cure}"))
 }
 
 /// Says that a folder has no logs; not a failure.
 fn no_sessions(path: &Path) -> Outcome {
-    let path = print::escape(&path.to_string_lossy());
+    let path = escape(&path.to_string_lossy());
     finish(print::line(format_args!(
         "no sessions in {path}; `portcullis run` records one"
     )))

@@ -23,6 +23,9 @@ const KINDS: usize = 4096;
 /// How many of the first and of the last records are shown.
 const ENDS: usize = 10;
 
+/// The most fields of one record that a later version may have added.
+const MORE_FIELDS: usize = 16;
+
 /// How many events of each list are kept.
 const EVENTS: usize = 1000;
 
@@ -153,11 +156,11 @@ fn verified(logs: &Logs, session: SessionId) -> Result<Report, Failure> {
 
 impl Story {
     fn add(&mut self, line: &[u8], facts: &Facts<'_>, known: &mut phrase::Destinations) {
-        let record = serde_json::from_slice::<AuditRecord>(line).ok();
+        let record = record(line);
         let words = match &record {
             Some(record) => phrase::event(&record.event, known),
             // An event of another version.
-            None => facts.texts.join(" "),
+            None => said(facts),
         };
         let event = Event {
             seq: facts.seq,
@@ -187,9 +190,10 @@ impl Story {
         }
         if let Some(record) = record {
             self.denied(&record.event, facts);
-            self.asked(&record, facts);
+            self.answered(&record.event, facts);
             self.summary.add(record);
         }
+        self.asked(facts);
     }
 
     fn count(&mut self, facts: &Facts<'_>) {
@@ -272,38 +276,71 @@ impl Story {
         }
     }
 
-    fn asked(&mut self, record: &AuditRecord, facts: &Facts<'_>) {
-        let Some(number) = facts.question else {
+    fn asked(&mut self, facts: &Facts<'_>) {
+        if facts.event != "approval.asked" || self.approvals.len() >= EVENTS {
+            return;
+        }
+        self.approvals.extend(facts.question.map(|question| Approval {
+            question,
+            at: facts.at,
+            what: request(facts),
+            answer: None,
+        }));
+    }
+
+    fn answered(&mut self, event: &AuditEvent, facts: &Facts<'_>) {
+        let AuditEvent::ApprovalAnswered { end, scope, by, .. } = event else {
             return;
         };
-        let about = &facts.about;
-        match &record.event {
-            AuditEvent::ApprovalAsked { host, port, .. } if self.approvals.len() < EVENTS => {
-                let request = [about.method.as_deref(), about.path.as_deref()];
-                let mut what = phrase::destination(host, *port);
-                for part in request.into_iter().flatten() {
-                    what.push(' ');
-                    what.push_str(part);
-                }
-                self.approvals.push(Approval {
-                    question: number,
-                    at: facts.at,
-                    what,
-                    answer: None,
-                });
-            }
-            AuditEvent::ApprovalAnswered { end, scope, by, .. } => {
-                let mut answer = end.to_string();
-                answer.extend(scope.map(|scope| format!(" ({scope})")));
-                answer.extend(by.as_ref().map(|by| format!(" by {by}")));
-                let mut open = self.approvals.iter_mut().rev();
-                if let Some(asked) = open.find(|asked| asked.question == number) {
-                    asked.answer = Some(answer);
-                }
-            }
-            _ => {}
+        let mut answer = end.to_string();
+        answer.extend(scope.map(|scope| format!(" ({scope})")));
+        answer.extend(by.as_ref().map(|by| format!(" by {by}")));
+        let mut open = self.approvals.iter_mut().rev();
+        if let Some(asked) = open.find(|asked| Some(asked.question) == facts.question) {
+            asked.answer = Some(answer);
         }
     }
+}
+
+/// A record as this version knows it; fields that a later one has added are passed over.
+fn record(line: &[u8]) -> Option<AuditRecord> {
+    let error = match serde_json::from_slice(line) {
+        Ok(record) => return Some(record),
+        Err(error) => error,
+    };
+    let mut value: Value = serde_json::from_slice(line).ok()?;
+    let mut error = error.to_string();
+    for _ in 0..MORE_FIELDS {
+        let (_, after) = error.split_once("unknown field `")?;
+        let (field, _) = after.split_once('`')?;
+        value.as_object_mut()?.remove(field)?;
+        error = match serde_json::from_value(value.clone()) {
+            Ok(record) => return Some(record),
+            Err(error) => error.to_string(),
+        };
+    }
+    None
+}
+
+/// Destination, method and path; not safe to print.
+fn request(facts: &Facts<'_>) -> String {
+    let about = &facts.about;
+    let mut what = about.host.as_deref().unwrap_or_default().to_owned();
+    what.extend(about.port.map(|port| format!(":{port}")));
+    for part in [about.method.as_deref(), about.path.as_deref()].into_iter().flatten() {
+        what.push(' ');
+        what.push_str(part);
+    }
+    what
+}
+
+/// What an event says that is not known here.
+fn said(facts: &Facts<'_>) -> String {
+    let mut parts = vec![request(facts)];
+    parts.extend(facts.status.as_deref().map(ToOwned::to_owned));
+    parts.push(facts.texts.join(" "));
+    parts.retain(|part| !part.is_empty());
+    parts.join(" ")
 }
 
 /// Whether an event is told by itself.
