@@ -81,9 +81,18 @@ fn connection(random: &mut Random, conn: u64, events: &mut Vec<AuditEvent>) {
         port: Port::HTTPS,
         method: Method::parse(if random.below(4) == 0 { "POST" } else { "GET" }),
         path: Some(path),
-        verdict: if denied { Verdict::Deny } else { Verdict::Allow },
+        verdict: if denied {
+            Verdict::Deny
+        } else {
+            Verdict::Allow
+        },
         reason: denied.then_some(DenyReason::HostNotAllowed),
-        rule: (!denied).then(|| RuleId::new(format!("network.domains.\"*.rule{}.test\"", random.below(40)))),
+        rule: (!denied).then(|| {
+            RuleId::new(format!(
+                "network.domains.\"*.rule{}.test\"",
+                random.below(40)
+            ))
+        }),
         generation: generation(),
     });
     if denied {
@@ -120,7 +129,9 @@ fn write_logs(folder: &std::path::Path, records: u64) -> u64 {
         let session = SessionId::generate();
         let count = left.min(SESSION);
         let mut events = vec![AuditEvent::SessionStarted {
-            argv: ["codex", "exec", "fix the tests"].map(String::from).to_vec(),
+            argv: ["codex", "exec", "fix the tests"]
+                .map(String::from)
+                .to_vec(),
             name: None,
             profile: "codex".into(),
             mode: "workspace-write".into(),
@@ -207,7 +218,10 @@ fn queries(
 ) {
     let session = source.sessions().unwrap()[0];
     let now = Timestamp::now();
-    let hours = |hours: i64| now.checked_sub(jiff::SignedDuration::from_hours(hours)).unwrap();
+    let hours = |hours: i64| {
+        now.checked_sub(jiff::SignedDuration::from_hours(hours))
+            .unwrap()
+    };
     let span = i64::try_from(records * 20 / 3_600_000).unwrap();
     let base = Filter::default;
     let path = |text: &str| {
@@ -220,38 +234,115 @@ fn queries(
         filter.set_text(text);
         filter
     };
-    let host = |glob: &str| Filter { host: Some(HostGlob::parse(glob)), ..base() };
+    let host = |glob: &str| Filter {
+        host: Some(HostGlob::parse(glob)),
+        ..base()
+    };
     let user = |name: &str| Some(name.to_owned());
     let cases: Vec<(&str, Filter)> = vec![
         ("no filter", base()),
-        ("--denied", Filter { verdicts: ["deny"].into(), ..base() }),
+        (
+            "--denied",
+            Filter {
+                verdicts: ["deny"].into(),
+                ..base()
+            },
+        ),
         ("--host s100.eu.example.com", host("s100.eu.example.com")),
         ("--host '*.example.com'", host("*.example.com")),
-        ("--host '**.eu.example.com' --denied", Filter { verdicts: ["deny"].into(), ..host("**.eu.example.com") }),
+        (
+            "--host '**.eu.example.com' --denied",
+            Filter {
+                verdicts: ["deny"].into(),
+                ..host("**.eu.example.com")
+            },
+        ),
         ("--host '*1*t' (any star)", host("*1*t")),
         ("--host nowhere.test", host("nowhere.test")),
-        ("--session (the oldest)", Filter { sessions: Some([session].into()), ..base() }),
-        ("--user user199 (rare)", Filter { user: user("user199"), ..base() }),
-        ("--since 2h", Filter { since: Some(hours(2)), ..base() }),
-        ("--since, --until in the middle", Filter { since: Some(hours(span / 2 + 1)), until: Some(hours(span / 2)), ..base() }),
-        ("--event egress.closed --user user3", Filter { event: Some("egress.closed".into()), user: user("user3"), ..base() }),
-        ("--method POST --rule (one of 40)", Filter { method: Some("POST".into()), rule: Some("network.domains.\"*.rule7.test\"".into()), ..base() }),
+        (
+            "--session (the oldest)",
+            Filter {
+                sessions: Some([session].into()),
+                ..base()
+            },
+        ),
+        (
+            "--user user199 (rare)",
+            Filter {
+                user: user("user199"),
+                ..base()
+            },
+        ),
+        (
+            "--since 2h",
+            Filter {
+                since: Some(hours(2)),
+                ..base()
+            },
+        ),
+        (
+            "--since, --until in the middle",
+            Filter {
+                since: Some(hours(span / 2 + 1)),
+                until: Some(hours(span / 2)),
+                ..base()
+            },
+        ),
+        (
+            "--event egress.closed --user user3",
+            Filter {
+                event: Some("egress.closed".into()),
+                user: user("user3"),
+                ..base()
+            },
+        ),
+        (
+            "--method POST --rule (one of 40)",
+            Filter {
+                method: Some("POST".into()),
+                rule: Some("network.domains.\"*.rule7.test\"".into()),
+                ..base()
+            },
+        ),
         ("--path project1999 (rare)", path("project1999")),
         ("--path /repos/org3/project7", path("/repos/org3/project7")),
         ("--path 'project19*'", path("project19*")),
-        ("--path 19999 --user user150 --denied", Filter { user: user("user150"), verdicts: ["deny"].into(), ..path("19999") }),
+        (
+            "--path 19999 --user user150 --denied",
+            Filter {
+                user: user("user150"),
+                verdicts: ["deny"].into(),
+                ..path("19999")
+            },
+        ),
         ("--text 'org49 example'", text("org49 example")),
-        ("--denied --event egress.closed (none)", Filter { verdicts: ["deny"].into(), event: Some("egress.closed".into()), ..base() }),
+        (
+            "--denied --event egress.closed (none)",
+            Filter {
+                verdicts: ["deny"].into(),
+                event: Some("egress.closed".into()),
+                ..base()
+            },
+        ),
     ];
-    println!("{:<42} {:>8} {:>9} {:>9} {:>9}", "query, --limit 100, newest first", "found", "median", "95th", "--count");
+    println!(
+        "{:<42} {:>8} {:>9} {:>9} {:>9}",
+        "query, --limit 100, newest first", "found", "median", "95th", "--count"
+    );
     for (name, filter) in &cases {
         let mut times = Vec::new();
         let mut found = 0;
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            let answer = index.find(filter, (Order::Newest, 100), &mut |_| {}).unwrap();
+            let answer = index
+                .find(filter, (Order::Newest, 100), &mut |_| {})
+                .unwrap();
             times.push(start.elapsed());
-            assert!(answer.iter().all(|found| found.facts().is_some_and(|facts: Facts<'_>| filter.takes(found.session, &facts))));
+            assert!(answer.iter().all(|found| {
+                found
+                    .facts()
+                    .is_some_and(|facts: Facts<'_>| filter.takes(found.session, &facts))
+            }));
             found = answer.len();
         }
         times.sort_unstable();

@@ -497,7 +497,10 @@ mod tests {
         );
         let facts = Facts::read(line.as_bytes()).unwrap();
         assert_eq!((facts.seq, &*facts.event), (7, "new.thing"));
-        assert_eq!((facts.about.port, facts.conn, facts.status), (None, None, None));
+        assert_eq!(
+            (facts.about.port, facts.conn, facts.status),
+            (None, None, None)
+        );
         assert_eq!(facts.about.host.as_deref(), Some("odd"));
         assert!(Facts::read(b"{\"seq\":1}").is_none());
     }

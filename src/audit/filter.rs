@@ -137,9 +137,7 @@ impl Filter {
     /// Whether it takes this record of this session. The facts are complete, see [`super::facts::Links`].
     pub fn takes(&self, session: SessionId, facts: &Facts<'_>) -> bool {
         let same = |wanted: &Option<String>, found: Option<&str>| {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| found == Some(wanted))
+            wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
         };
         let about = &facts.about;
         self.sessions

@@ -85,7 +85,14 @@ mod tests {
         for found in ["/repos/acme", "acme", "x repos", "acm*", "/repos/ac*", "X"] {
             assert!(is_in(found, "/repos/acme/x"), "{found}");
         }
-        for missing in ["/acme/repos", "acm", "repos/x", "rep*/acme", "x*/acme", "y*"] {
+        for missing in [
+            "/acme/repos",
+            "acm",
+            "repos/x",
+            "rep*/acme",
+            "x*/acme",
+            "y*",
+        ] {
             assert!(!is_in(missing, "/repos/acme/x"), "{missing}");
         }
     }

@@ -20,12 +20,23 @@ fn every_filter_takes_what_it_means_and_leaves_its_twin() {
         (&["--allowed"], "a2 b2"),
         (&["--asked"], "a7"),
         (&["--asked", "--denied"], "a5 a7 a10"),
-        (&["--session", &session], "a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11"),
+        (
+            &["--session", &session],
+            "a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11",
+        ),
         (&["--user", "bob"], "b1 b2 b3 b4 b5"),
         (&["--user", "bo"], ""),
         (&["--since", "2026-03-02T10:00:03Z"], "b3 b4 b5"),
         (&["--until", "2026-03-01T10:00:03Z"], "a1 a2"),
-        (&["--since", "2026-03-01T10:00:11Z", "--until", "2026-03-02T10:00:02Z"], "a11 b1"),
+        (
+            &[
+                "--since",
+                "2026-03-01T10:00:11Z",
+                "--until",
+                "2026-03-02T10:00:02Z",
+            ],
+            "a11 b1",
+        ),
         (&["--process", "pip"], "a2 a3 a4 a6"),
         (&["--process", "/usr/bin/pip"], "a2 a3 a4 a6"),
         (&["--process", "/bin/pip"], ""),
@@ -60,10 +71,28 @@ fn every_filter_takes_what_it_means_and_leaves_its_twin() {
         (&["--text", "secret"], "a5"),
         (&["--text", "evil"], "a7 a8 a9"),
         // Together.
-        (&["--host", "*.example.com", "--allowed", "--user", "bob"], "b2"),
+        (
+            &["--host", "*.example.com", "--allowed", "--user", "bob"],
+            "b2",
+        ),
         (&["--host", "*.example.com", "--denied"], ""),
-        (&["--process", "pip", "--path", "acme", "--status", "4xx", "--since", "2026-03-01"], "a4"),
-        (&["--event", "egress.decided", "--since", "2026-03-02"], "b2"),
+        (
+            &[
+                "--process",
+                "pip",
+                "--path",
+                "acme",
+                "--status",
+                "4xx",
+                "--since",
+                "2026-03-01",
+            ],
+            "a4",
+        ),
+        (
+            &["--event", "egress.decided", "--since", "2026-03-02"],
+            "b2",
+        ),
     ];
     for (filters, expected) in cases {
         let (found, said) = folder.found(filters);
@@ -73,7 +102,12 @@ fn every_filter_takes_what_it_means_and_leaves_its_twin() {
         let expected_count = expected.split_whitespace().count();
         assert_eq!(count.out, format!("{expected_count}\n"), "{filters:?}");
         let tail = folder.audit(&[&["tail", "--json", "-n", "99"], *filters].concat());
-        assert_eq!(numbers(&tail.out), *expected, "tail {filters:?} {}", tail.err);
+        assert_eq!(
+            numbers(&tail.out),
+            *expected,
+            "tail {filters:?} {}",
+            tail.err
+        );
     }
 }
 
@@ -104,7 +138,11 @@ TIME                      SESSION       USER   PROGRAM  EVENT           VERDICT 
         short(&bob),
         short(&alice)
     );
-    let squeezed = |text: &str| text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+    let squeezed = |text: &str| {
+        text.lines()
+            .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(squeezed(&ran.out), squeezed(&expected));
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
@@ -125,9 +163,18 @@ fn what_was_searched_is_told_when_nothing_is_found() {
 fn what_cannot_be_meant_is_refused() {
     let (folder, ..) = both();
     let cases: &[(&[&str], &str)] = &[
-        (&["--since", "soon"], "--since: \"soon\" is no time; write 2h, 3d, yesterday, 2026-11-23 or 2026-11-23T10:00:00Z"),
-        (&["--since", "2026-03-02", "--until", "2026-03-01"], "is not after --since"),
-        (&["--status", "4x"], "--status: \"4x\" is no status; write 404 or 4xx"),
+        (
+            &["--since", "soon"],
+            "--since: \"soon\" is no time; write 2h, 3d, yesterday, 2026-11-23 or 2026-11-23T10:00:00Z",
+        ),
+        (
+            &["--since", "2026-03-02", "--until", "2026-03-01"],
+            "is not after --since",
+        ),
+        (
+            &["--status", "4x"],
+            "--status: \"4x\" is no status; write 404 or 4xx",
+        ),
         (&["--path", "///"], "--path: there is no word in it"),
         (&["--session", "zz"], "not a session id"),
     ];
@@ -146,14 +193,25 @@ fn sums_are_those_of_the_records() {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{arguments:?}");
         let stats: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
         let numbers = |group: &serde_json::Value| {
-            ["records", "allowed", "denied", "asked", "bytes_up", "bytes_down"]
-                .map(|name| group[name].as_u64().unwrap())
+            [
+                "records",
+                "allowed",
+                "denied",
+                "asked",
+                "bytes_up",
+                "bytes_down",
+            ]
+            .map(|name| group[name].as_u64().unwrap())
         };
         let groups = stats["groups"].as_array().unwrap().iter();
         let groups: Vec<_> = groups
             .map(|group| (group["name"].as_str().unwrap().to_owned(), numbers(group)))
             .collect();
-        (stats["sessions"].as_u64().unwrap(), numbers(&stats["total"]), groups)
+        (
+            stats["sessions"].as_u64().unwrap(),
+            numbers(&stats["total"]),
+            groups,
+        )
     };
     let group = |name: &str, numbers| (name.to_owned(), numbers);
     assert_eq!(
@@ -177,16 +235,35 @@ fn sums_are_those_of_the_records() {
     );
     assert_eq!(
         stats(&["--by", "program", "--since", "2026-03-02"]),
-        (1, [5, 1, 0, 0, 1000, 2000], vec![group("python", [3, 1, 0, 0, 1000, 2000])])
+        (
+            1,
+            [5, 1, 0, 0, 1000, 2000],
+            vec![group("python", [3, 1, 0, 0, 1000, 2000])]
+        )
     );
-    assert_eq!(stats(&["--by", "user", "--denied"]).2, [group("alice", [2, 0, 2, 0, 0, 0])]);
-    assert_eq!(stats(&["--by", "rule"]).2[0], group("r1", [7, 2, 0, 0, 1010, 2020]));
+    assert_eq!(
+        stats(&["--by", "user", "--denied"]).2,
+        [group("alice", [2, 0, 2, 0, 0, 0])]
+    );
+    assert_eq!(
+        stats(&["--by", "rule"]).2[0],
+        group("r1", [7, 2, 0, 0, 1010, 2020])
+    );
     let of_sessions = stats(&["--by", "session"]).2;
     assert_eq!(
-        of_sessions.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>(),
+        of_sessions
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect::<Vec<_>>(),
         [alice.session.to_string(), bob.session.to_string()]
     );
     let ran = folder.audit(&["stats", "--limit", "1"]);
-    assert!(ran.out.starts_with("16 records of 2 sessions: 2 allowed, 2 denied, 1 asked; 1.0 kB up, 2.0 kB down\n\nHOST"), "{}", ran.out);
+    assert!(
+        ran.out.starts_with(
+            "16 records of 2 sessions: 2 allowed, 2 denied, 1 asked; 1.0 kB up, 2.0 kB down\n\nHOST"
+        ),
+        "{}",
+        ran.out
+    );
     assert!(ran.out.ends_with("\nand 2 more\n"), "{}", ran.out);
 }

@@ -15,7 +15,10 @@ fn an_index_is_for_its_owner_alone_and_made_anew_when_it_is_gone() {
     assert_eq!(folder.found(&[]), (ALL.into(), String::new()));
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
     let index = folder.index();
-    assert_eq!((mode(&index), mode(index.parent().unwrap())), (0o600, 0o700));
+    assert_eq!(
+        (mode(&index), mode(index.parent().unwrap())),
+        (0o600, 0o700)
+    );
     fs::remove_file(&index).unwrap();
     assert_eq!(folder.found(&[]), (ALL.into(), String::new()));
     let rebuilt = folder.audit(&["index", "rebuild"]);
@@ -32,7 +35,9 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
         db.execute_batch(statements).unwrap();
     }
     let forged: &[(&str, Forge)] = &[
-        ("garbage", |folder| fs::write(folder.index(), "x".repeat(9000)).unwrap()),
+        ("garbage", |folder| {
+            fs::write(folder.index(), "x".repeat(9000)).unwrap()
+        }),
         ("empty", |folder| fs::write(folder.index(), "").unwrap()),
         ("cut", |folder| {
             let bytes = fs::read(folder.index()).unwrap();
@@ -41,15 +46,27 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
         ("another version", |folder| {
             sql(folder, "UPDATE about SET value = '0' WHERE key = 'version'");
         }),
-        ("another table", |folder| sql(folder, "CREATE TABLE more (x)")),
-        ("a trigger", |folder| {
-            sql(folder, "CREATE TRIGGER t AFTER INSERT ON page BEGIN DELETE FROM post; END");
+        ("another table", |folder| {
+            sql(folder, "CREATE TABLE more (x)")
         }),
-        ("damaged pages", |folder| sql(folder, "UPDATE page SET rows = x'ff'")),
+        ("a trigger", |folder| {
+            sql(
+                folder,
+                "CREATE TRIGGER t AFTER INSERT ON page BEGIN DELETE FROM post; END",
+            );
+        }),
+        ("damaged pages", |folder| {
+            sql(folder, "UPDATE page SET rows = x'ff'")
+        }),
         ("no pages", |folder| sql(folder, "DELETE FROM page")),
-        ("damaged sets", |folder| sql(folder, "UPDATE post SET bits = x'09'")),
+        ("damaged sets", |folder| {
+            sql(folder, "UPDATE post SET bits = x'09'")
+        }),
         ("a set of all rows for one host", |folder| {
-            sql(folder, "UPDATE post SET bits = x'020010' WHERE dim = 3 AND value = 'api.example.com'");
+            sql(
+                folder,
+                "UPDATE post SET bits = x'020010' WHERE dim = 3 AND value = 'api.example.com'",
+            );
         }),
         ("sessions exchanged", |folder| {
             sql(
@@ -58,18 +75,31 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
                  ELSE (SELECT session FROM segment WHERE id = 1) END",
             );
         }),
-        ("types exchanged", |folder| sql(folder, "UPDATE block SET newest = 'x'")),
+        ("types exchanged", |folder| {
+            sql(folder, "UPDATE block SET newest = 'x'")
+        }),
     ];
     for (what, forge) in forged {
         let (folder, ..) = both();
         let filters = ["--host", "api.example.com"];
         let right = "a2 a3 a4 a6 b2 b3 b4";
-        assert_eq!(folder.found(&filters), (right.into(), String::new()), "{what}");
+        assert_eq!(
+            folder.found(&filters),
+            (right.into(), String::new()),
+            "{what}"
+        );
         forge(&folder);
         let (found, said) = folder.found(&filters);
         assert_eq!(found, right, "{what}");
-        assert!(said.contains("it was dropped and is built anew"), "{what}: {said}");
-        assert_eq!(folder.found(&filters), (right.into(), String::new()), "{what}");
+        assert!(
+            said.contains("it was dropped and is built anew"),
+            "{what}: {said}"
+        );
+        assert_eq!(
+            folder.found(&filters),
+            (right.into(), String::new()),
+            "{what}"
+        );
     }
 }
 
@@ -78,7 +108,10 @@ fn an_index_of_another_folder_is_not_taken() {
     let (one, ..) = both();
     let other = Folder::new();
     let mut carol = Book::new("carol", "2026-03-01T10:00:00Z");
-    carol.started().decided(1, "api.example.com", "deny", "").ended();
+    carol
+        .started()
+        .decided(1, "api.example.com", "deny", "")
+        .ended();
     carol.save(&other);
     one.found(&[]);
     other.found(&[]);
@@ -94,7 +127,10 @@ fn what_is_new_is_found_and_a_close_by_the_host_that_was_decided_before() {
     let mut book = Book::new("alice", "2026-03-01T10:00:00Z");
     book.started().decided(1, "a.test", "allow", "");
     let path = book.save(&folder);
-    assert_eq!(folder.found(&["--host", "a.test"]), ("a2".into(), String::new()));
+    assert_eq!(
+        folder.found(&["--host", "a.test"]),
+        ("a2".into(), String::new())
+    );
     book.closed(1, 5, 6);
     // Half of the next record is there already.
     fs::write(&path, format!("{}{{\"v\":1,\"seq\":4", book.text)).unwrap();
@@ -103,7 +139,10 @@ fn what_is_new_is_found_and_a_close_by_the_host_that_was_decided_before() {
     // A writer goes on, and cuts it off first.
     book.decided(2, "b.test", "deny", "").ended();
     book.save(&folder);
-    assert_eq!(folder.found(&["--host", "*.test"]), ("a2 a3 a4".into(), String::new()));
+    assert_eq!(
+        folder.found(&["--host", "*.test"]),
+        ("a2 a3 a4".into(), String::new())
+    );
     assert_eq!(folder.found(&[]), ("a1 a2 a3 a4 a5".into(), String::new()));
 }
 
@@ -118,7 +157,10 @@ fn logs_that_were_removed_are_not_found_and_new_ones_are() {
     fs::rename(&path, &aside).unwrap();
     assert_eq!(folder.found(&[]).0, "b1 b2 b3 b4 b5");
     assert_eq!(folder.audit(&["query", "--count"]).out, "5\n");
-    assert_eq!(folder.audit(&["stats"]).out.lines().next().unwrap(), "5 records of 1 sessions: 1 allowed, 0 denied, 0 asked; 1.0 kB up, 2.0 kB down");
+    assert_eq!(
+        folder.audit(&["stats"]).out.lines().next().unwrap(),
+        "5 records of 1 sessions: 1 allowed, 0 denied, 0 asked; 1.0 kB up, 2.0 kB down"
+    );
     fs::rename(&aside, &path).unwrap();
     assert_eq!(folder.found(&[]).0, ALL);
 }
@@ -152,8 +194,14 @@ fn segments_are_one_log_plain_and_packed() {
     segment(1, &lines[..3].concat(), true);
     segment(3, &lines[6..].concat(), false);
     assert_eq!(folder.found(&host), ("a2 a3 a4 a6".into(), String::new()));
-    assert_eq!(folder.found(&[]), ("a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11".into(), String::new()));
-    assert_eq!(folder.found(&["--rebuild"]).0, "a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11");
+    assert_eq!(
+        folder.found(&[]),
+        ("a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11".into(), String::new())
+    );
+    assert_eq!(
+        folder.found(&["--rebuild"]).0,
+        "a1 a2 a3 a4 a5 a6 a7 a8 a9 a10 a11"
+    );
     // The first segment may be dropped by retention: the rest is still found, and the host that was
     // decided there is not.
     fs::remove_file(folder.logs().join(format!("{}.jsonl.zst", book.session))).unwrap();
@@ -167,12 +215,17 @@ fn of_a_broken_log_the_records_before_the_break_are_answered_with_a_warning() {
     folder.found(&[]);
     let path = alice.save(&folder);
     let text = text_of(&path);
-    fs::write(&path, text.replace("/repos/acme/secret", "/repos/acme/public")).unwrap();
+    fs::write(
+        &path,
+        text.replace("/repos/acme/secret", "/repos/acme/public"),
+    )
+    .unwrap();
     for _ in 0..2 {
         let (found, said) = folder.found(&["--user", "alice"]);
         assert_eq!(found, "a1 a2 a3 a4");
         assert!(
-            said.contains("does not hold: record 5 at byte") && said.contains("its hash does not match its content"),
+            said.contains("does not hold: record 5 at byte")
+                && said.contains("its hash does not match its content"),
             "{said}"
         );
     }
@@ -209,11 +262,19 @@ fn many_may_ask_at_once() {
         let running: Vec<_> = (0..8).map(|_| ask()).collect();
         for child in running {
             let output = child.wait_with_output().unwrap();
-            let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-            assert_eq!((numbers(&out).as_str(), err.as_str()), (expected.as_str(), ""));
+            let (out, err) = (
+                String::from_utf8(output.stdout).unwrap(),
+                String::from_utf8(output.stderr).unwrap(),
+            );
+            assert_eq!(
+                (numbers(&out).as_str(), err.as_str()),
+                (expected.as_str(), "")
+            );
         }
         // The second time all of them find something new.
-        Book::new("carol", "2026-03-03T10:00:00Z").started().save(&folder);
+        Book::new("carol", "2026-03-03T10:00:00Z")
+            .started()
+            .save(&folder);
         expected += " c1";
     }
 }
@@ -227,5 +288,10 @@ fn a_cache_that_is_not_ones_own_is_refused() {
     std::os::unix::fs::symlink("/etc/passwd", &index).unwrap();
     let ran = folder.audit(&["query"]);
     assert_eq!((ran.code, ran.out.as_str()), (69, ""), "{}", ran.err);
-    assert!(ran.err.contains("set XDG_CACHE_HOME to a folder that you can write"), "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("set XDG_CACHE_HOME to a folder that you can write"),
+        "{}",
+        ran.err
+    );
 }

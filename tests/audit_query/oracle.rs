@@ -28,7 +28,13 @@ impl Random {
 }
 
 const HOSTS: [&str; 7] = [
-    "a.test", "b.a.test", "c.b.a.test", "z.y.x.w.v.u.test", "w.v.u.test", "192.0.2.7", "evil.example",
+    "a.test",
+    "b.a.test",
+    "c.b.a.test",
+    "z.y.x.w.v.u.test",
+    "w.v.u.test",
+    "192.0.2.7",
+    "evil.example",
 ];
 const WORDS: [&str; 8] = ["repos", "acme", "issues", "7", "blob", "x-y", "Secret", "é"];
 
@@ -38,7 +44,9 @@ fn log(random: &mut Random, user: &str, start: &str) -> Book {
     for conn in 0..40_u64 {
         let host = random.of(&HOSTS);
         let verdict = random.of(&["allow", "deny", "ask"]);
-        let path: String = (0..random.below(5)).map(|_| format!("/{}", random.of(&WORDS))).collect();
+        let path: String = (0..random.below(5))
+            .map(|_| format!("/{}", random.of(&WORDS)))
+            .collect();
         let exe = random.of(&["/usr/bin/pip", "/usr/bin/curl", "/opt/pip"]);
         let method = random.of(&["GET", "POST"]);
         let rule = random.of(&["r1", "r2"]);
@@ -48,8 +56,18 @@ fn log(random: &mut Random, user: &str, start: &str) -> Book {
         book.decided(conn % 9, host, verdict, &rest);
         match random.below(4) {
             0 => book.closed(conn % 9, conn, 2 * conn),
-            1 => book.put("http.exchanged", &format!(r#""conn":{},"status":{}"#, conn % 9, 200 + 101 * random.below(4))),
-            2 => book.put("egress.refused", r#""conn":99,"transport":"socks5","reason":"malformed","detail":"repos odd""#),
+            1 => book.put(
+                "http.exchanged",
+                &format!(
+                    r#""conn":{},"status":{}"#,
+                    conn % 9,
+                    200 + 101 * random.below(4)
+                ),
+            ),
+            2 => book.put(
+                "egress.refused",
+                r#""conn":99,"transport":"socks5","reason":"malformed","detail":"repos odd""#,
+            ),
             _ => book.put("new.event", r#""odd":{"host":[1]},"port":"x""#),
         };
     }
@@ -60,18 +78,64 @@ fn filter(random: &mut Random, sessions: &[SessionId]) -> Filter {
     let mut filter = Filter::default();
     for _ in 0..=random.below(3) {
         match random.below(12) {
-            0 => filter.host = Some(HostGlob::parse(random.of(&["a.test", "*.a.test", "**.a.test", "*.u.test", "*.v.u.test", "*.w.v.u.test", "*.x.w.v.u.test", "**.y.x.w.v.u.test", "*", "*a*", "*.2.7", "x.test"]))),
-            1 => { filter.verdicts.insert(random.of(&["allow", "deny", "ask"])); }
+            0 => {
+                filter.host = Some(HostGlob::parse(random.of(&[
+                    "a.test",
+                    "*.a.test",
+                    "**.a.test",
+                    "*.u.test",
+                    "*.v.u.test",
+                    "*.w.v.u.test",
+                    "*.x.w.v.u.test",
+                    "**.y.x.w.v.u.test",
+                    "*",
+                    "*a*",
+                    "*.2.7",
+                    "x.test",
+                ])))
+            }
+            1 => {
+                filter.verdicts.insert(random.of(&["allow", "deny", "ask"]));
+            }
             2 => filter.user = Some(random.of(&["alice", "bob", "eve"]).into()),
             3 => filter.process = Some(random.of(&["pip", "/opt/pip", "curl", "wget"]).into()),
-            4 => filter.event = Some(random.of(&["egress.decided", "egress.*", "*", "new.event", "none"]).into()),
+            4 => {
+                filter.event = Some(
+                    random
+                        .of(&["egress.decided", "egress.*", "*", "new.event", "none"])
+                        .into(),
+                )
+            }
             5 => filter.method = Some(random.of(&["GET", "PUT"]).into()),
-            6 => filter.set_path(random.of(&["repos", "/repos/acme", "repos acme", "/acme/issues/7", "x-y", "iss*", "/repos/a*", "secret", "é", "/x-y/*"])),
+            6 => filter.set_path(random.of(&[
+                "repos",
+                "/repos/acme",
+                "repos acme",
+                "/acme/issues/7",
+                "x-y",
+                "iss*",
+                "/repos/a*",
+                "secret",
+                "é",
+                "/x-y/*",
+            ])),
             7 => filter.set_text(random.of(&["repos", "evil", "odd repos", "mal*", "pip", "192"])),
             8 => filter.status = Some(random.of(&["200", "301", "4xx", "5xx"]).into()),
             9 => filter.sessions = Some([sessions[random.below(sessions.len())]].into()),
-            10 => filter.since = Some(format!("2026-03-01T10:00:{:02}.5Z", random.below(60)).parse().unwrap()),
-            _ => filter.until = Some(format!("2026-03-01T10:01:{:02}Z", random.below(60)).parse().unwrap()),
+            10 => {
+                filter.since = Some(
+                    format!("2026-03-01T10:00:{:02}.5Z", random.below(60))
+                        .parse()
+                        .unwrap(),
+                )
+            }
+            _ => {
+                filter.until = Some(
+                    format!("2026-03-01T10:01:{:02}Z", random.below(60))
+                        .parse()
+                        .unwrap(),
+                )
+            }
         }
     }
     filter
@@ -81,7 +145,11 @@ fn filter(random: &mut Random, sessions: &[SessionId]) -> Filter {
 fn the_index_answers_what_reading_every_record_answers() {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let folder = Folder::new();
-    let starts = ["2026-03-01T10:00:00Z", "2026-03-01T10:00:30.25Z", "2026-03-01T10:01:00Z"];
+    let starts = [
+        "2026-03-01T10:00:00Z",
+        "2026-03-01T10:00:30.25Z",
+        "2026-03-01T10:01:00Z",
+    ];
     let mut books: Vec<Book> = ["alice", "bob", "alice"]
         .iter()
         .zip(starts)
@@ -120,7 +188,9 @@ fn the_index_answers_what_reading_every_record_answers() {
         expected.sort_unstable();
         let mut notes = Vec::new();
         let found = index
-            .find(&filter, (Order::Oldest, 10_000), &mut |note| notes.push(note))
+            .find(&filter, (Order::Oldest, 10_000), &mut |note| {
+                notes.push(note)
+            })
             .unwrap();
         let mut answered: Vec<_> = found
             .iter()
@@ -135,8 +205,13 @@ fn the_index_answers_what_reading_every_record_answers() {
         let count = index.count(&filter, &mut |note| notes.push(note)).unwrap();
         assert_eq!(count, expected.len() as u64, "{filter:?}");
         assert_eq!(notes, []);
-        let newest = index.find(&filter, (Order::Newest, 5), &mut |_| {}).unwrap();
-        let times: Vec<_> = newest.iter().map(|found| found.facts().unwrap().at).collect();
+        let newest = index
+            .find(&filter, (Order::Newest, 5), &mut |_| {})
+            .unwrap();
+        let times: Vec<_> = newest
+            .iter()
+            .map(|found| found.facts().unwrap().at)
+            .collect();
         let latest: Vec<_> = expected.iter().rev().take(5).map(|(at, ..)| *at).collect();
         assert_eq!(times, latest, "{filter:?}");
         found_something += usize::from(!expected.is_empty());

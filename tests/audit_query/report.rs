@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use super::support::{Book, Folder, both, text_of};
 
 /// What a jail could hope to do to a page.
-const HOSTILE: &str = r#"/<script>alert(1)</script>/'\"onload=x/`[a](javascript:b)|c/\u001b[2J\u202e/<!--/&lt;"#;
+const HOSTILE: &str =
+    r#"/<script>alert(1)</script>/'\"onload=x/`[a](javascript:b)|c/\u001b[2J\u202e/<!--/&lt;"#;
 
 fn hostile() -> Book {
     let mut book = Book::new("<i>eve</i>", "2026-03-01T10:00:00Z");
@@ -15,9 +16,8 @@ fn hostile() -> Book {
     let argv = format!(
         r#""argv":["{HOSTILE}"],"profile":"{HOSTILE}","mode":"{HOSTILE}","workspace":"{HOSTILE}","generation":"{HOSTILE}","isolation":{{"bwrap":"{HOSTILE}","landlock_abi":4,"seccomp_allowed":301,"shortfalls":[{{"what":"{HOSTILE}","needs":"{HOSTILE}"}}]}}"#
     );
-    let refused = format!(
-        r#""conn":9,"transport":"connect","reason":"malformed","detail":"{HOSTILE}""#
-    );
+    let refused =
+        format!(r#""conn":9,"transport":"connect","reason":"malformed","detail":"{HOSTILE}""#);
     let asked = format!(r#""question":1,"conn":3,"host":"a.test","port":443,"path":"{HOSTILE}""#);
     let answered = format!(r#""question":1,"end":"denied","by":"{HOSTILE}""#);
     let stopping = format!(r#""by":"{HOSTILE}","kill":false"#);
@@ -27,7 +27,15 @@ fn hostile() -> Book {
     // The report reads them leniently where this version's writer would not write them.
     let plain = format!(r#""decided":"{HOSTILE}""#);
     book.put("session.started", &argv)
-        .decided(1, "a.test", "deny", &rest.replace(&format!(r#","process":{{"exe":"{HOSTILE}","argv":["{HOSTILE}"]}}"#), ""))
+        .decided(
+            1,
+            "a.test",
+            "deny",
+            &rest.replace(
+                &format!(r#","process":{{"exe":"{HOSTILE}","argv":["{HOSTILE}"]}}"#),
+                "",
+            ),
+        )
         .put("egress.refused", &refused)
         .put("approval.asked", &asked)
         .put("approval.answered", &answered)
@@ -49,22 +57,33 @@ fn a_page_has_no_tag_script_or_address_of_a_jails() {
     assert!(page.starts_with("<!DOCTYPE html>"), "{page}");
     assert!(page.contains("content=\"default-src 'none'; style-src 'unsafe-inline'\""));
     // The jail's words are there, as text.
-    assert!(page.matches("&lt;script&gt;alert(1)&lt;/script&gt;").count() > 8, "{page}");
+    assert!(
+        page.matches("&lt;script&gt;alert(1)&lt;/script&gt;")
+            .count()
+            > 8,
+        "{page}"
+    );
     assert!(page.contains("&lt;i&gt;eve&lt;/i&gt;"));
-    for bad in ["<script", "<i>", "<!--", "\u{1b}", "\u{202e}", "href", "src=", "http://", "https://"] {
+    for bad in [
+        "<script", "<i>", "<!--", "\u{1b}", "\u{202e}", "href", "src=", "http://", "https://",
+    ] {
         assert!(!page.contains(bad), "{bad}");
     }
     // Every tag is one of ours, and none has an attribute of a jail's.
     let ours = [
-        "!DOCTYPE", "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span", "dl", "dt", "dd",
-        "div", "b", "table", "thead", "tbody", "tr", "th", "td", "code", "svg", "line", "rect", "text", "footer", "br",
+        "!DOCTYPE", "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span",
+        "dl", "dt", "dd", "div", "b", "table", "thead", "tbody", "tr", "th", "td", "code", "svg",
+        "line", "rect", "text", "footer", "br",
     ];
     for tag in page.split('<').skip(1) {
         let name = tag.trim_start_matches('/');
         let end = name.find([' ', '>']).unwrap();
         assert!(ours.contains(&&name[..end]), "<{tag}");
         let inside = &name[..name.find('>').unwrap()];
-        assert!(!inside.contains("onload") && !inside.contains("javascript"), "<{tag}");
+        assert!(
+            !inside.contains("onload") && !inside.contains("javascript"),
+            "<{tag}"
+        );
     }
 }
 
@@ -135,8 +154,17 @@ fn a_report_tells_the_story() {
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
-    let page = folder.audit(&["report", &alice.session.to_string(), "--format", "md"]).out;
-    for part in ["- **log**: complete", "`api.example.com:443`", "`--allow example.com:443", "`denied by carol`", "`/usr/bin/pip`", "| `404` | 1 |"] {
+    let page = folder
+        .audit(&["report", &alice.session.to_string(), "--format", "md"])
+        .out;
+    for part in [
+        "- **log**: complete",
+        "`api.example.com:443`",
+        "`--allow example.com:443",
+        "`denied by carol`",
+        "`/usr/bin/pip`",
+        "| `404` | 1 |",
+    ] {
         assert!(page.contains(part), "{part}: {page}");
     }
 }
@@ -145,14 +173,29 @@ fn a_report_tells_the_story() {
 fn a_report_is_written_for_its_owner_alone_and_says_where_a_log_breaks() {
     let (folder, alice, _) = both();
     let path = alice.save(&folder);
-    std::fs::write(&path, text_of(&path).replace("/repos/acme/secret", "/repos/acme/public")).unwrap();
+    std::fs::write(
+        &path,
+        text_of(&path).replace("/repos/acme/secret", "/repos/acme/public"),
+    )
+    .unwrap();
     let output = folder.logs().join("report.html");
-    let ran = folder.audit(&["report", &alice.session.to_string(), "-o", output.to_str().unwrap()]);
+    let ran = folder.audit(&[
+        "report",
+        &alice.session.to_string(),
+        "-o",
+        output.to_str().unwrap(),
+    ]);
     assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     assert!(ran.err.contains("does not hold"), "{}", ran.err);
-    assert_eq!(output.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        output.metadata().unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
     let page = text_of(&output);
-    assert!(page.contains("log is broken") && page.contains("hash does not match"), "{page}");
+    assert!(
+        page.contains("log is broken") && page.contains("hash does not match"),
+        "{page}"
+    );
     assert!(!page.contains("/repos/acme/public"), "{page}");
 }
 
@@ -162,7 +205,12 @@ fn long_tables_have_an_end() {
     let mut book = Book::new("alice", "2026-03-01T10:00:00Z");
     book.started();
     for conn in 0..250 {
-        book.decided(conn, &format!("h{conn}.test"), "deny", r#""reason":"host_not_allowed","#);
+        book.decided(
+            conn,
+            &format!("h{conn}.test"),
+            "deny",
+            r#""reason":"host_not_allowed","#,
+        );
     }
     book.ended();
     book.save(&folder);

@@ -58,7 +58,13 @@ impl Book {
         )
     }
 
-    pub(crate) fn decided(&mut self, conn: u64, host: &str, verdict: &str, rest: &str) -> &mut Self {
+    pub(crate) fn decided(
+        &mut self,
+        conn: u64,
+        host: &str,
+        verdict: &str,
+        rest: &str,
+    ) -> &mut Self {
         let rest = format!(
             r#""conn":{conn},"transport":"connect","host":"{host}","port":443,{rest}"verdict":"{verdict}","generation":"0123456789abcdef""#
         );
@@ -160,14 +166,29 @@ pub(crate) fn alice() -> Book {
     let curl = r#""method":"POST","path":"/repos/acme/secret","reason":"host_not_allowed","process":{"pid":8,"exe":"/usr/bin/curl","argv":["curl"],"parents":[]},"#;
     book.started()
         .decided(1, "api.example.com", "allow", pip)
-        .put("dns.query", r#""conn":1,"name":"api.example.com","addresses":["192.0.2.1"],"refused":[]"#)
-        .put("http.exchanged", r#""conn":1,"method":"GET","path":"/repos/acme/issues","status":404"#)
+        .put(
+            "dns.query",
+            r#""conn":1,"name":"api.example.com","addresses":["192.0.2.1"],"refused":[]"#,
+        )
+        .put(
+            "http.exchanged",
+            r#""conn":1,"method":"GET","path":"/repos/acme/issues","status":404"#,
+        )
         .decided(2, "example.com", "deny", curl)
         .closed(1, 10, 20)
         .decided(3, "evil.test", "ask", r#""rule":"r2","#)
-        .put("approval.asked", r#""question":1,"conn":3,"host":"evil.test","port":443"#)
-        .put("approval.answered", r#""question":1,"end":"denied","by":"carol""#)
-        .put("egress.refused", r#""conn":9,"transport":"connect","reason":"malformed","detail":"odd bytes here""#)
+        .put(
+            "approval.asked",
+            r#""question":1,"conn":3,"host":"evil.test","port":443"#,
+        )
+        .put(
+            "approval.answered",
+            r#""question":1,"end":"denied","by":"carol""#,
+        )
+        .put(
+            "egress.refused",
+            r#""conn":9,"transport":"connect","reason":"malformed","detail":"odd bytes here""#,
+        )
         .ended();
     book
 }

@@ -126,8 +126,10 @@ impl Bits {
                 while !rest.is_empty() {
                     let start = next.checked_add(codec::take(&mut rest)?)?;
                     let end = start.checked_add(codec::take(&mut rest)?)?;
-                    let (start, last) =
-                        (u16::try_from(start).ok()?, u16::try_from(end.checked_sub(1)?).ok()?);
+                    let (start, last) = (
+                        u16::try_from(start).ok()?,
+                        u16::try_from(end.checked_sub(1)?).ok()?,
+                    );
                     (start..=last).for_each(|row| self.set(row));
                     next = end;
                 }
@@ -170,12 +172,14 @@ impl Bits {
             return shorter;
         }
         let mut bits = Self::none();
-        rows.iter().for_each(|row| bits.set(*row));
+        for row in rows {
+            bits.set(*row);
+        }
         let mut map = Vec::with_capacity(1 + WORDS * 8);
         map.push(MAP);
-        bits.0
-            .iter()
-            .for_each(|word| map.extend_from_slice(&word.to_le_bytes()));
+        for word in bits.0.iter() {
+            map.extend_from_slice(&word.to_le_bytes());
+        }
         map
     }
 }
@@ -202,10 +206,20 @@ mod tests {
             assert_eq!(bits.rows().collect::<Vec<_>>(), rows);
             assert_eq!(bits.count(), rows.len() as u64);
         }
-        for damaged in [&[][..], &[9], &[MAP, 1], &[GAPS, 0xff], &[RUNS, 0, 0], &[RUNS, 9]] {
+        for damaged in [
+            &[][..],
+            &[9],
+            &[MAP, 1],
+            &[GAPS, 0xff],
+            &[RUNS, 0, 0],
+            &[RUNS, 9],
+        ] {
             assert_eq!(Bits::none().add(damaged), None, "{damaged:?}");
         }
-        assert_eq!(Bits::first(70).rows().collect::<Vec<_>>(), (0..70).collect::<Vec<_>>());
+        assert_eq!(
+            Bits::first(70).rows().collect::<Vec<_>>(),
+            (0..70).collect::<Vec<_>>()
+        );
         assert_eq!(Bits::first(ROWS).count(), 65_536);
     }
 }

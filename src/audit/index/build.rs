@@ -1,5 +1,6 @@
 //! Taking logs in: what is new since the last time, each record held to the chain before it is believed.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
@@ -44,16 +45,22 @@ pub(super) struct Segment {
 /// What there is to do.
 #[derive(Debug)]
 pub(super) struct Work {
-    known: BTreeMap<(SessionId, u32), Segment>,
+    known: Segments,
     /// Segments that are new or were written to.
     changed: Vec<(SegmentName, Stamp)>,
     /// Segments that went away or came back.
     moved: Vec<(u64, bool)>,
 }
 
+/// The segments that are in an index, by their sessions and numbers.
+pub(super) type Segments = BTreeMap<(SessionId, u32), Segment>;
+
 /// The segments that are in the index.
-pub(super) fn segments(db: &Connection) -> Result<BTreeMap<(SessionId, u32), Segment>, Trouble> {
-    let mut query = db.prepare(
+pub(super) fn segments(store: &Store) -> Result<&Segments, Trouble> {
+    if let Some(known) = store.segments.get() {
+        return Ok(known);
+    }
+    let mut query = store.db.prepare(
         "SELECT id, session, number, packed, stamp, bytes, seq, last, head, broken, ended, gone \
          FROM segment",
     )?;
@@ -63,7 +70,7 @@ pub(super) fn segments(db: &Connection) -> Result<BTreeMap<(SessionId, u32), Seg
         let segment = row??;
         all.insert((segment.name.session, segment.name.number), segment);
     }
-    Ok(all)
+    Ok(store.segments.get_or_init(|| all))
 }
 
 fn segment(row: &SqlRow<'_>) -> Result<Segment, Trouble> {
@@ -98,17 +105,17 @@ fn segment(row: &SqlRow<'_>) -> Result<Segment, Trouble> {
 
 /// The logs that do not hold from some record on.
 pub(super) fn broken(store: &Store) -> Result<Vec<(SessionId, String)>, Trouble> {
-    let all = segments(&store.db)?.into_values();
+    let all = segments(store)?.values();
     Ok(all
         .filter(|segment| !segment.gone)
-        .filter_map(|segment| Some((segment.name.session, segment.broken?)))
+        .filter_map(|segment| Some((segment.name.session, segment.broken.clone()?)))
         .collect())
 }
 
 impl Work {
     /// Compares the index with the logs. `None`: nothing is new.
     pub(super) fn find(store: &Store, source: &impl Source) -> Result<Option<Self>, Trouble> {
-        let known = segments(&store.db)?;
+        let known = segments(store)?;
         let mut found = source.segments()?;
         found.sort_unstable();
         // Of one that is there plain and packed, the plain one.
@@ -151,8 +158,8 @@ impl Work {
             .filter(|(key, segment)| !seen.contains(key) && !segment.gone);
         moved.extend(gone.map(|(_, segment)| (segment.id, true)));
         let idle = changed.is_empty() && moved.is_empty();
-        Ok((!idle).then_some(Self {
-            known,
+        Ok((!idle).then(|| Self {
+            known: known.clone(),
             changed,
             moved,
         }))
@@ -167,7 +174,9 @@ impl Work {
     ) -> Result<(), Trouble> {
         let new = self.changed.iter().map(|(name, stamp)| {
             let known = self.known.get(&(name.session, name.number));
-            stamp.size.saturating_sub(known.map_or(0, |segment| segment.bytes))
+            stamp
+                .size
+                .saturating_sub(known.map_or(0, |segment| segment.bytes))
         });
         let new: u64 = new.sum();
         if new >= A_WHILE {
@@ -180,7 +189,12 @@ impl Work {
         let mut builder = Builder {
             db: &transaction,
             source,
-            next_id: self.known.values().map(|known| known.id + 1).max().unwrap_or(1),
+            next_id: self
+                .known
+                .values()
+                .map(|known| known.id + 1)
+                .max()
+                .unwrap_or(1),
             known: self.known,
             chunk: Chunk::default(),
         };
@@ -195,6 +209,7 @@ impl Work {
         }
         builder.chunk.write(&transaction)?;
         transaction.commit()?;
+        store.segments = OnceCell::new();
         Ok(())
     }
 }
@@ -245,7 +260,7 @@ struct Builder<'a, S> {
     db: &'a Connection,
     source: &'a S,
     next_id: u64,
-    known: BTreeMap<(SessionId, u32), Segment>,
+    known: Segments,
     chunk: Chunk,
 }
 
@@ -312,7 +327,11 @@ impl<S: Source> Builder<'_, S> {
                 break;
             }
         }
-        let open = if chain.ended { Vec::new() } else { chain.links.open() };
+        let open = if chain.ended {
+            Vec::new()
+        } else {
+            chain.links.open()
+        };
         self.put_links(session, &open)
     }
 
@@ -416,13 +435,12 @@ impl<S: Source> Builder<'_, S> {
         if sealed.session != chain.text.as_bytes() {
             return Err("belongs to another session");
         }
-        let (seq, prev) = match chain.link {
-            Some(link) => link,
-            None => {
-                let text = String::from_utf8_lossy(sealed.prev).into_owned();
-                let prev = ChainHash::try_from(text).map_err(|_| "not a record of this form")?;
-                (sealed.seq.saturating_sub(1), prev)
-            }
+        let (seq, prev) = if let Some(before) = chain.link {
+            before
+        } else {
+            let text = String::from_utf8_lossy(sealed.prev).into_owned();
+            let prev = ChainHash::try_from(text).map_err(|_| "not a record of this form")?;
+            (sealed.seq.saturating_sub(1), prev)
         };
         if sealed.seq != seq + 1 || *sealed.prev != prev.to_hex() {
             return Err("does not follow the record before it");
@@ -500,7 +518,9 @@ impl<S: Source> Builder<'_, S> {
                 Link::Question(number) => (1, *number),
             };
             let parts = [kind, number, u64::from(place.segment), place.offset];
-            parts.iter().for_each(|part| codec::put(&mut kept, *part));
+            for part in parts {
+                codec::put(&mut kept, part);
+            }
         }
         let insert = "INSERT OR REPLACE INTO links VALUES (?, ?)";
         self.db.prepare_cached(insert)?.execute((session, kept))?;

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension};
 
+use super::Trouble;
 use super::bits::{self, Bits};
 use super::page::{self, Row};
 use super::term::Dim;
-use super::Trouble;
 
 /// After how many rows a chunk is written: eight blocks.
 const FULL: usize = 8 * bits::ROWS;
@@ -35,13 +35,12 @@ impl Chunk {
         self.key.clear();
         self.key.push(dim as u8);
         self.key.extend_from_slice(value.as_bytes());
-        let number = match self.numbers.get(self.key.as_slice()) {
-            Some(number) => *number,
-            None => {
-                let number = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
-                self.numbers.insert(self.key.as_slice().into(), number);
-                number
-            }
+        let number = if let Some(number) = self.numbers.get(self.key.as_slice()) {
+            *number
+        } else {
+            let number = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX);
+            self.numbers.insert(self.key.as_slice().into(), number);
+            number
         };
         self.terms.push(number);
     }
@@ -86,7 +85,12 @@ impl Chunk {
                     }
                 }
             }
-            write_postings(db, next / bits::ROWS as u64, (used > 0, &names), &mut postings)?;
+            write_postings(
+                db,
+                next / bits::ROWS as u64,
+                (used > 0, &names),
+                &mut postings,
+            )?;
             next += here.len() as u64;
         }
         *self = Self::default();
@@ -167,7 +171,9 @@ fn write_postings(
                 let mut bits = Bits::none();
                 bits.add(&known)
                     .ok_or_else(|| Trouble::disagrees("a set of it is damaged"))?;
-                rows.iter().for_each(|row| bits.set(*row));
+                for row in rows.iter() {
+                    bits.set(*row);
+                }
                 Bits::keep(&bits.rows().collect::<Vec<_>>())
             }
         };

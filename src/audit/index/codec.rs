@@ -35,7 +35,6 @@ pub(super) fn take_signed(bytes: &mut &[u8]) -> Option<i64> {
     Some((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to seven bits")]
 fn low(number: u64) -> u8 {
     (number & 0x7f) as u8
 }

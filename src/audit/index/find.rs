@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::bits::{self, Bits};
-use super::build::{self, Segment};
+use super::build;
 use super::page::{self, Row};
 use super::plan::{Condition, Plan};
 use super::read_back::Reader;
@@ -63,9 +63,9 @@ pub(super) fn find(
     filter: &Filter,
     (order, limit): (Order, usize),
 ) -> Result<Vec<Found>, Trouble> {
-    let segments: Vec<Segment> = build::segments(&store.db)?.into_values().collect();
-    let search = Search::new(store, filter, &segments)?;
-    let mut reader = Reader::new(source, segments.iter());
+    let segments = build::segments(store)?;
+    let search = Search::new(store, filter)?;
+    let mut reader = Reader::new(source, segments.values());
     let mut found = Vec::new();
     let mut after = None;
     while found.len() < limit {
@@ -90,13 +90,9 @@ pub(super) fn find(
 }
 
 /// How many records a filter takes.
-pub(super) fn count(
-    store: &Store,
-    source: &impl Source,
-    filter: &Filter,
-) -> Result<u64, Trouble> {
-    let segments: Vec<Segment> = build::segments(&store.db)?.into_values().collect();
-    let search = Search::new(store, filter, &segments)?;
+pub(super) fn count(store: &Store, source: &impl Source, filter: &Filter) -> Result<u64, Trouble> {
+    let segments = build::segments(store)?;
+    let search = Search::new(store, filter)?;
     let mut count = 0;
     for block in &search.blocks {
         count += search.rows_of(block)?.map_or(0, |bits| bits.count());
@@ -104,7 +100,7 @@ pub(super) fn count(
     if search.plan.exact && count > COUNTED_BACK {
         return Ok(count);
     }
-    let mut reader = Reader::new(source, segments.iter());
+    let mut reader = Reader::new(source, segments.values());
     let mut taken = 0;
     let mut after = None;
     loop {
@@ -141,18 +137,14 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(
-        store: &'a Store,
-        filter: &Filter,
-        segments: &[Segment],
-    ) -> Result<Self, Trouble> {
+    pub(super) fn new(store: &'a Store, filter: &Filter) -> Result<Self, Trouble> {
         let db = &store.db;
         let overflows = |dim: Dim| {
             let query = "SELECT EXISTS (SELECT 1 FROM post WHERE dim = ? AND value = ?)";
             let found = db.query_row(query, (dim as u8, OVERFLOW), |row| row.get(0));
             found.unwrap_or(true)
         };
-        let plan = Plan::of(filter, segments.iter(), overflows);
+        let plan = Plan::of(filter, build::segments(store)?.values(), overflows);
         let mut query = db.prepare_cached("SELECT id, rows, oldest, newest FROM block")?;
         let rows = query.query_map([], |row| {
             Ok(Block {
@@ -164,9 +156,9 @@ impl<'a> Search<'a> {
         })?;
         let blocks = rows
             .filter(|block| {
-                block
-                    .as_ref()
-                    .map_or(true, |block| block.newest >= plan.since && block.oldest < plan.until)
+                block.as_ref().map_or(true, |block| {
+                    block.newest >= plan.since && block.oldest < plan.until
+                })
             })
             .collect::<Result<Vec<Block>, _>>()?;
         let mut search = Self {
@@ -198,7 +190,10 @@ impl<'a> Search<'a> {
             )?;
             let mut rows = query.query((*dim as u8, from, to))?;
             while let Some(row) = rows.next()? {
-                add(row.get(0)?, row.get_ref(1)?.as_blob().map_err(|_| damaged())?)?;
+                add(
+                    row.get(0)?,
+                    row.get_ref(1)?.as_blob().map_err(|_| damaged())?,
+                )?;
             }
         }
         if let Some(glob) = &condition.hosts {
@@ -207,7 +202,10 @@ impl<'a> Search<'a> {
             let mut rows = query.query([Dim::Host as u8])?;
             while let Some(row) = rows.next()? {
                 if glob.covers(row.get_ref(2)?.as_str().map_err(|_| damaged())?) {
-                    add(row.get(0)?, row.get_ref(1)?.as_blob().map_err(|_| damaged())?)?;
+                    add(
+                        row.get(0)?,
+                        row.get_ref(1)?.as_blob().map_err(|_| damaged())?,
+                    )?;
                 }
             }
         }
@@ -253,7 +251,12 @@ impl<'a> Search<'a> {
     }
 
     /// Adds the rows of a block that have a value.
-    pub(super) fn add(&self, bits: &mut Bits, (dim, value): (Dim, &str), block: u64) -> Result<(), Trouble> {
+    pub(super) fn add(
+        &self,
+        bits: &mut Bits,
+        (dim, value): (Dim, &str),
+        block: u64,
+    ) -> Result<(), Trouble> {
         let query = "SELECT bits FROM post WHERE dim = ? AND value = ? AND block = ?";
         let mut query = self.db.prepare_cached(query)?;
         let mut rows = query.query((dim as u8, value, block))?;
@@ -338,7 +341,9 @@ impl<'a> Pages<'a> {
     pub(super) fn row(&mut self, id: u64) -> Result<Row, Trouble> {
         let number = id / page::ROWS;
         if self.page.as_ref().is_none_or(|(kept, _)| *kept != number) {
-            let mut query = self.db.prepare_cached("SELECT rows FROM page WHERE id = ?")?;
+            let mut query = self
+                .db
+                .prepare_cached("SELECT rows FROM page WHERE id = ?")?;
             let mut rows = query.query([number])?;
             let row = rows.next()?.ok_or_else(damaged)?;
             let kept = row.get_ref(0)?.as_blob().map_err(|_| damaged())?;

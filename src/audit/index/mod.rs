@@ -217,11 +217,7 @@ impl<'a, S: Source> Index<'a, S> {
     }
 
     /// How many records a filter takes.
-    pub fn count(
-        &self,
-        filter: &Filter,
-        tell: &mut dyn FnMut(Note),
-    ) -> Result<u64, IndexError> {
+    pub fn count(&self, filter: &Filter, tell: &mut dyn FnMut(Note)) -> Result<u64, IndexError> {
         self.ask(false, tell, |store| find::count(store, self.source, filter))
     }
 

@@ -29,10 +29,17 @@ const ABOUT_SAME_SEGMENT: u64 = 8;
 pub(super) fn put(page: &mut Vec<u8>, last: &Row, row: &Row) {
     let same = row.segment == last.segment;
     let about_same = row.about.is_some_and(|(segment, _)| segment == row.segment);
-    let flags = u64::from(row.about.is_some()) * ABOUT
-        | u64::from(row.bytes.is_some()) * BYTES
-        | u64::from(same) * SAME_SEGMENT
-        | u64::from(about_same) * ABOUT_SAME_SEGMENT;
+    let flags = [
+        (row.about.is_some(), ABOUT),
+        (row.bytes.is_some(), BYTES),
+        (same, SAME_SEGMENT),
+        (about_same, ABOUT_SAME_SEGMENT),
+    ];
+    let flags = flags
+        .iter()
+        .filter(|(set, _)| *set)
+        .map(|(_, flag)| flag)
+        .sum();
     codec::put(page, flags);
     codec::put_signed(page, row.ms.wrapping_sub(last.ms));
     if same {
@@ -64,7 +71,9 @@ pub(super) fn rows(mut page: &[u8]) -> Option<Vec<Row>> {
         let has = |flag| flags & flag != 0;
         let ms = last.ms.wrapping_add(codec::take_signed(&mut page)?);
         let (segment, offset) = if has(SAME_SEGMENT) {
-            let offset = last.offset.wrapping_add_signed(codec::take_signed(&mut page)?);
+            let offset = last
+                .offset
+                .wrapping_add_signed(codec::take_signed(&mut page)?);
             (last.segment, offset)
         } else {
             (codec::take(&mut page)?, codec::take(&mut page)?)

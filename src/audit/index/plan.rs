@@ -72,7 +72,11 @@ impl Plan {
             plan.exact &= !process.contains('/');
             plan.value(Dim::Program, process.rsplit('/').next().unwrap_or(process));
         }
-        match filter.event.as_deref().map(|event| (event, event.strip_suffix('*'))) {
+        match filter
+            .event
+            .as_deref()
+            .map(|event| (event, event.strip_suffix('*')))
+        {
             Some((_, Some(start))) => plan.all.push(begun(&[Dim::Event], start)),
             Some((event, None)) => plan.value(Dim::Event, event),
             None => {}
@@ -80,7 +84,9 @@ impl Plan {
         if !filter.verdicts.is_empty() {
             let verdicts = filter.verdicts.iter();
             plan.all.push(Condition {
-                values: verdicts.map(|verdict| (Dim::Verdict, (*verdict).to_owned())).collect(),
+                values: verdicts
+                    .map(|verdict| (Dim::Verdict, (*verdict).to_owned()))
+                    .collect(),
                 ..Condition::default()
             });
         }
@@ -103,7 +109,9 @@ impl Plan {
             self.exact &= whole(since);
         }
         if let Some(until) = filter.until {
-            self.until = until.as_millisecond().saturating_add(i64::from(!whole(until)));
+            self.until = until
+                .as_millisecond()
+                .saturating_add(i64::from(!whole(until)));
             self.exact &= whole(until);
         }
     }

@@ -74,9 +74,8 @@ struct Sums {
 }
 
 pub(super) fn stats(store: &Store, filter: &Filter, by: By) -> Result<Stats, Trouble> {
-    let segments = build::segments(&store.db)?;
-    let all: Vec<_> = segments.values().cloned().collect();
-    let search = Search::new(store, filter, &all)?;
+    let segments = build::segments(store)?;
+    let search = Search::new(store, filter)?;
     let mut blocks = HashMap::new();
     let mut days: HashMap<i64, Group> = HashMap::new();
     let mut stats = Stats::default();
@@ -118,7 +117,11 @@ pub(super) fn stats(store: &Store, filter: &Filter, by: By) -> Result<Stats, Tro
             bits.add(kept).ok_or_else(damaged)?;
             bits.and(&sums.rows);
             if !bits.is_empty() {
-                take(row.get_ref(0)?.as_str().map_err(|_| damaged())?, sums, &bits);
+                take(
+                    row.get_ref(0)?.as_str().map_err(|_| damaged())?,
+                    sums,
+                    &bits,
+                );
             }
         }
         Ok(())
@@ -150,11 +153,16 @@ pub(super) fn stats(store: &Store, filter: &Filter, by: By) -> Result<Stats, Tro
     }
     for (day, group) in days {
         let at = jiff::Timestamp::from_millisecond(day.saturating_mul(DAY));
-        let name = at.map_or_else(|_| day.to_string(), |at| at.strftime("%Y-%m-%d").to_string());
+        let name = at.map_or_else(
+            |_| day.to_string(),
+            |at| at.strftime("%Y-%m-%d").to_string(),
+        );
         groups.insert(name, group);
     }
     let groups = groups.into_iter();
-    stats.groups = groups.map(|(name, group)| Group { name, ..group }).collect();
+    stats.groups = groups
+        .map(|(name, group)| Group { name, ..group })
+        .collect();
     if by == By::Day {
         stats.groups.sort_by(|a, b| b.name.cmp(&a.name));
     } else {
@@ -182,8 +190,10 @@ impl Sums {
             }
             if let Some(days) = &mut days {
                 let group = days.entry(row.ms.div_euclid(DAY)).or_default();
-                let [allowed, denied, asked] =
-                    self.verdicts.each_ref().map(|bits| u64::from(bits.has(local)));
+                let [allowed, denied, asked] = self
+                    .verdicts
+                    .each_ref()
+                    .map(|bits| u64::from(bits.has(local)));
                 let (up, down) = row.bytes.unwrap_or_default();
                 add(group, [1, allowed, denied, asked, up, down]);
             }

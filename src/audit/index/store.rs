@@ -3,6 +3,7 @@
 //! The lock (flock(2) on `<file>.lock`) is held as long as the file is open: shared to look things up,
 //! exclusive to change or replace it. A new index is built beside and renamed into place when it is whole.
 
+use std::cell::OnceCell;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -13,6 +14,7 @@ use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Trouble;
+use super::build::Segments;
 
 /// The tables. Whatever has others is not ours, or of another version: it is made anew.
 const SCHEMA: &str = "\
@@ -35,6 +37,8 @@ const VERSION: &str = "1";
 #[derive(Debug)]
 pub(super) struct Store {
     pub(super) db: Connection,
+    /// Its list of logs, once it was read; see [`super::build::segments`].
+    pub(super) segments: OnceCell<Segments>,
     _lock: File,
 }
 
@@ -87,6 +91,14 @@ fn open_own(path: &Path) -> io::Result<File> {
 }
 
 impl Store {
+    fn of(db: Connection, lock: File) -> Self {
+        Self {
+            db,
+            segments: OnceCell::new(),
+            _lock: lock,
+        }
+    }
+
     /// Opens an index of this folder. `None`: there is none yet.
     pub(super) fn open(path: &Path, folder: &str, lock: File) -> Result<Option<Self>, Trouble> {
         match path.symlink_metadata() {
@@ -115,7 +127,7 @@ impl Store {
         if about("folder")? != folder {
             return Err(Trouble::disagrees("it is of another folder"));
         }
-        Ok(Some(Self { db, _lock: lock }))
+        Ok(Some(Self::of(db, lock)))
     }
 
     /// Makes an empty one beside the place of the old; [`Store::put_in_place`] puts it there.
@@ -135,12 +147,14 @@ impl Store {
         let insert = "INSERT INTO about VALUES (?, ?)";
         db.execute(insert, ["version", VERSION])?;
         db.execute(insert, ["folder", folder])?;
-        Ok(Self { db, _lock: lock })
+        Ok(Self::of(db, lock))
     }
 
     /// Puts the new one in the place of the old, and opens it.
     pub(super) fn put_in_place(self, path: &Path) -> Result<Self, Trouble> {
-        let Self { db, _lock } = self;
+        let Self {
+            db, _lock: lock, ..
+        } = self;
         db.close().map_err(|(_, error)| error)?;
         let new = with_suffix(path, ".new");
         File::open(&new)?.sync_all()?;
@@ -148,7 +162,7 @@ impl Store {
         std::fs::rename(&new, path)?;
         let db = connect(path)?;
         defend(&db)?;
-        Ok(Self { db, _lock })
+        Ok(Self::of(db, lock))
     }
 }
 
@@ -158,7 +172,9 @@ fn connect(path: &Path) -> Result<Connection, Trouble> {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     // The folders above may be links; the file itself has been looked at.
     let folder = path.parent().unwrap_or(Path::new("/")).canonicalize()?;
-    let real = path.file_name().map_or(folder.clone(), |name| folder.join(name));
+    let real = path
+        .file_name()
+        .map_or(folder.clone(), |name| folder.join(name));
     let db = Connection::open_with_flags(real, flags)?;
     Ok(db)
 }

@@ -76,9 +76,7 @@ impl FilterArgs {
     }
 
     fn without_session(&self) -> Result<Filter, Failure> {
-        let wrong = |what: &str, why: String| {
-            Failure::new(Exit::Usage, format!("--{what}: {why}"))
-        };
+        let wrong = |what: &str, why: String| Failure::new(Exit::Usage, format!("--{what}: {why}"));
         let now = Zoned::now();
         let time = |what: &str, text: &Option<String>| {
             let text = text.as_deref();
@@ -94,7 +92,8 @@ impl FilterArgs {
             host: self.host.as_deref().map(HostGlob::parse),
             verdicts: verdicts
                 .into_iter()
-                .filter_map(|(wanted, verdict)| wanted.then_some(verdict))
+                .filter(|(wanted, _)| *wanted)
+                .map(|(_, verdict)| verdict)
                 .collect(),
             sessions: None,
             user: self.user.clone(),
@@ -102,7 +101,10 @@ impl FilterArgs {
             until: time("until", &self.until)?,
             process: self.process.clone(),
             event: self.event.clone(),
-            method: self.method.as_ref().map(|method| method.to_ascii_uppercase()),
+            method: self
+                .method
+                .as_ref()
+                .map(|method| method.to_ascii_uppercase()),
             status: self.status.as_deref().map(str::to_ascii_lowercase),
             rule: self.rule.clone(),
             thread: self.thread.clone(),
@@ -146,7 +148,8 @@ impl FilterArgs {
         words.extend(
             flags
                 .into_iter()
-                .filter_map(|(given, flag)| given.then(|| flag.to_owned())),
+                .filter(|(given, _)| *given)
+                .map(|(_, flag)| flag.to_owned()),
         );
         let values = [
             ("host", &self.host),
@@ -164,7 +167,11 @@ impl FilterArgs {
             ("text", &self.text),
         ];
         for (name, value) in values {
-            words.extend(value.as_ref().map(|value| format!("--{name} {}", escape(value))));
+            words.extend(
+                value
+                    .as_ref()
+                    .map(|value| format!("--{name} {}", escape(value))),
+            );
         }
         words.join(" ")
     }

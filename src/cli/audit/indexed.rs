@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
-use super::logs::Logs;
 use super::escape;
+use super::logs::Logs;
 use crate::audit::index::{Index, IndexError, Note};
 use crate::cli::failure::Failure;
 use crate::cli::print;
@@ -22,16 +22,24 @@ impl Place {
     /// `$XDG_CACHE_HOME/portcullis/audit-<hash>.sqlite`, by default below `~/.cache`.
     pub(super) fn of(logs: &Logs) -> Result<Self, Failure> {
         let cache = cache(std::env::var_os).ok_or_else(|| {
-            let why = "audit index: neither XDG_CACHE_HOME nor HOME is an absolute path; set one of them";
+            let why =
+                "audit index: neither XDG_CACHE_HOME nor HOME is an absolute path; set one of them";
             Failure::new(Exit::Config, why)
         })?;
         let path = logs.path();
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let with = if logs.has_service() { " and the service" } else { "" };
+        let with = if logs.has_service() {
+            " and the service"
+        } else {
+            ""
+        };
         let folder = format!("{}{with}", path.to_string_lossy());
         let digest = Sha256::digest(folder.as_bytes());
         let (first, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        let name = format!("portcullis/audit-{:016x}.sqlite", u64::from_be_bytes(*first));
+        let name = format!(
+            "portcullis/audit-{:016x}.sqlite",
+            u64::from_be_bytes(*first)
+        );
         Ok(Self {
             file: cache.join(name),
             folder,

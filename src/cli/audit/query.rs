@@ -12,6 +12,7 @@ use crate::exit::Exit;
 
 /// What to look for.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct QueryArgs {
     #[command(flatten)]
     filters: FilterArgs,
@@ -66,7 +67,7 @@ pub(super) fn query(arguments: &QueryArgs) -> Outcome {
     let place = Place::of(&logs)?;
     let index = place.index(&logs);
     if arguments.rebuild {
-        index.rebuild(&mut |_| {}).map_err(|error| failure(&error))?;
+        index.rebuild(&mut tell).map_err(|error| failure(&error))?;
     }
     if arguments.count {
         let count = index.count(&filter, &mut tell);
@@ -128,7 +129,9 @@ fn table(found: &[Found]) -> Vec<String> {
     let heading = HEADING.map(ToOwned::to_owned);
     let align = |row: &[String; 9]| {
         let cells = row.iter().zip(widths).filter(|(_, width)| *width > 0);
-        let cells: Vec<_> = cells.map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned()
     };
     std::iter::once(&heading).chain(&rows).map(align).collect()
@@ -143,7 +146,10 @@ fn cells(found: &Found, facts: &Facts<'_>) -> [String; 9] {
     } else {
         escape(host)
     };
-    let port = about.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let port = about
+        .port
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     let verdict = match facts.verdict.as_deref() {
         Some("deny") => "DENY".to_owned(),
         other => text(other),
@@ -173,7 +179,12 @@ fn why(facts: &Facts<'_>) -> String {
         parts.push(format!("{up} up, {down} down"));
     }
     if facts.verdict.is_none() || facts.event == "egress.refused" {
-        let texts: Vec<_> = facts.texts.iter().take(8).map(|text| escape(text)).collect();
+        let texts: Vec<_> = facts
+            .texts
+            .iter()
+            .take(8)
+            .map(|text| escape(text))
+            .collect();
         if !texts.is_empty() {
             parts.push(texts.join(" "));
         }

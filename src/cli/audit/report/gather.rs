@@ -106,7 +106,7 @@ pub(super) fn gather(logs: &Logs, session: SessionId) -> Result<Story, Failure> 
         first: Vec::new(),
         last: VecDeque::new(),
     };
-    let mut links = Links::default();
+    let mut earlier = Links::default();
     let mut known = phrase::Destinations::new();
     for segment in logs.segments(session)? {
         let opened = logs.open_segment(segment);
@@ -118,12 +118,14 @@ pub(super) fn gather(logs: &Logs, session: SessionId) -> Result<Story, Failure> 
         {
             left -= 1;
             if let Some(mut facts) = Facts::read(line.bytes) {
-                links.follow(&mut facts, Place::default());
+                earlier.follow(&mut facts, Place::default());
                 story.add(line.bytes, &facts, &mut known);
             }
         }
     }
-    story.denials.sort_by_key(|denial| std::cmp::Reverse(denial.count));
+    story
+        .denials
+        .sort_by_key(|denial| std::cmp::Reverse(denial.count));
     Ok(story)
 }
 
@@ -256,7 +258,11 @@ impl Story {
             (denial.request, denial.program) = (request, program);
         } else if !full {
             let asked = EgressRequest {
-                transport: if method.is_some() { *transport } else { Transport::Connect },
+                transport: if method.is_some() {
+                    *transport
+                } else {
+                    Transport::Connect
+                },
                 host: host.clone(),
                 port: *port,
                 method: method.clone(),
@@ -280,12 +286,13 @@ impl Story {
         if facts.event != "approval.asked" || self.approvals.len() >= EVENTS {
             return;
         }
-        self.approvals.extend(facts.question.map(|question| Approval {
-            question,
-            at: facts.at,
-            what: request(facts),
-            answer: None,
-        }));
+        self.approvals
+            .extend(facts.question.map(|question| Approval {
+                question,
+                at: facts.at,
+                what: request(facts),
+                answer: None,
+            }));
     }
 
     fn answered(&mut self, event: &AuditEvent, facts: &Facts<'_>) {
@@ -327,7 +334,10 @@ fn request(facts: &Facts<'_>) -> String {
     let about = &facts.about;
     let mut what = about.host.as_deref().unwrap_or_default().to_owned();
     what.extend(about.port.map(|port| format!(":{port}")));
-    for part in [about.method.as_deref(), about.path.as_deref()].into_iter().flatten() {
+    for part in [about.method.as_deref(), about.path.as_deref()]
+        .into_iter()
+        .flatten()
+    {
         what.push(' ');
         what.push_str(part);
     }

@@ -5,9 +5,9 @@ use std::fmt::{self, Display, Write};
 use serde_json::Value;
 
 use super::super::{phrase, verify};
+use super::ROWS;
 use super::chart;
 use super::gather::{Event, Story};
-use super::ROWS;
 use crate::audit::verify::State;
 use crate::cli::print::escape;
 
@@ -34,7 +34,7 @@ const STYLE: &str = "\
 @media(prefers-color-scheme:dark){:root{--ink:#e4e8ee;--dim:#9aa5b4;--paper:#14181e;--line:#2c343f;\
 --soft:#1b2129;--good:#56b487;--bad:#ef7268;--up:#dba452;--down:#79a7ea}}\
 *{box-sizing:border-box}\
-body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:64rem;background:var(--paper);color:var(--ink);\
+body{margin:0 auto;padding:2rem 1.5rem 4rem;max-width:72rem;background:var(--paper);color:var(--ink);\
 font:15px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif}\
 h1{font-size:1.5rem;margin:0 0 .25rem}\
 h2{font-size:1.05rem;margin:2.25rem 0 .6rem;padding-bottom:.3rem;border-bottom:1px solid var(--line)}\
@@ -47,19 +47,19 @@ border:1px solid currentColor}\
 .state.good{color:var(--good)}.state.bad{color:var(--bad)}.state.open{color:var(--up)}\
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.75rem;margin:1.25rem 0}\
 .tile{background:var(--soft);border:1px solid var(--line);border-radius:.5rem;padding:.6rem .8rem}\
-.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}\
+.tile b{display:block;font-size:1.2rem;white-space:nowrap;font-variant-numeric:tabular-nums}\
 .tile span{color:var(--dim);font-size:.82rem}\
 table{border-collapse:collapse;width:100%;font-size:.88rem}\
 th{text-align:left;color:var(--dim);font-weight:600;font-size:.78rem}\
 th,td{padding:.32rem .7rem .32rem 0;border-bottom:1px solid var(--line);vertical-align:top}\
 td{overflow-wrap:anywhere}\
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
+th.n{width:1%}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}\
 td.t{white-space:nowrap;font-variant-numeric:tabular-nums}\
-.deny{color:var(--bad)}\
+.deny{color:var(--bad);white-space:nowrap}\
 svg.chart{width:100%;height:auto;display:block;margin:.4rem 0}\
 svg text{fill:var(--dim);font-size:11px;font-family:inherit}\
 svg .grid{stroke:var(--line);stroke-width:1}\
-svg.bar{width:120px;height:10px;display:block;margin-top:.35rem}\
+svg.bar{width:90px;height:10px;display:block;margin-top:.35rem}\
 .allowed{fill:var(--good)}.denied{fill:var(--bad)}.up{fill:var(--up)}.down{fill:var(--down)}\
 .key{display:inline-block;width:.7rem;height:.7rem;border-radius:2px;margin:0 .3rem 0 .9rem}\
 .key.allowed{background:var(--good)}.key.denied{background:var(--bad)}\
@@ -82,18 +82,28 @@ pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
     head(&mut page, story)?;
     tiles(&mut page, story)?;
     page.push_str("<h2>Over time</h2>\n");
-    legend(&mut page, &[("allowed", "allowed"), ("denied", "denied or failed")]);
+    legend(
+        &mut page,
+        &[("allowed", "allowed"), ("denied", "denied or failed")],
+    );
     page.push_str(&chart::requests(&story.series)?);
     legend(&mut page, &[("down", "bytes down"), ("up", "bytes up")]);
     page.push_str(&chart::bytes(&story.series)?);
-    page.push_str("<p class=\"dim\">Bytes are drawn where their connection ended. Times are UTC.</p>\n");
+    page.push_str(
+        "<p class=\"dim\">Bytes are drawn where their connection ended. Times are UTC.</p>\n",
+    );
     hosts(&mut page, story)?;
     denials(&mut page, story)?;
     approvals(&mut page, story)?;
     programs(&mut page, story)?;
     statuses(&mut page, story)?;
     files(&mut page, story)?;
-    events(&mut page, "What else happened", &story.events, story.more_events)?;
+    events(
+        &mut page,
+        "What else happened",
+        &story.events,
+        story.more_events,
+    )?;
     events(&mut page, "First records", &story.first, 0)?;
     if !story.last.is_empty() {
         let last: Vec<Event> = story.last.iter().cloned().collect();
@@ -118,13 +128,28 @@ fn head(page: &mut String, story: &Story) -> fmt::Result {
         session = story.session
     )?;
     let mut row = |name: &str, value: String| writeln!(page, "<dt>{name}</dt><dd>{value}</dd>");
-    row("user", format!("{} on host {}", text(&summary.user), text(&summary.host_id)))?;
+    row(
+        "user",
+        format!("{} on host {}", text(&summary.user), text(&summary.host_id)),
+    )?;
     if let Some(start) = &summary.start {
         let isolation = &start.isolation;
-        row("command", format!("<code>{}</code>", text(phrase::command(&start.argv))))?;
-        row("workspace", format!("<code>{}</code>", text(&start.workspace)))?;
+        row(
+            "command",
+            format!("<code>{}</code>", text(phrase::command(&start.argv))),
+        )?;
+        row(
+            "workspace",
+            format!("<code>{}</code>", text(&start.workspace)),
+        )?;
         let (profile, mode) = (text(&start.profile), text(&start.mode));
-        row("profile", format!("{profile} ({mode}), policy <code>{}</code>", text(start.generation.as_str())))?;
+        row(
+            "profile",
+            format!(
+                "{profile} ({mode}), policy <code>{}</code>",
+                text(start.generation.as_str())
+            ),
+        )?;
         let mut achieved = format!(
             "{}, Landlock ABI {}, seccomp table of {} calls",
             text(&isolation.bwrap),
@@ -154,7 +179,10 @@ fn head(page: &mut String, story: &Story) -> fmt::Result {
 fn tiles(page: &mut String, story: &Story) -> fmt::Result {
     let destinations = &story.summary.destinations;
     let sum = |value: fn(&crate::audit::summary::Destination) -> u64| {
-        destinations.iter().map(value).fold(0_u64, u64::saturating_add)
+        destinations
+            .iter()
+            .map(value)
+            .fold(0_u64, u64::saturating_add)
     };
     let tiles = [
         (sum(|d| d.allowed).to_string(), "allowed"),
@@ -167,7 +195,10 @@ fn tiles(page: &mut String, story: &Story) -> fmt::Result {
     ];
     page.push_str("<div class=\"tiles\">\n");
     for (value, name) in tiles {
-        writeln!(page, "<div class=\"tile\"><b>{value}</b><span>{name}</span></div>")?;
+        writeln!(
+            page,
+            "<div class=\"tile\"><b>{value}</b><span>{name}</span></div>"
+        )?;
     }
     page.push_str("</div>\n");
     Ok(())
@@ -213,12 +244,20 @@ fn hosts(page: &mut String, story: &Story) -> fmt::Result {
     let bytes = all.iter().map(|d| d.bytes_up.saturating_add(d.bytes_down));
     let bytes = bytes.max().unwrap_or(1);
     let headings = [
-        "Destination", "Allowed#", "Denied#", "Failed#", "", "Up#", "Down#", "", "Decided by",
+        "Destination",
+        "Allowed#",
+        "Denied#",
+        "Failed#",
+        "",
+        "Up#",
+        "Down#",
+        "",
+        "Decided by",
     ];
     table(page, "Destinations", &headings);
     for d in all.iter().take(ROWS) {
         let name = text(phrase::destination(&d.host, d.port));
-        let reason = d.reason.map(|reason| text(reason));
+        let reason = d.reason.map(text);
         let rule = d.rule.as_ref().map(|rule| text(rule.as_str()));
         let why: Vec<_> = [reason, rule].into_iter().flatten().collect();
         writeln!(
@@ -238,7 +277,11 @@ fn hosts(page: &mut String, story: &Story) -> fmt::Result {
     }
     end(page, all.len().saturating_sub(ROWS) as u64)?;
     if summary.beyond_cap > 0 {
-        writeln!(page, "<p>and {} requests to further destinations</p>", summary.beyond_cap)?;
+        writeln!(
+            page,
+            "<p>and {} requests to further destinations</p>",
+            summary.beyond_cap
+        )?;
     }
     Ok(())
 }
@@ -246,7 +289,14 @@ fn hosts(page: &mut String, story: &Story) -> fmt::Result {
 fn denials(page: &mut String, story: &Story) -> fmt::Result {
     let refusals = &story.summary.refusals;
     if !story.denials.is_empty() {
-        let headings = ["Times#", "Destination", "Reason", "Rule", "Last request", "Would be allowed by"];
+        let headings = [
+            "Times#",
+            "Destination",
+            "Reason",
+            "Rule",
+            "Last request",
+            "Would be allowed by",
+        ];
         table(page, "Denied", &headings);
         for denial in story.denials.iter().take(ROWS) {
             let program = if denial.program.is_empty() {
@@ -269,9 +319,14 @@ fn denials(page: &mut String, story: &Story) -> fmt::Result {
         end(page, story.denials.len().saturating_sub(ROWS) as u64)?;
     }
     if !refusals.is_empty() {
-        table(page, "Refused before a destination was known", &["Times#", "Reason", "The last one"]);
+        table(
+            page,
+            "Refused before a destination was known",
+            &["Times#", "Reason", "The last one"],
+        );
         for refusal in refusals.iter().take(ROWS) {
-            let (count, reason, detail) = (refusal.count, text(refusal.reason), text(&refusal.detail));
+            let (count, reason, detail) =
+                (refusal.count, text(refusal.reason), text(&refusal.detail));
             writeln!(
                 page,
                 "<tr><td class=\"n\">{count}</td><td class=\"deny\">{reason}</td><td class=\"mono\">{detail}</td></tr>"
@@ -305,7 +360,11 @@ fn programs(page: &mut String, story: &Story) -> fmt::Result {
     }
     let mut all: Vec<_> = story.programs.iter().collect();
     all.sort_by_key(|(_, (allowed, denied))| std::cmp::Reverse(allowed + denied));
-    let most = all.iter().map(|(_, (allowed, denied))| allowed + denied).max().unwrap_or(1);
+    let most = all
+        .iter()
+        .map(|(_, (allowed, denied))| allowed + denied)
+        .max()
+        .unwrap_or(1);
     table(page, "Programs", &["Program", "Allowed#", "Denied#", ""]);
     for (program, (allowed, denied)) in all.iter().take(ROWS) {
         writeln!(
@@ -324,7 +383,11 @@ fn statuses(page: &mut String, story: &Story) -> fmt::Result {
     }
     table(page, "HTTP answers", &["Status", "Times#"]);
     for (status, count) in story.statuses.iter().take(ROWS) {
-        writeln!(page, "<tr><td>{}</td><td class=\"n\">{count}</td></tr>", text(status))?;
+        writeln!(
+            page,
+            "<tr><td>{}</td><td class=\"n\">{count}</td></tr>",
+            text(status)
+        )?;
     }
     end(page, story.statuses.len().saturating_sub(ROWS) as u64)
 }
@@ -337,7 +400,11 @@ fn files(page: &mut String, story: &Story) -> fmt::Result {
     for (name, value) in fields.iter().take(ROWS) {
         let (items, more) = items(value);
         let items: Vec<_> = items.iter().map(text).collect();
-        let more = if more > 0 { format!("<br>and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!("<br>and {more} more")
+        } else {
+            String::new()
+        };
         writeln!(
             page,
             "<tr><td>{}</td><td class=\"mono\">{}{more}</td></tr>",

@@ -5,9 +5,9 @@ use std::fmt::{self, Display, Write};
 use serde_json::Value;
 
 use super::super::{phrase, verify};
+use super::ROWS;
 use super::gather::{Event, Story};
 use super::html::{items, squeezed};
-use super::ROWS;
 use crate::cli::print::escape;
 
 /// Text of a record: as code, in which nothing is markup. The fence is longer than any run of backticks in
@@ -33,7 +33,12 @@ pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
     hosts(&mut page, story)?;
     denials(&mut page, story)?;
     rest(&mut page, story)?;
-    events(&mut page, "What else happened", &story.events, story.more_events)?;
+    events(
+        &mut page,
+        "What else happened",
+        &story.events,
+        story.more_events,
+    )?;
     events(&mut page, "First records", &story.first, 0)?;
     let last: Vec<Event> = story.last.iter().cloned().collect();
     events(&mut page, "Last records", &last, 0)?;
@@ -46,12 +51,21 @@ fn head(page: &mut String, story: &Story) -> fmt::Result {
     let mut row = |name: &str, value: &str| writeln!(page, "- **{name}**: {value}");
     row("log", verify::word(&story.report).trim_end())?;
     row("chain", &text(verify::findings(&story.report)))?;
-    row("user", &format!("{} on host {}", text(&summary.user), text(&summary.host_id)))?;
+    row(
+        "user",
+        &format!("{} on host {}", text(&summary.user), text(&summary.host_id)),
+    )?;
     if let Some(start) = &summary.start {
         row("command", &text(phrase::command(&start.argv)))?;
         row("workspace", &text(&start.workspace))?;
         let (profile, mode) = (text(&start.profile), text(&start.mode));
-        row("profile", &format!("{profile} ({mode}), policy {}", text(start.generation.as_str())))?;
+        row(
+            "profile",
+            &format!(
+                "{profile} ({mode}), policy {}",
+                text(start.generation.as_str())
+            ),
+        )?;
         let isolation = &start.isolation;
         let mut achieved = format!(
             "{}, Landlock ABI {}, seccomp table of {} calls",
@@ -78,8 +92,16 @@ fn head(page: &mut String, story: &Story) -> fmt::Result {
 }
 
 fn table(page: &mut String, title: &str, headings: &[&str]) -> fmt::Result {
-    let rule = headings.iter().map(|_| "---").collect::<Vec<_>>().join(" | ");
-    writeln!(page, "\n## {title}\n\n| {} |\n| {rule} |", headings.join(" | "))
+    let rule = headings
+        .iter()
+        .map(|_| "---")
+        .collect::<Vec<_>>()
+        .join(" | ");
+    writeln!(
+        page,
+        "\n## {title}\n\n| {} |\n| {rule} |",
+        headings.join(" | ")
+    )
 }
 
 fn row(page: &mut String, cells: &[String]) -> fmt::Result {
@@ -100,7 +122,16 @@ fn hosts(page: &mut String, story: &Story) -> fmt::Result {
         return writeln!(page, "\n## Destinations\n\nNothing was asked for.");
     }
     all.sort_by_key(|d| std::cmp::Reverse(d.allowed + d.denied));
-    let headings = ["Destination", "Allowed", "Denied", "Failed", "Up", "Down", "Reason", "Rule"];
+    let headings = [
+        "Destination",
+        "Allowed",
+        "Denied",
+        "Failed",
+        "Up",
+        "Down",
+        "Reason",
+        "Rule",
+    ];
     table(page, "Destinations", &headings)?;
     for d in all.iter().take(ROWS) {
         let cells = [
@@ -111,20 +142,35 @@ fn hosts(page: &mut String, story: &Story) -> fmt::Result {
             phrase::bytes(d.bytes_up),
             phrase::bytes(d.bytes_down),
             d.reason.map(text).unwrap_or_default(),
-            d.rule.as_ref().map(|rule| text(rule.as_str())).unwrap_or_default(),
+            d.rule
+                .as_ref()
+                .map(|rule| text(rule.as_str()))
+                .unwrap_or_default(),
         ];
         row(page, &cells)?;
     }
     more(page, all.len())?;
     if summary.beyond_cap > 0 {
-        writeln!(page, "\nand {} requests to further destinations", summary.beyond_cap)?;
+        writeln!(
+            page,
+            "\nand {} requests to further destinations",
+            summary.beyond_cap
+        )?;
     }
     Ok(())
 }
 
 fn denials(page: &mut String, story: &Story) -> fmt::Result {
     if !story.denials.is_empty() {
-        let headings = ["Times", "Destination", "Reason", "Rule", "Last request", "Program", "Would be allowed by"];
+        let headings = [
+            "Times",
+            "Destination",
+            "Reason",
+            "Rule",
+            "Last request",
+            "Program",
+            "Would be allowed by",
+        ];
         table(page, "Denied", &headings)?;
         for denial in story.denials.iter().take(ROWS) {
             let cells = [
@@ -134,7 +180,10 @@ fn denials(page: &mut String, story: &Story) -> fmt::Result {
                 text(denial.rule.as_deref().unwrap_or_default()),
                 text(&denial.request),
                 text(&denial.program),
-                denial.remedy.as_deref().map_or_else(|| "nothing of the policy".to_owned(), text),
+                denial
+                    .remedy
+                    .as_deref()
+                    .map_or_else(|| "nothing of the policy".to_owned(), text),
             ];
             row(page, &cells)?;
         }
@@ -142,9 +191,17 @@ fn denials(page: &mut String, story: &Story) -> fmt::Result {
     }
     let refusals = &story.summary.refusals;
     if !refusals.is_empty() {
-        table(page, "Refused before a destination was known", &["Times", "Reason", "The last one"])?;
+        table(
+            page,
+            "Refused before a destination was known",
+            &["Times", "Reason", "The last one"],
+        )?;
         for refusal in refusals.iter().take(ROWS) {
-            let cells = [refusal.count.to_string(), text(refusal.reason), text(&refusal.detail)];
+            let cells = [
+                refusal.count.to_string(),
+                text(refusal.reason),
+                text(&refusal.detail),
+            ];
             row(page, &cells)?;
         }
         more(page, refusals.len())?;
@@ -157,14 +214,20 @@ fn rest(page: &mut String, story: &Story) -> fmt::Result {
         table(page, "Approvals", &["Asked", "For", "Answer"])?;
         for asked in story.approvals.iter().take(ROWS) {
             let answer = asked.answer.as_deref().unwrap_or("none on record");
-            row(page, &[format!("{:.3}", asked.at), text(&asked.what), text(answer)])?;
+            row(
+                page,
+                &[format!("{:.3}", asked.at), text(&asked.what), text(answer)],
+            )?;
         }
         more(page, story.approvals.len())?;
     }
     if !story.programs.is_empty() {
         table(page, "Programs", &["Program", "Allowed", "Denied"])?;
         for (program, (allowed, denied)) in story.programs.iter().take(ROWS) {
-            row(page, &[text(program), allowed.to_string(), denied.to_string()])?;
+            row(
+                page,
+                &[text(program), allowed.to_string(), denied.to_string()],
+            )?;
         }
         more(page, story.programs.len())?;
     }
@@ -204,7 +267,10 @@ fn events(page: &mut String, title: &str, events: &[Event], beyond: u64) -> fmt:
         ];
         row(page, &cells)?;
     }
-    more(page, events.len() + usize::try_from(beyond).unwrap_or_default())
+    more(
+        page,
+        events.len() + usize::try_from(beyond).unwrap_or_default(),
+    )
 }
 
 #[cfg(test)]

@@ -71,7 +71,9 @@ impl Series {
     /// When the first piece begins and the last one ends.
     pub(super) fn span(&self) -> Option<(Timestamp, Timestamp)> {
         let start = self.start?;
-        let length = i64::try_from(self.pieces.len()).ok()?.checked_mul(self.seconds)?;
+        let length = i64::try_from(self.pieces.len())
+            .ok()?
+            .checked_mul(self.seconds)?;
         let end = start.checked_add(SignedDuration::from_secs(length)).ok()?;
         Some((start, end))
     }
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn a_series_grows_in_time_and_not_in_pieces() {
         let mut series = Series::new();
-        let at = |second| Timestamp::from_second(1_700_000_000 + second).unwrap();
+        let at = |second: i64| Timestamp::from_second(1_700_000_000 + second).unwrap();
         series.add(at(0), |piece| piece.allowed += 1);
         series.add(at(119), |piece| piece.denied += 2);
         assert_eq!((series.seconds, series.pieces.len()), (1, 120));
@@ -93,7 +95,15 @@ mod tests {
         assert_eq!((series.seconds, series.pieces.len()), (2, 61));
         series.add(at(86_400), |_| {});
         assert_eq!((series.seconds, series.pieces.len()), (1024, 85));
-        assert_eq!(series.pieces[0], Piece { allowed: 2, denied: 2, up: 7, down: 0 });
+        assert_eq!(
+            series.pieces[0],
+            Piece {
+                allowed: 2,
+                denied: 2,
+                up: 7,
+                down: 0
+            }
+        );
         assert_eq!(series.span(), Some((at(0), at(85 * 1024))));
     }
 }
