@@ -8,6 +8,8 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::too_many_lines,
     reason = "a benchmark may panic and reports"
 )]
 

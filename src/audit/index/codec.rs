@@ -48,10 +48,12 @@ mod tests {
         let mut buffer = Vec::new();
         let numbers = [0, 1, 127, 128, 65_535, u64::MAX];
         let signed = [0, -1, 1, i64::MIN, i64::MAX];
-        numbers.iter().for_each(|number| put(&mut buffer, *number));
-        signed
-            .iter()
-            .for_each(|number| put_signed(&mut buffer, *number));
+        for number in numbers {
+            put(&mut buffer, number);
+        }
+        for number in signed {
+            put_signed(&mut buffer, number);
+        }
         let mut rest = buffer.as_slice();
         assert_eq!(numbers.map(|_| take(&mut rest).unwrap()), numbers);
         assert_eq!(signed.map(|_| take_signed(&mut rest).unwrap()), signed);
