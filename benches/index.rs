@@ -219,7 +219,8 @@ fn queries(
     records: u64,
 ) {
     let session = source.sessions().unwrap()[0];
-    let now = Timestamp::now();
+    // Whole milliseconds, as `--since 2h` has them.
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
     let hours = |hours: i64| {
         now.checked_sub(jiff::SignedDuration::from_hours(hours))
             .unwrap()

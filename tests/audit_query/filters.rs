@@ -3,6 +3,7 @@
 use super::support::{both, numbers};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_filter_takes_what_it_means_and_leaves_its_twin() {
     let (folder, alice, _) = both();
     let session = alice.session.to_string();

@@ -36,9 +36,11 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
     }
     let forged: &[(&str, Forge)] = &[
         ("garbage", |folder| {
-            fs::write(folder.index(), "x".repeat(9000)).unwrap()
+            fs::write(folder.index(), "x".repeat(9000)).unwrap();
         }),
-        ("empty", |folder| fs::write(folder.index(), "").unwrap()),
+        ("empty", |folder| {
+            fs::write(folder.index(), "").unwrap();
+        }),
         ("cut", |folder| {
             let bytes = fs::read(folder.index()).unwrap();
             fs::write(folder.index(), &bytes[..bytes.len() / 2]).unwrap();
@@ -47,7 +49,7 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
             sql(folder, "UPDATE about SET value = '0' WHERE key = 'version'");
         }),
         ("another table", |folder| {
-            sql(folder, "CREATE TABLE more (x)")
+            sql(folder, "CREATE TABLE more (x)");
         }),
         ("a trigger", |folder| {
             sql(
@@ -56,11 +58,13 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
             );
         }),
         ("damaged pages", |folder| {
-            sql(folder, "UPDATE page SET rows = x'ff'")
+            sql(folder, "UPDATE page SET rows = x'ff'");
         }),
-        ("no pages", |folder| sql(folder, "DELETE FROM page")),
+        ("no pages", |folder| {
+            sql(folder, "DELETE FROM page");
+        }),
         ("damaged sets", |folder| {
-            sql(folder, "UPDATE post SET bits = x'09'")
+            sql(folder, "UPDATE post SET bits = x'09'");
         }),
         ("a set of all rows for one host", |folder| {
             sql(
@@ -76,7 +80,7 @@ fn a_damaged_or_forged_index_is_dropped_and_the_user_is_told() {
             );
         }),
         ("types exchanged", |folder| {
-            sql(folder, "UPDATE block SET newest = 'x'")
+            sql(folder, "UPDATE block SET newest = 'x'");
         }),
     ];
     for (what, forge) in forged {

@@ -44,9 +44,10 @@ fn log(random: &mut Random, user: &str, start: &str) -> Book {
     for conn in 0..40_u64 {
         let host = random.of(&HOSTS);
         let verdict = random.of(&["allow", "deny", "ask"]);
-        let path: String = (0..random.below(5))
-            .map(|_| format!("/{}", random.of(&WORDS)))
-            .collect();
+        let mut path = String::new();
+        for _ in 0..random.below(5) {
+            path.extend(["/", random.of(&WORDS)]);
+        }
         let exe = random.of(&["/usr/bin/pip", "/usr/bin/curl", "/opt/pip"]);
         let method = random.of(&["GET", "POST"]);
         let rule = random.of(&["r1", "r2"]);
@@ -74,6 +75,7 @@ fn log(random: &mut Random, user: &str, start: &str) -> Book {
     book
 }
 
+#[expect(clippy::semicolon_if_nothing_returned, reason = "a table of filters")]
 fn filter(random: &mut Random, sessions: &[SessionId]) -> Filter {
     let mut filter = Filter::default();
     for _ in 0..=random.below(3) {
@@ -156,7 +158,9 @@ fn the_index_answers_what_reading_every_record_answers() {
         .map(|(user, start)| log(&mut random, user, start))
         .collect();
     let logs = {
-        books.iter().for_each(|book| drop(book.save(&folder)));
+        for book in &books {
+            book.save(&folder);
+        }
         LogFolder::open(&folder.logs()).unwrap()
     };
     let sessions: Vec<SessionId> = books.iter().map(|book| book.session).collect();
@@ -189,7 +193,7 @@ fn the_index_answers_what_reading_every_record_answers() {
         let mut notes = Vec::new();
         let found = index
             .find(&filter, (Order::Oldest, 10_000), &mut |note| {
-                notes.push(note)
+                notes.push(note);
             })
             .unwrap();
         let mut answered: Vec<_> = found

@@ -47,7 +47,7 @@ impl Book {
         );
         self.prev = self.prev.follow(open.as_bytes());
         let hash = String::from_utf8(self.prev.to_hex().to_vec()).unwrap();
-        self.text += &format!("{open},\"hash\":\"{hash}\"}}\n");
+        self.text.extend([&open, ",\"hash\":\"", &hash, "\"}\n"]);
         self
     }
 
