@@ -1,5 +1,5 @@
 //! What is linked into the program of root, as its symbols say: no HTTP, no TLS, no DNS, no asynchronous
-//! runtime, and nothing that asks the network for names.
+//! runtime, no SQLite, and nothing that asks the network for names.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -25,7 +25,7 @@ fn symbols(program: &str) -> String {
 /// How code of these begins, between the other words of a symbol. (What the cryptographic library does when any
 /// program that was built with it starts and ends is linked everywhere: it looks at the processor, and wipes
 /// random numbers that nobody has asked for.)
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 16] = [
     "hyper::",
     "hyper_util::",
     "h2::",
@@ -40,6 +40,8 @@ const FOREIGN: [&str; 14] = [
     "rcgen::",
     "ratatui::",
     "clap_builder::",
+    "sqlite3",
+    "rusqlite::",
 ];
 
 /// Our own that root does not run.
@@ -76,6 +78,8 @@ fn root_links_nothing_that_speaks_with_the_network() {
     ] {
         assert!(gate.contains(word), "{word}");
     }
+    let portcullis = symbols(env!("CARGO_BIN_EXE_portcullis"));
+    assert!(portcullis.contains("sqlite3") && portcullis.contains("rusqlite::"));
     assert!(daemon.contains("portcullis::daemon::"));
     for word in FOREIGN.iter().chain(&OURS).chain(&LOOKUPS) {
         let found: Vec<&str> = daemon

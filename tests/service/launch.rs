@@ -73,6 +73,30 @@ fn its_log_is_the_audit_writers_and_its_owner_reads_it_through_the_service() {
     assert!(!host.path("home/ada/.local/state/portcullis/audit").exists());
 }
 
+#[test]
+fn its_owner_finds_its_records_through_the_service() {
+    let host = Service::start("");
+    let id = host.detached(ADA, &["--name", "nightly", "--", "sleep", "1000"]);
+    let found = |filters: &[&str]| {
+        let query = ["audit", "query", "--json", "--oldest-first"];
+        let ran = host.run(ADA, &[&query, filters].concat());
+        assert_eq!(ran.status, Some(0), "{ran:#?}");
+        let event = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            record["event"].as_str().unwrap().to_owned()
+        };
+        ran.stdout.lines().map(event).collect::<Vec<_>>().join(" ")
+    };
+    let of_session = ["--session", &id, "--event", "session.*"];
+    assert_eq!(found(&of_session), "session.started");
+    assert_eq!(host.run(ADA, &["stop", "nightly"]).status, Some(0));
+    let all = "session.started session.stopping session.ended";
+    assert_eq!(found(&of_session), all);
+    assert_eq!(found(&of_session), all);
+    assert_eq!(found(&["--text", "sleep"]), "session.started");
+    assert_eq!(found(&["--user", "nobody"]), "");
+}
+
 fn status(pid: &str, key: &str) -> String {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = text.lines().find(|line| line.starts_with(key)).unwrap();

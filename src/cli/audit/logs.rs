@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use super::{FolderArg, folder_failure, log_failure};
 use crate::audit::folder::{FolderError, LogFolder};
+use crate::audit::index::{Source, Stamp};
 use crate::audit::reader::ReadError;
 use crate::audit::segment::{SegmentName, SegmentStore};
 use crate::audit::{AuditRecord, bodies};
@@ -70,6 +71,11 @@ impl Logs {
     /// The folder, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether those that the service keeps are among them.
+    pub(super) fn has_service(&self) -> bool {
+        self.service
     }
 
     /// The sessions that have a log, oldest first.
@@ -176,6 +182,32 @@ impl SegmentStore for Logs {
     fn list_now(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
         let listed = self.segments(session);
         listed.map_err(|failure| io::Error::other(failure.message))
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
+    }
+}
+
+impl Source for Logs {
+    fn segments(&self) -> io::Result<Vec<SegmentName>> {
+        let folder = self.folder.as_ref();
+        let own = folder.map(LogFolder::all_segments).transpose();
+        let mut all = own.map_err(io::Error::other)?.unwrap_or_default();
+        all.retain(|segment| !self.kept.contains(&segment.session));
+        all.extend(self.kept.iter().copied().map(SegmentName::first));
+        Ok(all)
+    }
+
+    fn stamp(&self, segment: SegmentName, ended: bool) -> io::Result<Option<Stamp>> {
+        if self.kept.contains(&segment.session) {
+            if ended {
+                return Ok(None);
+            }
+            return Stamp::of(&self.open_segment(segment)?).map(Some);
+        }
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        folder.stamp(segment, ended)
     }
 
     fn open(&self, segment: SegmentName) -> io::Result<File> {

@@ -5,21 +5,27 @@
 
 mod body;
 mod export;
+mod filters;
 mod forward;
+mod indexed;
 mod key;
 mod logs;
 mod naming;
 pub(super) mod phrase;
 mod prove;
+mod query;
+mod report;
 mod show;
+mod stats;
 mod tail;
 mod verify;
+mod when;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Outcome};
-use super::print;
+use super::print::{self, escape};
 use crate::audit::folder::{FolderError, standalone};
 use crate::exit::Exit;
 
@@ -31,8 +37,9 @@ pub enum AuditCommand {
 Examples:
   portcullis audit tail -f            follow every session, the coming ones too
   portcullis audit tail -n 50 0192f0  the last 50 records of one session
+  portcullis audit tail -f --denied --host '*.example.com'
   portcullis audit tail --json | jq 'select(.verdict == \"deny\")'")]
-    Tail(tail::TailArgs),
+    Tail(Box<tail::TailArgs>),
     /// Check that no record was changed, removed, added or moved
     #[command(after_help = "\
 Examples:
@@ -84,11 +91,39 @@ Examples:
 
 A receiver that is down is tried again; nothing waits for it but its own records, which stay in the logs.")]
     Forward(forward::ForwardArgs),
+    /// Find records by what they say
+    #[command(after_help = "\
+Examples:
+  portcullis audit query --denied --since 2h          what was denied in the last two hours
+  portcullis audit query --host '*.example.com' --user alice
+  portcullis audit query --process pip --path /simple --json
+  portcullis audit query --status 5xx --count
+
+The latest come first. A record that goes back to a connection (its DNS query, its close) is found by the
+connection's host, path and program as well. An index in $XDG_CACHE_HOME/portcullis makes this quick; it is
+made from the logs, and every record that is printed was read back from its log and checked. --count reads
+back up to 1000 records, and relies on the index beyond.")]
+    Query(Box<query::QueryArgs>),
+    /// The index that query and stats use
+    #[command(subcommand)]
+    Index(query::IndexCommand),
+    /// Sum up what was recorded
+    #[command(after_help = "\
+Examples:
+  portcullis audit stats --since 7d               totals, and the hosts with the most records
+  portcullis audit stats --by user --denied       who was denied how much")]
+    Stats(Box<stats::StatsArgs>),
+    /// Write a report on one session: a web page, or Markdown
+    #[command(after_help = "\
+Examples:
+  portcullis audit report 0192f0 -o report.html    one file, without scripts or anything from elsewhere
+  portcullis audit report 0192f0 --format md")]
+    Report(report::ReportArgs),
 }
 
 /// Where the logs are.
 #[derive(Debug, clap::Args)]
-struct FolderArg {
+pub struct FolderArg {
     /// Folder of logs [default: $XDG_STATE_HOME/portcullis/audit, and what the service keeps for you]
     #[arg(long = "dir", value_name = "DIR")]
     path: Option<PathBuf>,
@@ -103,6 +138,10 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Key(command) => key::run(command),
         AuditCommand::Export(arguments) => export::export(&arguments),
         AuditCommand::Forward(arguments) => forward::forward(&arguments),
+        AuditCommand::Query(arguments) => query::query(&arguments),
+        AuditCommand::Index(command) => query::index(&command),
+        AuditCommand::Stats(arguments) => stats::stats(&arguments),
+        AuditCommand::Report(arguments) => report::report(&arguments),
     }
 }
 
@@ -129,13 +168,13 @@ fn log_failure(log: &Path, error: &io::Error) -> Failure {
         io::ErrorKind::NotFound => (Exit::Usage, "check its name"),
         _ => (Exit::Unavailable, "check the file and its file system"),
     };
-    let log = print::escape(&log.to_string_lossy());
+    let log = escape(&log.to_string_lossy());
     Failure::new(exit, format!("audit log {log}: {error}; {cure}"))
 }
 
 /// Says that a folder has no logs; not a failure.
 fn no_sessions(path: &Path) -> Outcome {
-    let path = print::escape(&path.to_string_lossy());
+    let path = escape(&path.to_string_lossy());
     finish(print::line(format_args!(
         "no sessions in {path}; `portcullis run` records one"
     )))

@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::filters::FilterArgs;
 use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, no_sessions, phrase};
+use crate::audit::facts::{Facts, Links, Place};
+use crate::audit::filter::Filter;
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::segment::{SegmentName, SegmentStore};
@@ -45,6 +48,8 @@ pub struct TailArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
     folder: FolderArg,
 }
 
@@ -65,6 +70,7 @@ pub(super) fn tail(arguments: &TailArgs) -> Outcome {
         Some(name) => Scope::One(naming::find(&folder, name)?),
         None => Scope::All,
     };
+    let filter = arguments.filters.filter(&folder)?;
     let (known, json) = (HashSet::new(), arguments.json);
     let mut view = View {
         folder,
@@ -72,6 +78,7 @@ pub(super) fn tail(arguments: &TailArgs) -> Outcome {
         followed: Vec::new(),
         known,
         json,
+        filter,
     };
     let last = view.last(arguments.count, arguments.follow)?;
     if view.known.is_empty() && !arguments.follow {
@@ -139,6 +146,7 @@ struct View {
     /// Sessions that were seen, so that a new one is told from an old.
     known: HashSet<SessionId>,
     json: bool,
+    filter: Filter,
 }
 
 impl View {
@@ -159,7 +167,8 @@ impl View {
         sessions.sort_unstable_by(|a, b| b.cmp(a));
         let mut entries = Vec::new();
         for (number, (_, session)) in sessions.into_iter().enumerate() {
-            let wanted = if number < count { count } else { 0 };
+            let all = !self.filter.is_empty();
+            let wanted = if all || number < count { count } else { 0 };
             if wanted == 0 && !follow {
                 break;
             }
@@ -190,7 +199,7 @@ impl View {
         let mut entries = Vec::new();
         let mut followed = std::mem::take(&mut self.followed);
         for log in &mut followed {
-            let read = log.read_on(&self.folder);
+            let read = log.read_on(&self.folder, &self.filter);
             entries.extend(read.map_err(|error| self.failure(log.session, &error))?);
         }
         self.followed = followed;
@@ -237,6 +246,9 @@ impl View {
         session: SessionId,
         count: usize,
     ) -> io::Result<(Option<OpenLog>, Vec<Entry>)> {
+        if !self.filter.is_empty() {
+            return self.last_taken(session, count);
+        }
         let (mut newest, mut entries) = (None, Vec::new());
         for segment in self.folder.list(session)?.into_iter().rev() {
             let left = count.saturating_sub(entries.len());
@@ -246,10 +258,32 @@ impl View {
             let Some(mut log) = OpenLog::open(&self.folder, segment)? else {
                 continue;
             };
-            let mut earlier = log.last(left)?;
+            let mut earlier = log.last(left, &self.filter)?;
             earlier.append(&mut entries);
             entries = earlier;
             newest.get_or_insert(log);
+        }
+        Ok((newest, entries))
+    }
+
+    /// The same of those that the filter takes: what a record goes back to may stand anywhere before it, so that all are
+    /// read.
+    fn last_taken(
+        &self,
+        session: SessionId,
+        count: usize,
+    ) -> io::Result<(Option<OpenLog>, Vec<Entry>)> {
+        let (mut newest, mut entries): (Option<OpenLog>, _) = (None, Vec::new());
+        for segment in self.folder.list(session)? {
+            let Some(mut log) = OpenLog::open(&self.folder, segment)? else {
+                continue;
+            };
+            if let Some(before) = newest.take() {
+                log.goes_on(before);
+            }
+            entries.extend(log.last(usize::MAX, &self.filter)?);
+            entries.drain(..entries.len().saturating_sub(count));
+            newest = Some(log);
         }
         Ok((newest, entries))
     }
@@ -287,6 +321,8 @@ struct OpenLog {
     offset: u64,
     ts: Timestamp,
     destinations: phrase::Destinations,
+    /// What its records go back to; followed only where a filter is given.
+    links: Links,
     ended: bool,
     /// How often in a row nobody held its lock: a writer locks a moment after it makes the file.
     unheld: u8,
@@ -311,16 +347,22 @@ impl OpenLog {
             offset: 0,
             ts,
             destinations,
+            links: Links::default(),
             ended: false,
             unheld: 0,
         }
     }
 
+    /// Takes over what was learnt from the segments before.
+    fn goes_on(&mut self, before: Self) {
+        (self.ts, self.destinations, self.links) = (before.ts, before.destinations, before.links);
+    }
+
     /// The last whole lines, to the end of the segment.
-    fn last(&mut self, count: usize) -> io::Result<Vec<Entry>> {
+    fn last(&mut self, count: usize, filter: &Filter) -> io::Result<Vec<Entry>> {
         if !self.segment.packed {
             self.skip_to_last(count)?;
-            return self.read();
+            return self.read(filter);
         }
         // Its end is found by unpacking it.
         let mut lines = self.segment.lines(self.file.try_clone()?)?;
@@ -331,24 +373,25 @@ impl OpenLog {
                 last.pop_front();
             }
         }
-        Ok(last.iter().map(|text| self.entry(text)).collect())
+        let entries = last.iter().filter_map(|text| self.entry(text, filter));
+        Ok(entries.collect())
     }
 
     /// The whole lines from here on, over the border of segments.
-    fn read_on(&mut self, store: &impl SegmentStore) -> io::Result<Vec<Entry>> {
-        let mut entries = self.read()?;
+    fn read_on(&mut self, store: &impl SegmentStore, filter: &Filter) -> io::Result<Vec<Entry>> {
+        let mut entries = self.read(filter)?;
         while !lock::is_held(&self.file).unwrap_or_default() {
             let later = store.list_now(self.session)?.into_iter();
             let next = later.filter(|one| one.number > self.segment.number).min();
             let Some(next) = next else { break };
             // Nobody adds to this one any more: what came since it was read.
-            entries.extend(self.read()?);
+            entries.extend(self.read(filter)?);
             let Some(log) = Self::open(store, next)? else {
                 break;
             };
             (self.segment, self.file) = (log.segment, log.file);
             (self.offset, self.unheld) = (0, 0);
-            entries.extend(self.read()?);
+            entries.extend(self.read(filter)?);
         }
         Ok(entries)
     }
@@ -381,8 +424,8 @@ impl OpenLog {
         Ok(())
     }
 
-    /// The whole lines from here to the end.
-    fn read(&mut self) -> io::Result<Vec<Entry>> {
+    /// The whole lines from here to the end that a filter takes.
+    fn read(&mut self, filter: &Filter) -> io::Result<Vec<Entry>> {
         if self.segment.packed {
             // It is over, and was read as a whole.
             return Ok(Vec::new());
@@ -399,13 +442,13 @@ impl OpenLog {
                     return Err(io::Error::other("a line is longer than any record"));
                 }
             }
-            entries.push(self.entry(read.bytes));
+            entries.extend(self.entry(read.bytes, filter));
         }
         Ok(entries)
     }
 
-    /// What stands in a line.
-    fn entry(&mut self, line: &[u8]) -> Entry {
+    /// What stands in a line; `None`: the filter does not take it.
+    fn entry(&mut self, line: &[u8], filter: &Filter) -> Option<Entry> {
         let text = String::from_utf8_lossy(line).into_owned();
         let record: Option<AuditRecord> = serde_json::from_slice(line).ok();
         let said = record.map(|record| {
@@ -416,12 +459,19 @@ impl OpenLog {
                 phrase::event(&record.event, &mut self.destinations),
             )
         });
-        Entry {
+        if !filter.is_empty() {
+            let facts = Facts::read(line).map(|mut facts| {
+                self.links.follow(&mut facts, Place::default());
+                facts
+            });
+            facts.filter(|facts| filter.takes(self.session, facts))?;
+        }
+        Some(Entry {
             session: self.session,
             ts: self.ts,
             text,
             said,
-        }
+        })
     }
 
     /// Whether nothing more will come: it has its end, or its writer is gone.
