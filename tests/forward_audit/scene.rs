@@ -14,7 +14,7 @@ use portcullis::policy::{DenyReason, Durability, Host, Port, Transport, Verdict}
 use tempfile::TempDir;
 
 /// Longer than anything takes on a loaded machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
