@@ -3,6 +3,9 @@
 //!
 //! - append: records made and written, a batch of 64 to a write(2), ÷ the same bytes appended raw, a
 //!   write(2) a record; and both alike, a write(2) a record. Wanted: at least 0.5.
+//! - rolling: the same in segments of 64 KiB, of which there are then about a hundred, ÷ in one file. Wanted: near 1,
+//!   though no log ever rolls that often.
+//! - durable: a batch of 64 and an fdatasync(2) ÷ the same bytes appended raw, with as many of those.
 //! - process: records acknowledged by the real writer over its socket ÷ the same raw append.
 //! - verify ÷ sha256sum(1) of the same file. Wanted: at least 0.8. And ÷ the bare hash of the same
 //!   bytes in memory: a chain hashes many short messages, which costs more than one long one.
@@ -24,7 +27,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use portcullis::audit::AuditEvent;
 use portcullis::audit::folder::{LogFolder, file_name, open_or_create};
-use portcullis::audit::log::Log;
+use portcullis::audit::log::{Log, SEGMENT_BYTES};
 use portcullis::audit::verify::{verify, verify_file};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
 use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
@@ -55,18 +58,23 @@ fn decided(conn: u64) -> AuditEvent {
 
 /// Writes a log of [`RECORDS`] and answers its bytes and how long that took.
 fn write_log(folder: &Path, batch: u64) -> (Vec<u8>, Duration) {
+    keep_log(folder, batch, RECORDS, Durability::Batch, SEGMENT_BYTES)
+}
+
+/// The same with as many records, kept so durably, in segments of so many bytes.
+fn keep_log(
+    folder: &Path,
+    batch: u64,
+    records: u64,
+    durability: Durability,
+    segment_bytes: u64,
+) -> (Vec<u8>, Duration) {
     let session = SessionId::generate();
     let opened = LogFolder::open(folder).unwrap();
-    let events: Vec<AuditEvent> = (0..RECORDS).map(decided).collect();
+    let events: Vec<AuditEvent> = (0..records).map(decided).collect();
     let whose = (session, "bench");
-    let mut log = Log::create(
-        &opened,
-        folder,
-        whose,
-        Durability::Batch,
-        "0123456789abcdef",
-    )
-    .unwrap();
+    let log = Log::create(&opened, folder, whose, durability, "0123456789abcdef").unwrap();
+    let mut log = log.with_segments_of(segment_bytes);
     let start = Instant::now();
     for (number, event) in (1..).zip(events) {
         log.stage(event).unwrap();
@@ -76,10 +84,29 @@ fn write_log(folder: &Path, batch: u64) -> (Vec<u8>, Duration) {
     }
     log.commit().unwrap();
     let took = start.elapsed();
-    let path = folder.join(file_name(session));
-    let text = fs::read(&path).unwrap();
-    fs::remove_file(path).unwrap();
+    let mut text = Vec::new();
+    for segment in opened.segments(session).unwrap() {
+        let path = folder.join(segment.file_name());
+        text.append(&mut fs::read(&path).unwrap());
+        fs::remove_file(path).unwrap();
+    }
     (text, took)
+}
+
+/// Appends the same bytes, a write(2) and an fdatasync(2) for each batch of records.
+fn append_raw_durably(folder: &Path, text: &[u8], batch: usize) -> Duration {
+    let path = folder.join("raw");
+    let file = OpenOptions::new().create_new(true).append(true).open(&path);
+    let mut file = file.unwrap();
+    let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+    let start = Instant::now();
+    for lines in lines.chunks(batch) {
+        file.write_all(&lines.concat()).unwrap();
+        file.sync_data().unwrap();
+    }
+    let took = start.elapsed();
+    fs::remove_file(path).unwrap();
+    took
 }
 
 /// Appends the same bytes, a write(2) a record.
@@ -117,6 +144,8 @@ fn append_through_process(folder: &Path) -> Duration {
         user,
         folder: folder.into(),
         durability,
+        on_failure: portcullis::policy::OnFailure::Block,
+        segment_bytes: None,
     };
     supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);
@@ -181,6 +210,22 @@ fn main() {
     println!(
         "append, one by one ÷ raw append of the same bytes: {:.2}",
         ratio(|| write_log(folder, 1).1, raw)
+    );
+    let in_segments = |bytes| keep_log(folder, BATCH, RECORDS, Durability::Batch, bytes).1;
+    println!(
+        "append in segments of 64 KiB ÷ in one file: {:.2}",
+        ratio(|| in_segments(64 << 10), || in_segments(SEGMENT_BYTES))
+    );
+    let some = RECORDS / 10;
+    let durably = || keep_log(folder, BATCH, some, Durability::Each, SEGMENT_BYTES);
+    let (some_text, took) = durably();
+    println!(
+        "append, batches of {BATCH} with fdatasync ÷ raw append with fdatasync: {:.2} ({:.0} records/s)",
+        ratio(
+            || durably().1,
+            || append_raw_durably(folder, &some_text, usize::try_from(BATCH).unwrap())
+        ),
+        f64::from(u32::try_from(some).unwrap()) / took.as_secs_f64()
     );
     println!(
         "append through the process ÷ raw append of the same bytes: {:.2}",

@@ -54,6 +54,7 @@ fn write_sample() -> Sample {
     log.stage(AuditEvent::SessionEnded {
         status: Status::Exited(3),
         ms: 9,
+        files: None,
     })
     .unwrap();
     log.commit().unwrap();
@@ -108,6 +109,7 @@ fn an_untouched_log_is_complete_and_its_head_is_the_last_hash() {
     assert_eq!(
         report,
         Report {
+            part: None,
             session,
             records,
             head,
@@ -375,7 +377,8 @@ fn records_read_back_as_they_were_written() {
         events.pop(),
         Some(AuditEvent::SessionEnded {
             status: Status::Exited(3),
-            ms: 9
+            ms: 9,
+            files: None,
         })
     );
     assert_eq!(events.len() as u64, RECORDS - 1);

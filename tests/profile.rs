@@ -570,6 +570,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "audit.durability: unknown variant `none`",
     ),
     (
+        "[audit]\non_failure='ignore'",
+        "audit.on_failure: unknown variant `ignore`",
+    ),
+    (
         "[[tests]]\nrequest='ftp://x'\nexpect='deny'",
         "tests[0].request: \"ftp\" is no scheme",
     ),

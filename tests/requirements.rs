@@ -3,8 +3,9 @@
 
 use portcullis::policy::profile::{LayerText, Overlays, Reading, builtin};
 use portcullis::policy::{
-    BudgetKind, Durability, EgressRequest, FilesystemMode, NetworkMode, Overrides, Profile,
-    ProfileError, Requirements, Resource, Ruleset, Unlisted, Verdict, WebsocketPolicy, decide,
+    BudgetKind, Durability, EgressRequest, FilesystemMode, NetworkMode, OnFailure, Overrides,
+    Profile, ProfileError, Requirements, Resource, Ruleset, Unlisted, Verdict, WebsocketPolicy,
+    decide,
 };
 use proptest::prelude::*;
 
@@ -90,14 +91,16 @@ fn values_beyond_the_requirements_are_cut_and_told() {
          extra_ca = ['/etc/a.pem', '/etc/b.pem']\n\
          [network.addresses]\nallow = ['10.20.1.0/24', '192.168.0.0/16']\n\
          [network.unix_sockets]\n'/run/a.sock' = 'allow'\n'/run/b.sock' = 'allow'\n\
-         [network.budgets]\nbytes_up = '1G'\nrequests = 10\n[limits]\ntasks = 200\nfile_size = '1G'\n",
+         [network.budgets]\nbytes_up = '1G'\nrequests = 10\n[limits]\ntasks = 200\nfile_size = '1G'\n\
+         [audit]\nfile_changes = false\non_failure = 'continue'\n",
         "[filesystem]\nmode = 'workspace-write'\nmasked = ['~/secrets']\n\
          [network]\nmode = 'limited'\ndefault = 'deny'\nwebsocket = 'deny'\nallow_upstream_proxy = false\n\
          unconfined_tunnels = false\nextra_ca = ['/etc/a.pem']\naddresses = ['10.0.0.0/8']\n\
          unix_sockets = ['/run/a.sock']\n\
          [network.budgets]\nbytes_up = '10M'\nrequests = 100\n\
          [limits]\ntasks = 100\nmemory = '1G'\n\
-         [isolation]\nlandlock_abi = 4\nlimits = 'required'\n[audit]\ndurability = 'each'\n",
+         [isolation]\nlandlock_abi = 4\nlimits = 'required'\n[audit]\ndurability = 'each'\nfile_changes = true\n\
+         on_failure = 'block'\n",
     );
     assert_eq!(
         told(&reading),
@@ -117,6 +120,8 @@ fn values_beyond_the_requirements_are_cut_and_told() {
             "isolation.landlock_abi is 4",
             "isolation.limits is \"required\"",
             "audit.durability is \"each\"",
+            "audit.file_changes is true",
+            "audit.on_failure is \"block\"",
         ]
     );
     let profile = reading.profile;
@@ -126,6 +131,8 @@ fn values_beyond_the_requirements_are_cut_and_told() {
     assert_eq!(profile.network.default, Unlisted::Deny);
     assert_eq!(profile.network.websocket, WebsocketPolicy::Deny);
     assert_eq!(profile.audit.durability, Durability::Each);
+    assert!(profile.audit.file_changes);
+    assert_eq!(profile.audit.on_failure, OnFailure::Block);
     assert_eq!(
         profile.limits.get(Resource::FileSize),
         Some(1 << 30),

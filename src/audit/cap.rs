@@ -3,6 +3,7 @@
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
 
+use super::changes::{FileChanges, MAX_NAMED};
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
 use crate::ids::PolicyGeneration;
 use crate::policy::RuleId;
@@ -25,9 +26,15 @@ pub(super) fn user(name: &str) -> String {
     name
 }
 
+/// How many bytes an event takes in the log, without what every record has.
+pub(super) fn length(event: &AuditEvent) -> usize {
+    serde_json::to_vec(event).map_or(usize::MAX, |text| text.len())
+}
+
 impl AuditEvent {
     /// The event with every text cut to its cap.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "an arm an event")]
     pub fn capped(mut self) -> Self {
         match &mut self {
             Self::SessionStarted {
@@ -112,16 +119,24 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
+            Self::RecordsLost { kinds, why, .. } => {
+                let all = std::mem::take(kinds).into_iter().take(ITEMS);
+                *kinds = all
+                    .map(|(kind, count)| (shortened(&kind, WORD), count))
+                    .collect();
+                cut(why, TEXT);
+            }
             Self::SessionStopping { by, .. }
             | Self::SessionAttached { by, .. }
             | Self::SessionDetached { by, .. }
             | Self::SessionForwarded { by, .. } => cut(by, WORD),
-            Self::SessionEnded {
-                status: Status::NotStarted(why),
-                ..
-            } => cut(why, TEXT),
-            Self::SessionEnded { .. }
-            | Self::LimitHit { .. }
+            Self::SessionEnded { status, files, .. } => {
+                if let Status::NotStarted(why) = status {
+                    cut(why, TEXT);
+                }
+                files.iter_mut().for_each(cut_files);
+            }
+            Self::LimitHit { .. }
             | Self::GateRestarted { .. }
             | Self::LogResumed { .. }
             | Self::GateLost { .. }
@@ -131,6 +146,17 @@ impl AuditEvent {
         }
         self
     }
+}
+
+/// Cuts every path, and drops the files beyond the cap on them.
+fn cut_files(files: &mut FileChanges) {
+    let named = &mut files.executed_later;
+    let beyond = named.len().saturating_sub(MAX_NAMED) as u64;
+    named.truncate(MAX_NAMED);
+    for file in named {
+        cut(&mut file.path, TEXT);
+    }
+    files.executed_later_more = files.executed_later_more.saturating_add(beyond);
 }
 
 /// Cuts every argument, and drops those beyond the cap on all of them.

@@ -1,9 +1,12 @@
 //! What can happen to a session, one variant an event. The words that scripts match on stand here.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::changes::FileChanges;
 use super::limit::{Counted, LimitAction};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
@@ -224,6 +227,24 @@ pub enum AuditEvent {
         /// Bytes of a last record that was written only in part, and cut off. It was not acknowledged.
         lost_bytes: u64,
     },
+    /// Records could not be kept for a while: a full disk, a slow one. The first record after that while, or behind
+    /// those that waited.
+    #[serde(rename = "records.lost")]
+    RecordsLost {
+        /// How many there would have been. What each was to let through was let through only where the profile says
+        /// `[audit] on_failure = "continue"`.
+        count: u64,
+        /// The same by event.
+        kinds: BTreeMap<String, u64>,
+        /// When the first of them came.
+        from: Timestamp,
+        /// When the last of them came.
+        to: Timestamp,
+        /// Why, for a person.
+        why: String,
+        /// Who counted them.
+        by: LostBy,
+    },
     /// The gate ended by itself or does not answer, and no other could take its place: the jail had no
     /// network from then on, and connections that it held have no `egress.closed`. Written when the
     /// session ends.
@@ -271,6 +292,10 @@ pub enum AuditEvent {
         status: Status,
         /// Milliseconds since `session.started`.
         ms: u64,
+        /// What changed in the folders that it could write; absent where it could write none, where the profile does not want
+        /// it, and where the session process died.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        files: Option<FileChanges>,
     },
 }
 
@@ -294,6 +319,7 @@ impl AuditEvent {
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateRestarted { .. } => "gate.restarted",
             Self::LogResumed { .. } => "log.resumed",
+            Self::RecordsLost { .. } => "records.lost",
             Self::GateLost { .. } => "gate.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
@@ -315,7 +341,10 @@ impl AuditEvent {
             | Self::SessionAttached { .. }
             | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
-            Self::LogResumed { .. } => Source::Writer,
+            Self::LogResumed { .. }
+            | Self::RecordsLost {
+                by: LostBy::Writer, ..
+            } => Source::Writer,
             // Time is kept where a lost gate does not stop it.
             Self::LimitHit { what, .. } if what.is_the_sessions() => Source::Session,
             Self::LimitHit { .. }
@@ -329,7 +358,10 @@ impl AuditEvent {
             | Self::EgressClosed { .. }
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
-            | Self::PolicyApplied { .. } => Source::Gate,
+            | Self::PolicyApplied { .. }
+            | Self::RecordsLost {
+                by: LostBy::Gate, ..
+            } => Source::Gate,
         }
     }
 }
@@ -342,9 +374,9 @@ pub enum Source {
     /// share of the machine.
     Session,
     /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
-    /// all else.
+    /// all else; `records.lost` of what it could not send.
     Gate,
-    /// The audit writer itself: `log.resumed`. No channel is its own.
+    /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.
     Writer,
 }
 
@@ -356,6 +388,16 @@ impl std::fmt::Display for Source {
             Self::Writer => "audit writer",
         })
     }
+}
+
+/// Who could not keep a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostBy {
+    /// The audit writer: the disk did not take it.
+    Writer,
+    /// The gate: the audit writer did not take it, or died with it.
+    Gate,
 }
 
 /// What a program in the jail was told of a name.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
-use super::segment::SegmentName;
+use super::segment::{SegmentName, SegmentStore};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 
@@ -179,6 +179,12 @@ impl LogFolder {
         }
     }
 
+    /// The same from an open folder; the path is for messages.
+    pub fn from_fd(fd: OwnedFd, path: &Path) -> Self {
+        let path = path.to_owned();
+        Self { fd, path }
+    }
+
     /// Where it is, for messages.
     pub fn path(&self) -> &Path {
         &self.path
@@ -236,6 +242,19 @@ impl LogFolder {
             path: self.path.clone(),
             error,
         }
+    }
+}
+
+impl SegmentStore for LogFolder {
+    fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        self.segments(session).map_err(|error| match error {
+            FolderError::Io { error, .. } => error,
+            other => io::Error::other(other.to_string()),
+        })
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
     }
 }
 

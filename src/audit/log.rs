@@ -1,12 +1,15 @@
-//! The log of one session, as its writer holds it: an open file and the head of the chain.
+//! The log of one session, as its writer holds it: the newest segment and the head of the chain.
 //!
 //! Records are staged in a buffer and committed together, with one write(2) a batch. A record counts
 //! only when [`Log::commit`] has answered `Ok`. After a failed commit the file is cut back to the last
-//! record that counts, and nothing is taken any more: a chain with a hole is worth nothing.
+//! record that counts, and so is the chain: what is staged next follows that one.
+//!
+//! A segment that is full, or of another day (UTC), is followed by the next: a new file in the same folder,
+//! which is the only thing that is opened after the start.
 
 use std::fs::File;
-use std::io::{self, BufReader};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -14,9 +17,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::chain::ChainHash;
 use super::event::AuditEvent;
+use super::folder::LogFolder;
 use super::record::{Form, SealError};
-use super::verify::{Flaw, State, verify};
-use super::{cap, folder, lock};
+use super::segment::SegmentName;
+use super::verify::{Chain, Flaw};
+use super::{cap, lock};
 use crate::ids::SessionId;
 use crate::policy::Durability;
 
@@ -39,8 +44,8 @@ pub enum LogError {
         /// What is wrong with it.
         why: String,
     },
-    /// The file did not take a batch, now or earlier.
-    #[error("audit log {}: {cause}; {cure}; the session can do nothing more", path.display())]
+    /// The file did not take a batch. A later one may be taken.
+    #[error("audit log {}: {cause}; {cure}", path.display())]
     Failed {
         /// Where.
         path: PathBuf,
@@ -63,26 +68,71 @@ fn open_cure(error: &io::Error) -> &'static str {
     }
 }
 
-const FREE_SPACE: &str = "free space or raise the quota, then start a new session";
+const FREE_SPACE: &str = "free space or raise the quota";
+
+/// How long a segment may become, in bytes, where nobody says otherwise: 64 MiB.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// How a segment is opened that is begun: it never was there, it is no link, it is only ever added to.
+pub const NEW_SEGMENT: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::APPEND)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Who may do what with it: its owner, and the folder's group reads it.
+pub const NEW_SEGMENT_MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
+
+const DAY_SECONDS: i64 = 24 * 60 * 60;
 
 /// The open log.
 #[derive(Debug)]
 pub struct Log {
+    /// Where the next segment is made.
+    folder: OwnedFd,
+    /// The same, for messages only.
+    shown: PathBuf,
+    /// The newest segment, which is written.
+    segment: SegmentName,
     file: File,
-    /// For messages only.
-    path: PathBuf,
+    /// How long a segment may become.
+    segment_bytes: u64,
+    /// The day of the segment's last record, counted from 1970; `None`: it has none yet.
+    day: Option<i64>,
     form: Form,
     durability: Durability,
-    /// Hash of the last staged record.
-    head: ChainHash,
-    /// Sequence number of the last staged record.
-    seq: u64,
+    /// Hash and place of the last staged record.
+    staged_link: Link,
+    /// The same of the last record that counts.
+    kept_link: Link,
     /// Length of the file up to the last record that counts: what a failed write is cut back to.
     length: u64,
     /// Staged lines; kept between batches for its capacity.
     staged: Vec<u8>,
-    /// Set by the first failure, repeated for everything after it.
-    failed: Option<Failed>,
+    /// The day of the last of them.
+    staged_day: i64,
+    /// What is to be made good before anything is written.
+    owed: Owed,
+}
+
+/// A link of the chain.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    hash: ChainHash,
+    /// Its place, from 1; 0: before the first.
+    seq: u64,
+}
+
+/// What failed and has to be done first.
+#[derive(Debug, Clone, Copy, Default)]
+struct Owed {
+    /// The file may have more than what counts.
+    cut: bool,
+    /// The file is not locked.
+    lock: bool,
+    /// The folder may not have the file's name on the disk.
+    name: bool,
 }
 
 /// What a log was like that is continued.
@@ -92,12 +142,6 @@ pub struct Resumed {
     pub lost_bytes: u64,
     /// The place of `session.ended`, if it stands there already: nothing follows.
     pub ended: Option<u64>,
-}
-
-#[derive(Debug, Clone)]
-struct Failed {
-    cause: String,
-    cure: &'static str,
 }
 
 impl Log {
@@ -111,42 +155,50 @@ impl Log {
         durability: Durability,
         host_id: &str,
     ) -> Result<Self, LogError> {
-        let name = folder::file_name(session);
-        let path = shown.join(&name);
+        let segment = SegmentName::first(session);
         let form = Form::new(host_id, session, &cap::user(user))?;
-        let open = || -> io::Result<File> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND;
-            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
-            let fd = rustix::fs::openat(&folder, &name, flags, mode)?;
-            let file = File::from(fd);
+        let open = || -> io::Result<(OwnedFd, File)> {
+            let folder = folder.as_fd().try_clone_to_owned()?;
+            let file = begin(&folder, segment)?;
             lock::hold(&file)?;
             if durability == Durability::Each {
                 // fdatasync(2) of the file does not keep its name: that is in the folder.
                 rustix::fs::fsync(&folder)?;
             }
-            Ok(file)
+            Ok((folder, file))
         };
-        let file = open().map_err(|error| LogError::Open {
-            path: path.clone(),
+        let (folder, file) = open().map_err(|error| LogError::Open {
+            path: shown.join(segment.file_name()),
             error,
         })?;
+        let link = Link {
+            hash: ChainHash::genesis(session),
+            seq: 0,
+        };
         Ok(Self {
+            folder,
+            shown: shown.to_owned(),
+            segment,
             file,
-            path,
+            segment_bytes: SEGMENT_BYTES,
+            day: None,
             form,
             durability,
-            head: ChainHash::genesis(session),
-            seq: 0,
+            staged_link: link,
+            kept_link: link,
             length: 0,
             staged: Vec::new(),
-            failed: None,
+            staged_day: 0,
+            owed: Owed::default(),
         })
     }
 
     /// Goes on with the log of a writer that died, at its last whole record. A last line that was written
     /// only in part is cut off: it was never acknowledged. Anything else that does not verify ends it
     /// here, because what would follow could not be told from what was forged.
+    ///
+    /// Looked at are the newest segment, which may be empty, and the one before it, so that a long log is not in the way of
+    /// going on: `audit verify` looks at all of them.
     pub fn resume(
         folder: impl AsFd,
         shown: &Path,
@@ -154,90 +206,190 @@ impl Log {
         durability: Durability,
         host_id: &str,
     ) -> Result<(Self, Resumed), LogError> {
-        let name = folder::file_name(session);
-        let path = shown.join(&name);
         let form = Form::new(host_id, session, &cap::user(user))?;
-        let failed = |error: io::Error| LogError::Open {
-            path: path.clone(),
-            error,
+        let failed_at = |segment: SegmentName| {
+            let path = shown.join(segment.file_name());
+            move |error| LogError::Open { path, error }
         };
-        let open = || -> io::Result<(File, u64)> {
-            let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NONBLOCK;
-            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let file = File::from(rustix::fs::openat(&folder, &name, flags, Mode::empty())?);
-            let found = rustix::fs::fstat(&file)?;
-            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
-                return Err(io::Error::other("not a file"));
+        let first = SegmentName::first(session);
+        let own = folder.as_fd().try_clone_to_owned();
+        let own = own.map_err(failed_at(first))?;
+        let folder = LogFolder::from_fd(own, shown);
+        let segments = folder.segments(session);
+        let segments = segments.map_err(|error| failed_at(first)(io::Error::other(error)))?;
+        let (before, newest) = match segments.as_slice() {
+            [] => return Err(failed_at(first)(io::ErrorKind::NotFound.into())),
+            [newest] => (None, *newest),
+            [.., before, newest] => (Some(*before), *newest),
+        };
+        let broken_at = |segment: SegmentName, why: String| LogError::NotContinued {
+            path: shown.join(segment.file_name()),
+            why,
+        };
+        let (file, found) = open_to_continue(&folder, newest).map_err(failed_at(newest))?;
+        let mut chain = Chain::new(Some(session));
+        chain.begins_anywhere = before.unwrap_or(newest).number > 1;
+        if let Some(before) = before {
+            if before.number + 1 != newest.number {
+                return Err(broken_at(
+                    newest,
+                    "the segment before it is missing".to_owned(),
+                ));
             }
-            // Whoever wrote it before is gone, or this fails.
-            lock::hold(&file)?;
-            let length = u64::try_from(found.st_size).map_err(io::Error::other)?;
-            Ok((file, length))
-        };
-        let (file, found) = open().map_err(failed)?;
-        let source = BufReader::with_capacity(256 << 10, &file);
-        let report = verify(source, Some(session)).map_err(failed)?;
-        let length = match report.broken {
-            None => found,
+            let taken = folder.open_segment(before);
+            let taken = taken.and_then(|file| chain.take_segment(before, file, false));
+            if let Some(broken) = taken.map_err(failed_at(before))? {
+                return Err(broken_at(before, broken.to_string()));
+            }
+        }
+        let again = file.try_clone().map_err(failed_at(newest))?;
+        let taken = chain.take_segment(newest, again, false);
+        let length = match taken.map_err(failed_at(newest))? {
+            None => found.length,
             Some(broken) if broken.flaw == Flaw::Truncated => {
                 rustix::fs::ftruncate(&file, broken.offset)
-                    .map_err(|errno| failed(errno.into()))?;
+                    .map_err(|errno| failed_at(newest)(errno.into()))?;
                 broken.offset
             }
-            Some(broken) => {
-                let why = broken.to_string();
-                return Err(LogError::NotContinued { path, why });
-            }
+            Some(broken) => return Err(broken_at(newest, broken.to_string())),
         };
-        let ended = (report.state == State::Complete).then_some(report.records);
+        if chain.begins_anywhere && chain.head().is_none() {
+            return Err(broken_at(newest, "what it follows is not there".to_owned()));
+        }
+        let link = Link {
+            hash: chain.head().unwrap_or_else(|| ChainHash::genesis(session)),
+            seq: chain.seq,
+        };
         let log = Self {
+            folder: folder.into(),
+            shown: shown.to_owned(),
+            segment: newest,
             file,
-            path,
+            segment_bytes: SEGMENT_BYTES,
+            day: (length > 0).then_some(found.day),
             form,
             durability,
-            head: report.head.unwrap_or_else(|| ChainHash::genesis(session)),
-            seq: report.records,
+            staged_link: link,
+            kept_link: link,
             length,
             staged: Vec::new(),
-            failed: None,
+            staged_day: 0,
+            owed: Owed {
+                // The writer before may have died in between.
+                name: durability == Durability::Each,
+                ..Owed::default()
+            },
         };
-        let lost_bytes = found.saturating_sub(length);
-        Ok((log, Resumed { lost_bytes, ended }))
+        let resumed = Resumed {
+            lost_bytes: found.length.saturating_sub(length),
+            ended: chain.ended.then_some(chain.seq),
+        };
+        Ok((log, resumed))
+    }
+
+    /// Lets segments become so long, in bytes, instead of [`SEGMENT_BYTES`].
+    #[must_use]
+    pub fn with_segments_of(mut self, bytes: u64) -> Self {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// The folder in which the next segment is made.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+
+    /// How many records count.
+    pub fn kept(&self) -> u64 {
+        self.kept_link.seq
     }
 
     /// Puts a record into the next batch and answers its place in the chain.
     pub fn stage(&mut self, event: AuditEvent) -> Result<u64, LogError> {
-        self.usable()?;
-        let place = (self.seq + 1, Timestamp::now());
-        self.head = self
-            .form
-            .seal(&mut self.staged, place, &event.capped(), self.head)?;
-        self.seq += 1;
-        Ok(self.seq)
+        self.stage_capped(&event.capped(), Timestamp::now())
     }
 
-    /// Writes the batch. `Ok` means that every staged record is kept, as durably as was asked for.
+    /// The same with an event that has been cut to its caps, as of this time.
+    pub fn stage_capped(&mut self, event: &AuditEvent, at: Timestamp) -> Result<u64, LogError> {
+        let Link { hash, seq } = self.staged_link;
+        let seq = seq + 1;
+        let hash = self.form.seal(&mut self.staged, (seq, at), event, hash)?;
+        self.staged_link = Link { hash, seq };
+        self.staged_day = day_of(at.as_second());
+        Ok(seq)
+    }
+
+    /// Writes the batch. `Ok` means that every staged record is kept, as durably as was asked for; an error that none
+    /// of them is, and that the next batch may be.
     pub fn commit(&mut self) -> Result<(), LogError> {
-        self.usable()?;
         if self.staged.is_empty() {
             return Ok(());
         }
-        let kept = self.write_staged().and_then(|()| match self.durability {
-            Durability::Batch => Ok(()),
-            Durability::Each => self.sync(),
-        });
+        let kept = self
+            .make_good()
+            .and_then(|()| self.roll_if_due())
+            .and_then(|()| self.write_staged())
+            .and_then(|()| match self.durability {
+                Durability::Batch => Ok(()),
+                Durability::Each => self.sync(),
+            });
         if let Err(error) = kept {
-            self.fail(&error);
-            return self.usable();
+            return Err(self.take_back(&error));
         }
         self.length += self.staged.len() as u64;
         self.staged.clear();
+        self.kept_link = self.staged_link;
+        self.day = Some(self.staged_day);
         Ok(())
     }
 
     /// Brings everything committed to the disk (fdatasync(2)).
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.file)?)
+    }
+
+    /// What an earlier batch could not do.
+    fn make_good(&mut self) -> io::Result<()> {
+        if self.owed.cut {
+            rustix::fs::ftruncate(&self.file, self.length)?;
+            self.owed.cut = false;
+        }
+        if self.owed.lock {
+            lock::hold(&self.file)?;
+            self.owed.lock = false;
+        }
+        if self.owed.name {
+            rustix::fs::fsync(&self.folder)?;
+            self.owed.name = false;
+        }
+        Ok(())
+    }
+
+    /// Begins the next segment if this one is full, or of another day.
+    fn roll_if_due(&mut self) -> io::Result<()> {
+        let full = self.length + self.staged.len() as u64 > self.segment_bytes;
+        let of_another_day = self.day.is_some_and(|day| day != self.staged_day);
+        if self.length == 0 || !(full || of_another_day) {
+            return Ok(());
+        }
+        let too_many = || io::Error::other("too many segments");
+        let number = self.segment.number.checked_add(1).ok_or_else(too_many)?;
+        let segment = SegmentName {
+            number,
+            ..self.segment
+        };
+        let file = begin(&self.folder, segment)?;
+        // Locked before the one before is let go, so that a reader never sees a log that nobody writes.
+        self.owed.lock = true;
+        self.owed.name = self.durability == Durability::Each;
+        let locked = lock::hold(&file);
+        self.owed.lock = locked.is_err();
+        self.file = file;
+        self.segment = segment;
+        self.length = 0;
+        self.day = None;
+        locked?;
+        self.make_good()
     }
 
     /// One write(2) for the batch. A regular file takes all of it unless it cannot take the rest, which
@@ -255,32 +407,62 @@ impl Log {
         Ok(())
     }
 
-    fn fail(&mut self, error: &io::Error) {
-        let cut_back = rustix::fs::ftruncate(&self.file, self.length);
-        self.staged = Vec::new();
-        self.failed = Some(Failed {
-            cause: match cut_back {
-                Ok(()) => error.to_string(),
-                Err(cut) => format!("{error} (and its last line is incomplete: {cut})"),
-            },
+    /// Everything as it was after the last record that counts.
+    fn take_back(&mut self, error: &io::Error) -> LogError {
+        self.owed.cut = rustix::fs::ftruncate(&self.file, self.length).is_err();
+        self.staged.clear();
+        self.staged_link = self.kept_link;
+        LogError::Failed {
+            path: self.shown.join(self.segment.file_name()),
+            cause: error.to_string(),
             cure: match error.kind() {
                 io::ErrorKind::StorageFull
                 | io::ErrorKind::QuotaExceeded
                 | io::ErrorKind::FileTooLarge => FREE_SPACE,
-                _ => "check the disk and its file system, then start a new session",
+                io::ErrorKind::AlreadyExists => {
+                    "move the file away that has the next segment's name"
+                }
+                _ => "check the disk and its file system",
             },
-        });
+        }
     }
+}
 
-    fn usable(&self) -> Result<(), LogError> {
-        self.failed
-            .clone()
-            .map_or(Ok(()), |Failed { cause, cure }| {
-                Err(LogError::Failed {
-                    path: self.path.clone(),
-                    cause,
-                    cure,
-                })
-            })
+/// Makes the file of a segment.
+fn begin(folder: &OwnedFd, segment: SegmentName) -> io::Result<File> {
+    let name = segment.file_name();
+    let fd = rustix::fs::openat(folder, name, NEW_SEGMENT, NEW_SEGMENT_MODE)?;
+    Ok(fd.into())
+}
+
+/// A segment that is continued.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    length: u64,
+    /// When it was last written.
+    day: i64,
+}
+
+fn open_to_continue(folder: &LogFolder, segment: SegmentName) -> io::Result<(File, Found)> {
+    if segment.packed {
+        return Err(io::Error::other("packed, so it is over"));
     }
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NONBLOCK;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let name = segment.file_name();
+    let file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
+    let found = rustix::fs::fstat(&file)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("not a file"));
+    }
+    // Whoever wrote it before is gone, or this fails.
+    lock::hold(&file)?;
+    let length = u64::try_from(found.st_size).map_err(io::Error::other)?;
+    let day = day_of(found.st_mtime);
+    Ok((file, Found { length, day }))
+}
+
+/// The day of a time in seconds since 1970, UTC.
+fn day_of(seconds: i64) -> i64 {
+    seconds.div_euclid(DAY_SECONDS)
 }

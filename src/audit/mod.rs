@@ -1,6 +1,6 @@
 //! The audit log: what happened, in an order nobody can change unseen.
 //!
-//! Owns: the events ([`event`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
+//! Owns: the events ([`event`], [`limit`], [`changes`]) and their caps ([`cap`]), the form of a record ([`record`]), the hash
 //! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]), verification ([`verify`]), the forms of other tools ([`export`]) and a session's story
 //! ([`summary`]). Trusts: the writer trusts no client further than its frames; a client names neither
@@ -12,6 +12,7 @@
 
 mod cap;
 pub mod chain;
+pub mod changes;
 pub mod event;
 pub mod export;
 pub mod folder;
@@ -19,14 +20,17 @@ pub mod forward;
 pub mod limit;
 pub mod lock;
 pub mod log;
+pub mod loss;
 pub mod reader;
 pub mod record;
+pub mod retention;
 pub mod segment;
+pub mod settings;
 pub mod summary;
 pub mod verify;
 pub mod writer;
 
 pub use chain::ChainHash;
-pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, Shortfall, Source, Status};
+pub use event::{AuditEvent, DnsAnswer, EndedBy, Isolation, LostBy, Shortfall, Source, Status};
 pub use limit::{Counted, LimitAction};
 pub use record::AuditRecord;

@@ -20,6 +20,20 @@ const PACKED: &str = ".jsonl.zst";
 /// How much of a file is read at a time.
 const BUFFER: usize = 256 << 10;
 
+/// Where segments are read from: a folder, or whoever opens them for us.
+pub trait SegmentStore {
+    /// The segments of a session's log, in their order; as they were not long ago, where that is cheaper.
+    fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>>;
+
+    /// The same as they are now.
+    fn list_now(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        self.list(session)
+    }
+
+    /// Opens one to read.
+    fn open(&self, segment: SegmentName) -> io::Result<File>;
+}
+
 /// Which file of which log. Ordered: a session's segments in the order of its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentName {

@@ -9,6 +9,7 @@ use std::collections::hash_map::Entry;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::changes::FileChanges;
 use super::event::{AuditEvent, Isolation, Status};
 use super::limit::Counted;
 use super::record::AuditRecord;
@@ -34,6 +35,9 @@ pub struct SessionSummary {
     pub host_id: String,
     /// How it ended, and after how many milliseconds; `None` while it runs.
     pub end: Option<End>,
+    /// What changed in the folders that it could write, where that was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<FileChanges>,
     /// Who had it ended, if somebody had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_by: Option<String>,
@@ -46,6 +50,9 @@ pub struct SessionSummary {
     /// How often another writer went on with the log: a record that stands twice was sent again.
     #[serde(skip_serializing_if = "is_zero")]
     pub log_resumed: u64,
+    /// How many records could not be kept, as `records.lost` tells.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub records_lost: u64,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -218,10 +225,16 @@ impl SessionSummary {
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
             AuditEvent::LogResumed { .. } => self.log_resumed += 1,
+            AuditEvent::RecordsLost { count, .. } => {
+                self.records_lost = self.records_lost.saturating_add(count);
+            }
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
-            AuditEvent::SessionEnded { status, ms } => self.end = Some(End { status, ms }),
+            AuditEvent::SessionEnded { status, ms, files } => {
+                self.end = Some(End { status, ms });
+                self.files = files;
+            }
         }
     }
 

@@ -4,6 +4,9 @@
 //! its place in the chain. What is reported is the first record that does not hold; nothing after it
 //! is believed. A log without its last records looks like one that is still written: its state says
 //! so, and only a head that was kept elsewhere can tell more.
+//!
+//! A session's log is verified over all of its segments ([`verify_log`]); a segment alone only within itself
+//! ([`verify_segment`]), because what came before it is not there.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -14,7 +17,12 @@ use super::chain::ChainHash;
 use super::lock;
 use super::reader::{Ending, Line, Lines};
 use super::record::SealedLine;
+use super::segment::{SegmentName, SegmentStore};
 use crate::ids::SessionId;
+
+/// How often the list of segments is asked for until it stays as it is: a writer makes another one, somebody
+/// packs one.
+const LOOKS: usize = 16;
 
 /// What verification found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,6 +36,9 @@ pub struct Report {
     pub head: Option<ChainHash>,
     /// How the log ends. Says nothing when `broken` is set.
     pub state: State,
+    /// Which record was the first, where it is a later segment that was verified: nothing is said of those before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<u64>,
     /// The first record that does not hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
@@ -49,14 +60,21 @@ pub enum State {
 
 /// The first record that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("record {record} at byte {offset}: {flaw}")]
+#[error("{}record {record} at byte {offset}: {flaw}", in_file(file.as_deref()))]
 pub struct Broken {
-    /// Which, counted from 1 in the file.
+    /// Which, counted from 1 over all segments of the log.
     pub record: u64,
-    /// Where it begins in the file.
+    /// In which file, where the log has several or it is packed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Where it begins in the file, unpacked.
     pub offset: u64,
     /// What is wrong with it.
     pub flaw: Flaw,
+}
+
+fn in_file(file: Option<&str>) -> String {
+    file.map_or_else(String::new, |file| format!("{file}: "))
 }
 
 /// What is wrong with a record.
@@ -97,9 +115,111 @@ pub enum Flaw {
     /// The session was over.
     #[error("stands after session.ended: it was added")]
     AfterEnd,
+    /// The file in which it should stand is not there, and later ones are.
+    #[error("this segment of the log is missing: it was removed")]
+    SegmentMissing,
+    /// The file is packed and does not unpack.
+    #[error("cannot be unpacked: {0}")]
+    Packing(String),
 }
 
-/// Verifies a log that is an open file. `named` is the session that the file's name promises; without
+/// Verifies a session's log over all of its segments, from the first record on: what `audit verify` says of one
+/// session. A log without any segment has no record.
+pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<Report> {
+    let mut segments = store.list(session)?;
+    for _ in 0..LOOKS {
+        let verified = verify_segments(store, session, &segments);
+        let is_final = match &verified {
+            // Nothing follows, or what follows is written just now.
+            Ok(report) if report.broken.is_none() => report.state != State::Open,
+            Ok(report) => report.state == State::Running,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(_) => true,
+        };
+        // Another segment may have been begun, or one packed, since they were listed.
+        let now = if is_final {
+            return verified;
+        } else {
+            store.list_now(session)?
+        };
+        if now == segments {
+            return verified;
+        }
+        segments = now;
+    }
+    verify_segments(store, session, &segments)
+}
+
+fn verify_segments(
+    store: &impl SegmentStore,
+    session: SessionId,
+    segments: &[SegmentName],
+) -> io::Result<Report> {
+    // Asked first: a log that nobody writes now does not change while we read.
+    let running = is_written(store, segments);
+    let several = segments.len() > 1;
+    let mut chain = Chain::new(Some(session));
+    let mut broken = None;
+    for (segment, number) in segments.iter().zip(1..) {
+        if segment.number != number {
+            let missing = SegmentName {
+                number,
+                packed: false,
+                ..*segment
+            };
+            broken = Some(Broken {
+                record: chain.seq + 1,
+                file: Some(missing.file_name()),
+                offset: 0,
+                flaw: Flaw::SegmentMissing,
+            });
+            break;
+        }
+        let (segment, file) = open_either(store, *segment)?;
+        broken = chain.take_segment(segment, file, several)?;
+        if broken.is_some() {
+            // The line that is being written right now.
+            let is_last = u32::try_from(segments.len()) == Ok(number);
+            broken =
+                broken.filter(|broken| !(running && is_last && broken.flaw == Flaw::Truncated));
+            break;
+        }
+    }
+    Ok(chain.report(broken, running))
+}
+
+/// Whether a writer holds the newest segment, or the one before while it makes another.
+pub fn is_written(store: &impl SegmentStore, segments: &[SegmentName]) -> bool {
+    let newest = segments.iter().rev().take(2).filter(|one| !one.packed);
+    newest
+        .filter_map(|segment| store.open(*segment).ok())
+        .any(|file| lock::is_held(&file).unwrap_or_default())
+}
+
+/// Opens a segment, or its twin where it was packed since it was listed.
+fn open_either(store: &impl SegmentStore, segment: SegmentName) -> io::Result<(SegmentName, File)> {
+    match store.open(segment) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let packed = !segment.packed;
+            let twin = SegmentName { packed, ..segment };
+            store.open(twin).map(|file| (twin, file)).map_err(|_| error)
+        }
+        opened => Ok((segment, opened?)),
+    }
+}
+
+/// Verifies one segment that is an open file, by itself. `named` is what the file's name promises: of a later segment the
+/// first record is taken as it stands, and the report says so.
+pub fn verify_segment(file: File, named: SegmentName) -> io::Result<Report> {
+    let running = !named.packed && lock::is_held(&file)?;
+    let mut chain = Chain::new(Some(named.session));
+    chain.begins_anywhere = named.number > 1;
+    let broken = chain.take_segment(named, file, false)?;
+    let broken = broken.filter(|broken| !(running && broken.flaw == Flaw::Truncated));
+    Ok(chain.report(broken, running))
+}
+
+/// Verifies a log of one segment that is an open file. `named` is the session that the file's name promises; without
 /// one the first record's own is taken.
 pub fn verify_file(file: &File, named: Option<SessionId>) -> io::Result<Report> {
     // Asked first: a log that nobody holds now does not change while we read.
@@ -115,57 +235,105 @@ pub fn verify_file(file: &File, named: Option<SessionId>) -> io::Result<Report> 
     Ok(report)
 }
 
-/// Verifies what a reader yields.
+/// Verifies what a reader yields, from a log's first record on.
 pub fn verify(source: impl BufRead, named: Option<SessionId>) -> io::Result<Report> {
-    let mut lines = Lines::new(source);
     let mut chain = Chain::new(named);
-    let mut broken = None;
-    while let Some(line) = lines.next_line()? {
-        if let Err(flaw) = chain.extend(line) {
-            broken = Some(Broken {
-                record: line.number,
-                offset: line.offset,
-                flaw,
-            });
-            break;
-        }
-    }
-    Ok(Report {
-        session: chain.session.map(|(session, _)| session),
-        records: chain.records,
-        head: chain.link.map(|(hash, _)| hash),
-        state: if chain.ended {
-            State::Complete
-        } else {
-            State::Open
-        },
-        broken,
-        clock_set_back: chain.clock_set_back,
-    })
+    let broken = chain.take_lines(&mut Lines::new(source), None)?;
+    Ok(chain.report(broken, false))
 }
 
 /// The part of a log that holds so far.
-struct Chain {
+pub(super) struct Chain {
     /// The session, and the same as text: every record repeats it.
     session: Option<(SessionId, String)>,
+    /// How many records hold.
     records: u64,
+    /// The place of the last of them.
+    pub(super) seq: u64,
+    /// Whether the first record may have any place, because what comes before it is not read.
+    pub(super) begins_anywhere: bool,
+    /// The place of the first record, where it may have any.
+    part: Option<u64>,
     /// The head, and the same as text: the next record repeats it.
     link: Option<(ChainHash, [u8; 64])>,
     /// Time of the last record, as text.
     ts: [u8; 27],
-    ended: bool,
+    pub(super) ended: bool,
     clock_set_back: u64,
 }
 
 impl Chain {
-    fn new(named: Option<SessionId>) -> Self {
+    pub(super) fn new(named: Option<SessionId>) -> Self {
         Self {
             session: named.map(|session| (session, session.to_string())),
             records: 0,
+            seq: 0,
+            begins_anywhere: false,
+            part: None,
             link: None,
             ts: [0; 27],
             ended: false,
             clock_set_back: 0,
+        }
+    }
+
+    /// The hash of the last record that holds.
+    pub(super) fn head(&self) -> Option<ChainHash> {
+        self.link.map(|(hash, _)| hash)
+    }
+
+    /// Goes on with a whole segment; answers the first record that does not hold.
+    pub(super) fn take_segment(
+        &mut self,
+        segment: SegmentName,
+        file: File,
+        several: bool,
+    ) -> io::Result<Option<Broken>> {
+        let name = (several || segment.packed).then(|| segment.file_name());
+        let mut lines = segment.lines(file)?;
+        match self.take_lines(&mut lines, name.as_deref()) {
+            // The disk's own errors look the same; either way it cannot be read as it should.
+            Err(error) if segment.packed => Ok(Some(Broken {
+                record: self.seq + 1,
+                file: name,
+                offset: 0,
+                flaw: Flaw::Packing(error.to_string()),
+            })),
+            taken => taken,
+        }
+    }
+
+    pub(super) fn take_lines(
+        &mut self,
+        lines: &mut Lines<impl BufRead>,
+        file: Option<&str>,
+    ) -> io::Result<Option<Broken>> {
+        while let Some(line) = lines.next_line()? {
+            if let Err(flaw) = self.extend(line) {
+                return Ok(Some(Broken {
+                    record: self.seq + 1,
+                    file: file.map(ToOwned::to_owned),
+                    offset: line.offset,
+                    flaw,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn report(self, broken: Option<Broken>, running: bool) -> Report {
+        Report {
+            head: self.head(),
+            session: self.session.map(|(session, _)| session),
+            records: self.records,
+            state: match (self.ended, running) {
+                (true, _) => State::Complete,
+                (false, true) => State::Running,
+                (false, false) => State::Open,
+            },
+            part: self.part,
+            broken,
+            clock_set_back: self.clock_set_back,
         }
     }
 
@@ -177,8 +345,11 @@ impl Chain {
             Ending::Newline => {}
         }
         let sealed = SealedLine::parse(line.bytes).ok_or_else(|| unreadable(line.bytes))?;
+        if self.begins_anywhere && self.link.is_none() {
+            self.begin_at(&sealed)?;
+        }
         let (prev, prev_text) = self.predecessor(sealed.session)?;
-        let expected = self.records + 1;
+        let expected = self.seq + 1;
         if sealed.seq != expected {
             return Err(Flaw::Sequence {
                 expected,
@@ -194,10 +365,21 @@ impl Chain {
             return Err(Flaw::Hash);
         }
         self.link = Some((hash, text));
-        self.records = expected;
+        self.seq = expected;
+        self.records += 1;
         self.clock_set_back += u64::from(*sealed.ts < self.ts);
         self.ts = *sealed.ts;
         self.ended = sealed.event == b"session.ended";
+        Ok(())
+    }
+
+    /// Takes the first record's word for what comes before it.
+    fn begin_at(&mut self, first: &SealedLine<'_>) -> Result<(), Flaw> {
+        let text = String::from_utf8_lossy(first.prev).into_owned();
+        let prev = ChainHash::try_from(text).map_err(|_| Flaw::NotARecord)?;
+        self.seq = first.seq.checked_sub(1).ok_or(Flaw::NotARecord)?;
+        self.part = Some(first.seq);
+        self.link = Some((prev, *first.prev));
         Ok(())
     }
 

@@ -115,6 +115,9 @@ fn row(session: &Description, counters: Option<&Counters>, all: bool) -> String 
     };
     let number = |value: fn(&Counters) -> String| counters.map_or_else(|| "?".to_owned(), value);
     let mut command = phrase::command(&session.argv);
+    if let Some(why) = &session.audit {
+        command = format!("[{}] {command}", audit_word(why));
+    }
     if std::io::stdout().is_terminal() && command.chars().count() > COMMAND {
         command = command.chars().take(COMMAND - 1).chain(['…']).collect();
     }
@@ -134,6 +137,15 @@ fn columns([id, name, profile, running, up, down, refused, command]: [&str; 8]) 
     format!(
         "{id:<32}  {name:<12}  {profile:<12}  {running:>12}  {up:>9}  {down:>9}  {refused:>7}  {command}"
     )
+}
+
+/// Two words for a session whose records cannot be kept.
+pub(super) fn audit_word(why: &str) -> &'static str {
+    if why.starts_with("blocked") {
+        "audit blocked"
+    } else {
+        "audit behind"
+    }
 }
 
 /// How long ago that was. A clock that was set back since makes it no time.

@@ -20,7 +20,7 @@ use crate::policy::{
 use crate::session::caller::Caller;
 use crate::session::resources::ResourceHit;
 use crate::session::{self, Ask, Backing, LaunchRequest, Notice, Progress, Report};
-use crate::wire::gate::DeniedDestination;
+use crate::wire::gate::{AuditState, DeniedDestination};
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
@@ -234,6 +234,18 @@ pub(super) fn lines(progress: Progress<'_>) -> Vec<(String, bool)> {
         Progress::Notice(Notice::AuditLost) => (
             "the audit writer died: every request is refused from now on; see portcullis audit verify"
                 .to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::Records(AuditState::Writing)) => (
+            "records are kept again: audit goes on".to_owned(),
+            true,
+        ),
+        Progress::Notice(Notice::Records(AuditState::Blocked(why))) => (
+            format!("audit blocked, nothing leaves until records can be kept: {why}"),
+            true,
+        ),
+        Progress::Notice(Notice::Records(AuditState::Behind(why))) => (
+            format!("audit behind, the session goes on without records: {why}"),
             true,
         ),
         Progress::Notice(Notice::Killing) => (

@@ -15,6 +15,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::attach::{self, End};
 use super::failure::{Failure, Outcome};
 use super::{detached, print, run};
+use crate::audit::segment::SegmentName;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::session::live::has_terminal;
@@ -22,7 +23,9 @@ use crate::session::requester::Requester;
 use crate::session::service::{Boot, Service, ServiceError, settle_in};
 use crate::session::{self, Ask, Backing, LaunchRequest, Progress, caller, running};
 use crate::sys::fd;
-use crate::wire::control::{ControlReply, ControlRequest, Launch, Listed, Refusal, SOCKET};
+use crate::wire::control::{
+    ControlReply, ControlRequest, Launch, Listed, Refusal, SOCKET, Segment,
+};
 use crate::wire::detached::{FromStarter, Launched, Start};
 use crate::wire::service::CHANNEL_FD;
 use crate::wire::{Channel, Inbox, WireError};
@@ -108,13 +111,46 @@ pub(super) fn logs() -> Result<Vec<SessionId>, Failure> {
     }
 }
 
-/// The log of one of them.
-pub(super) fn open_log(session: SessionId) -> Result<OwnedFd, Failure> {
-    let (reply, mut fds) = ask(&ControlRequest::OpenLog { session })?;
+/// The segments of the log of one of them.
+pub(super) fn segments(session: SessionId) -> Result<Vec<SegmentName>, Failure> {
+    match ask(&ControlRequest::Segments { session })?.0 {
+        ControlReply::Segments(all) => {
+            let named = all
+                .into_iter()
+                .map(|Segment { number, packed }| SegmentName {
+                    session,
+                    number,
+                    packed,
+                });
+            Ok(named.collect())
+        }
+        ControlReply::Refused { kind, message } => Err(refused(kind, &message)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// One of those, to read.
+pub(super) fn open_segment(name: SegmentName) -> io::Result<OwnedFd> {
+    let SegmentName {
+        session,
+        number,
+        packed,
+    } = name;
+    let segment = Segment { number, packed };
+    let failed = |failure: Failure| io::Error::other(failure.message);
+    let asked = ask(&ControlRequest::OpenLog { session, segment });
+    let (reply, mut fds) = asked.map_err(failed)?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
-        (ControlReply::Refused { kind, message }, _) => Err(refused(kind, &message)),
-        _ => Err(unexpected()),
+        (
+            ControlReply::Refused {
+                kind: Refusal::NotFound,
+                ..
+            },
+            _,
+        ) => Err(io::ErrorKind::NotFound.into()),
+        (ControlReply::Refused { kind, message }, _) => Err(failed(refused(kind, &message))),
+        _ => Err(failed(unexpected())),
     }
 }
 

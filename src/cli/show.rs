@@ -70,6 +70,7 @@ pub(super) fn page(session: &Description) -> Vec<String> {
         argv,
         isolation,
         limits,
+        audit,
     } = session;
     let mut lines = vec![format!("session      {id}")];
     lines.extend(name.iter().map(|name| format!("name         {name}")));
@@ -101,6 +102,8 @@ pub(super) fn page(session: &Description) -> Vec<String> {
         let all: Vec<String> = limits.iter().map(amount).collect();
         lines.push(format!("limits       {}", all.join(", ")));
     }
+    let audit = audit.iter().map(|why| print::escape(why));
+    lines.extend(audit.map(|why| format!("audit        {why}")));
     lines.extend(isolation.shortfalls.iter().map(|shortfall| {
         format!(
             "missing      {} ({})",
@@ -121,7 +124,7 @@ mod tests {
         let session = json!({
             "session": "0197f0e0aabb7ccc8ddd0123456789ab", "name": null, "user": bad, "pid": 1,
             "started": "2026-01-01T00:00:00Z", "profile": bad, "generation": bad, "mode": bad,
-            "workspace": bad, "argv": [bad], "limits": {},
+            "workspace": bad, "argv": [bad], "limits": {}, "audit": bad,
             "isolation": {
                 "bwrap": bad, "landlock_abi": 1, "seccomp_allowed": 1,
                 "shortfalls": [{ "what": bad, "needs": bad }],

@@ -17,7 +17,7 @@ use super::store::Slot;
 use super::{host_limit, rlimits};
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
-use crate::policy::{Durability, Resource, ResourceLimits};
+use crate::policy::{Durability, OnFailure, Resource, ResourceLimits};
 use crate::sys::admin_file;
 use crate::sys::peer::Peer;
 use crate::wire::audit::AuditBoot;
@@ -136,6 +136,7 @@ pub(super) fn start(
         reserved,
         limits: boot.limits.clone(),
         durability: None,
+        on_failure: OnFailure::Block,
     };
     let (caller, callers) = Channel::pair()?;
     // In the channel before there is anybody who reads it; a frame that does not fit is refused.
@@ -217,6 +218,8 @@ fn start_writer(
         user: running.record.user.clone(),
         folder: Path::new(LOGS).join(running.record.uid.to_string()),
         durability,
+        on_failure: running.record.on_failure,
+        segment_bytes: None,
     };
     let order = if resumes {
         WriterSupply::Resume(boot)

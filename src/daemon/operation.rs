@@ -12,7 +12,7 @@ use rustix::process::Pid;
 use super::accounts::Accounts;
 use super::host_limit;
 use super::process::{self, Process};
-use crate::audit::folder::{file_name, session_of};
+use crate::audit::segment::SegmentName;
 use crate::ids::SessionId;
 use crate::jail::cgroup::{self, Handed, Missing, handed};
 use crate::policy::ResourceLimits;
@@ -101,11 +101,18 @@ pub enum Operation<'a> {
     RemoveGroups(SessionId),
     /// The control groups of all sessions that have ended. Yields those that have not.
     SweepGroups,
-    /// The log of a session, to read. Yields it.
+    /// A segment of a session's log, to read. Yields it.
     OpenLog {
         /// In whose folder; `None`: in anybody's.
         uid: Option<u32>,
         /// Which.
+        segment: SegmentName,
+    },
+    /// Which segments the log of a session has. Yields them, in their order.
+    ListSegments {
+        /// In whose folder; `None`: in anybody's.
+        uid: Option<u32>,
+        /// Whose.
         session: SessionId,
     },
     /// Which logs there are. Yields them.
@@ -136,6 +143,8 @@ pub enum Yield {
     Places(BTreeSet<usize>),
     /// Sessions, oldest first.
     Sessions(Vec<SessionId>),
+    /// Segments of logs.
+    Segments(Vec<SegmentName>),
 }
 
 /// It was not done: what, and why.
@@ -208,6 +217,7 @@ impl Operation<'_> {
             Self::RemoveGroups(_) => "remove control groups",
             Self::SweepGroups => "remove the control groups of sessions that ended",
             Self::OpenLog { .. } => "open a log",
+            Self::ListSegments { .. } => "list the segments of a log",
             Self::ListLogs { .. } => "list logs",
             Self::Kill(_) => "kill a process",
             Self::FindInhabited(_) => "look for what is left of sessions",
@@ -260,7 +270,14 @@ impl Operation<'_> {
                 let left = cgroup::sweep_leftovers();
                 Ok(Yield::Sessions(left.into_iter().collect()))
             }
-            Self::OpenLog { uid, session } => open_log(uid, session, others).map(Yield::Fd),
+            Self::OpenLog { uid, segment } => open_log(uid, segment, others).map(Yield::Fd),
+            Self::ListSegments { uid, session } => {
+                let mut all = list_segments(uid)?;
+                all.retain(|segment| segment.session == session);
+                // Plain and packed for a moment, while it is packed: the plain one.
+                all.dedup_by_key(|segment| segment.number);
+                Ok(Yield::Segments(all))
+            }
             Self::ListLogs { uid } => list_logs(uid).map(Yield::Sessions),
             Self::Kill(process) => process.kill().map(|()| Yield::Done),
             Self::FindInhabited(namespaces) => process::inhabited(namespaces).map(Yield::Places),
@@ -390,10 +407,10 @@ fn user_folders(uid: Option<u32>) -> io::Result<Vec<OwnedFd>> {
     Ok(folders)
 }
 
-fn open_log(uid: Option<u32>, session: SessionId, others: &Others) -> io::Result<OwnedFd> {
+fn open_log(uid: Option<u32>, segment: SegmentName, others: &Others) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     for folder in user_folders(uid)? {
-        match openat(&folder, file_name(session), flags, Mode::empty()) {
+        match openat(&folder, segment.file_name(), flags, Mode::empty()) {
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
             Ok(file) => {
@@ -410,13 +427,20 @@ fn open_log(uid: Option<u32>, session: SessionId, others: &Others) -> io::Result
 }
 
 fn list_logs(uid: Option<u32>) -> io::Result<Vec<SessionId>> {
-    let mut sessions = Vec::new();
+    let segments = list_segments(uid)?.into_iter();
+    let mut sessions: Vec<_> = segments.map(|segment| segment.session).collect();
+    sessions.dedup();
+    Ok(sessions)
+}
+
+fn list_segments(uid: Option<u32>) -> io::Result<Vec<SegmentName>> {
+    let mut segments = Vec::new();
     for folder in user_folders(uid)? {
         for entry in Dir::read_from(&folder)? {
             let name = entry?;
-            sessions.extend(name.file_name().to_str().ok().and_then(session_of));
+            segments.extend(name.file_name().to_str().ok().and_then(SegmentName::parse));
         }
     }
-    sessions.sort_unstable();
-    Ok(sessions)
+    segments.sort_unstable();
+    Ok(segments)
 }

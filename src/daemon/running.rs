@@ -13,7 +13,7 @@ use super::operation::{OperationError, Others};
 use super::process::Process;
 use super::store::{Kept, Part, Slot};
 use crate::ids::{SessionId, SessionName};
-use crate::policy::{Durability, Resource};
+use crate::policy::{Durability, OnFailure, Resource};
 use crate::sys::{close, fd};
 use crate::wire::control::Listed;
 use crate::wire::service::{Asked, MAX_ASK, ToSession};
@@ -55,6 +55,9 @@ pub(super) struct Record {
     pub limits: BTreeMap<Resource, u64>,
     /// How its records are kept, once it has an audit writer.
     pub durability: Option<Durability>,
+    /// What happens to records that cannot be kept, as the session said.
+    #[serde(default)]
+    pub on_failure: OnFailure,
 }
 
 /// Gate or audit writer of a session.

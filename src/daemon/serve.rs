@@ -18,10 +18,11 @@ use super::operation::{Operation, Others, Yield, free_reserved};
 use super::running::{AGAIN, Running};
 use super::store::{self, Part, Slot};
 use super::tell;
+use crate::audit::segment::SegmentName;
 use crate::ids::SessionId;
 use crate::sys::peer::Peer;
 use crate::wire::Channel;
-use crate::wire::control::{ControlReply, ControlRequest, Launch, Refusal};
+use crate::wire::control::{ControlReply, ControlRequest, Launch, Refusal, Segment};
 use crate::wire::service::{Ask, Asked, ToSession, Visitor};
 
 /// How often sessions that run and are not known are looked for, while there are any.
@@ -224,9 +225,30 @@ impl Service {
                     Err(error) => client.refuse(Refusal::Failed, error.to_string()),
                 }
             }
-            ControlRequest::OpenLog { session } => {
+            ControlRequest::Segments { session } => {
                 let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
-                match (Operation::OpenLog { uid, session }).perform(&self.others) {
+                match (Operation::ListSegments { uid, session }).perform(&self.others) {
+                    Ok(Yield::Segments(all)) => {
+                        let all = all
+                            .into_iter()
+                            .map(|SegmentName { number, packed, .. }| Segment { number, packed });
+                        client.answer(&ControlReply::Segments(all.collect()), &[]);
+                    }
+                    Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),
+                    Err(error) => client.refuse(Refusal::Failed, error.to_string()),
+                }
+            }
+            ControlRequest::OpenLog {
+                session,
+                segment: Segment { number, packed },
+            } => {
+                let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
+                let segment = SegmentName {
+                    session,
+                    number,
+                    packed,
+                };
+                match (Operation::OpenLog { uid, segment }).perform(&self.others) {
                     Ok(Yield::Fd(file)) => client.answer(&ControlReply::Log, &[file.as_fd()]),
                     Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),
                     Err(_) => client.refuse(Refusal::NotFound, no_such(session)),
@@ -360,7 +382,14 @@ impl Service {
 /// Does what a session asks for, and answers.
 fn obey(others: &Others, running: &mut Running, Asked { number, ask }: Asked) {
     let given = match ask {
-        Ask::Companions { durability } => {
+        Ask::Companions {
+            durability,
+            on_failure,
+        } => {
+            // What was said first counts.
+            if running.record.durability.is_none() {
+                running.record.on_failure = on_failure;
+            }
             launch::companions(others, running, durability).map(Vec::from)
         }
         Ask::Gate => launch::another_gate(others, running).map(|gate| vec![gate]),

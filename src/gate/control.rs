@@ -110,6 +110,7 @@ async fn until_drain(gate: &Rc<Gate>, mut from: OwnedReadHalf) -> Result<(), Wir
                 let counters = gate.counters.report(gate);
                 gate.control.answer(GateReply::Counters(counters)).await;
             }
+            GateCommand::NoMoreRecords => gate.reporter.give_up(),
             GateCommand::Answer(answer) => gate.questions.answer(answer),
             GateCommand::Policy(policy) => {
                 let applying = {

@@ -178,6 +178,7 @@ pub(super) fn build(
     audit.set_nonblocking(true).map_err(StartError::Runtime)?;
     let audit = UnixStream::from_std(audit).map_err(StartError::Runtime)?;
     let policy = &boot.policy;
+    let on_failure = terms.on_failure(boot.on_failure);
     let memory = Rc::new(memory);
     let known = recalled.authority.as_ref();
     let mitm = policy.inspects().then(|| Leaves::new(known)).transpose()?;
@@ -213,7 +214,7 @@ pub(super) fn build(
         leases: Leases::default(),
         changes: watch::Sender::new(false),
         reachable: OnceCell::new(),
-        reporter: Reporter::new(audit),
+        reporter: Reporter::new(audit, on_failure),
         summary: Summary::default(),
         keyring: Keyring::new(&policy.credentials, values)?,
         pool: Pool::new(limits.connections),
@@ -246,6 +247,15 @@ fn leave(memory: &Memory, boot: &GateBoot, mitm: Option<&Leaves>) {
     }
 }
 
+/// Tells the session whether records are kept, whenever that changes.
+async fn tell_of_records(gate: &Gate) {
+    let mut states = gate.reporter.states();
+    while states.changed().await.is_ok() {
+        let state = states.borrow_and_update().clone();
+        gate.control.tell(GateReply::Audit(state)).ok();
+    }
+}
+
 /// Accepts until the session says `drain` (answered with the summary) or is gone (the end, at once).
 async fn serve(
     gate: Rc<Gate>,
@@ -256,6 +266,8 @@ async fn serve(
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
     let supplied = Rc::clone(&gate);
     tokio::task::spawn_local(async move { supply::serve(supply, &supplied.reporter).await });
+    let telling = Rc::clone(&gate);
+    tokio::task::spawn_local(async move { tell_of_records(&telling).await });
     let remembering = Rc::clone(&gate);
     tokio::task::spawn_local(async move {
         remembering.memory.until_failed().await;

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use crate::policy::{NetworkPolicy, Requirements};
+use crate::policy::{NetworkPolicy, OnFailure, Requirements};
 use crate::sys::admin_file;
 
 /// Where the requirements stand, for people.
@@ -24,6 +24,12 @@ impl Terms {
         let text = text.map_err(|error| format!("read {PLACE}: {error}"))?;
         let required = Requirements::parse(PLACE, &text).map_err(|error| error.to_string())?;
         Ok(Self(Some(required)))
+    }
+
+    /// What happens while records cannot be kept, where the session says this.
+    pub(super) fn on_failure(&self, wanted: OnFailure) -> OnFailure {
+        let required = self.0.as_ref();
+        required.map_or(wanted, |required| required.on_failure(wanted))
     }
 
     /// Leaves in a policy what they permit. The error is one line.
@@ -63,6 +69,17 @@ mod tests {
         other.ceiling = Some(Vec::new());
         assert!(terms.hold(&other).unwrap_err().contains("has changed"));
         assert_eq!(Terms::default().hold(&wide).unwrap(), wide);
+    }
+
+    #[test]
+    fn a_session_goes_on_without_records_only_where_the_terms_let_it() {
+        let strict = terms("[audit]\non_failure = 'block'\n");
+        assert_eq!(strict.on_failure(OnFailure::Continue), OnFailure::Block);
+        let lax = terms("[audit]\non_failure = 'continue'\n");
+        assert_eq!(lax.on_failure(OnFailure::Continue), OnFailure::Continue);
+        assert_eq!(lax.on_failure(OnFailure::Block), OnFailure::Block);
+        let none = Terms::default();
+        assert_eq!(none.on_failure(OnFailure::Continue), OnFailure::Continue);
     }
 
     #[test]

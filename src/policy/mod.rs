@@ -8,11 +8,12 @@
 //! dialed; [`reserved_name`] and [`mod@upstream`] where a proxy dials; [`unix_socket`]: the host's own) →
 //! [`approval`] (what is answered where it says "ask") → [`profile`] (the TOML form and its valid form) →
 //! [`requirements`] (what no profile exceeds) →
-//! [`mod@explain`] and [`mod@remedy`] (for people).
+//! [`mod@explain`] and [`mod@remedy`] (for people); [`amount`] reads what people write.
 #![forbid(unsafe_code)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod address;
+pub mod amount;
 pub mod approval;
 pub mod credential;
 pub mod credential_file;
@@ -43,8 +44,8 @@ pub use path::PathPattern;
 pub use profile::{
     ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
     CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, Overrides, PolicyTest,
-    Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
+    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, OnFailure, Overrides,
+    PolicyTest, Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
     WebsocketPolicy,
 };
 pub use question::Question;

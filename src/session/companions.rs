@@ -15,7 +15,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::policy::NetworkPolicy;
+use crate::policy::{NetworkPolicy, OnFailure};
 use crate::sys::beside::Process;
 use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
@@ -254,7 +254,10 @@ impl AuditWriter {
                 who: Self::WHO,
                 message: error,
             }),
-            AuditReply::Recorded { .. } => Err(CompanionError::Unexpected(Self::WHO)),
+            AuditReply::Recorded { .. }
+            | AuditReply::Held { .. }
+            | AuditReply::Blocked { .. }
+            | AuditReply::Writing => Err(CompanionError::Unexpected(Self::WHO)),
         }
     }
 
@@ -546,6 +549,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         approval_seconds,
         credentials: Vec::new(),
         upstream: None,
+        on_failure: OnFailure::Block,
     }
 }
 

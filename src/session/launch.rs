@@ -21,6 +21,7 @@ use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
 use crate::wire::{Channel, WireError};
 
+use super::changes::{self, Beginning};
 use super::companions::{self, AuditWriter, CompanionError, Gate, receive, receive_from};
 use super::desk::{Desk, Inward};
 use super::error::LaunchError;
@@ -146,6 +147,8 @@ struct Companions {
     /// Whether the log is open: only then does it want a last record.
     recording: bool,
     since: Instant,
+    /// When the command was about to start, by the clock of files.
+    beginning: Option<Beginning>,
 }
 
 impl Companions {
@@ -159,9 +162,7 @@ impl Companions {
             })?;
         }
         let (starter, channels) = match (&plan.service, &plan.log) {
-            (Some(service), _) => {
-                Starter::service(Rc::clone(service), plan.profile.audit.durability)?
-            }
+            (Some(service), _) => Starter::service(Rc::clone(service), &plan.profile.audit)?,
             (None, log) => {
                 let no_folder = || io::Error::from(io::ErrorKind::NotFound);
                 let folder = log.as_ref().ok_or_else(no_folder);
@@ -177,6 +178,7 @@ impl Companions {
         let starter = Rc::new(RefCell::new(starter));
         let audit = AuditWriter::new(Rc::clone(&starter), channels.audit);
         let mut boot = companions::gate_boot(plan.profile.network.clone(), desk.approval_seconds());
+        boot.on_failure = plan.profile.audit.on_failure;
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
@@ -187,6 +189,7 @@ impl Companions {
             gate,
             recording: false,
             since: Instant::now(),
+            beginning: None,
         })
     }
 
@@ -208,7 +211,7 @@ impl Companions {
     ) -> Result<Report, LaunchError> {
         // A gate that was lost has no summary; its loss was told when it happened, and is recorded.
         let summary = self.gate.drain().ok();
-        if self.recording && self.record_end(&outcome, summary.is_some()).is_err() {
+        if self.recording && self.record_end(plan, &outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
         // The ends of their channels end both.
@@ -232,6 +235,7 @@ impl Companions {
     /// The last records.
     fn record_end(
         &mut self,
+        plan: &Plan,
         outcome: &Result<Ended, LaunchError>,
         drained: bool,
     ) -> Result<(), CompanionError> {
@@ -244,7 +248,16 @@ impl Companions {
         if outcome.is_ok() && !drained {
             self.audit.append(AuditEvent::GateLost { ms })?;
         }
-        self.audit.append(AuditEvent::SessionEnded { status, ms })
+        // The jail is over: what it left does not change any more by its hand.
+        let beginning = self.beginning.filter(|_| outcome.is_ok());
+        let files = beginning.zip(plan.changeable());
+        let files = files.map(|(beginning, (folders, all))| {
+            let mut files = changes::since(beginning, &folders);
+            files.complete &= all;
+            files
+        });
+        self.audit
+            .append(AuditEvent::SessionEnded { status, ms, files })
     }
 }
 
@@ -396,6 +409,7 @@ impl Jail {
         companions
             .audit
             .append(plan.started(confined.isolation, std::mem::take(&mut self.sockets)))?;
+        companions.beginning = Some(Beginning::now());
         self.execute(plan)?;
         Ok(confined.process)
     }

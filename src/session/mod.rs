@@ -15,6 +15,7 @@ use crate::ids::SessionId;
 mod alive;
 pub mod approvals;
 pub mod caller;
+mod changes;
 pub mod command;
 pub mod companions;
 mod credentials;

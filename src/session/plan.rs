@@ -203,6 +203,18 @@ impl Plan {
         })
     }
 
+    /// The folders in which changes are looked for when the session is over, and whether it could write no others.
+    /// `None`: nobody wants to know.
+    pub(super) fn changeable(&self) -> Option<(Vec<PathBuf>, bool)> {
+        let mode = self.profile.filesystem.mode;
+        let mut folders = self.writable.clone();
+        if mode == FilesystemMode::ReadOnly {
+            folders.retain(|folder| *folder != self.workspace);
+        }
+        let wanted = self.profile.audit.file_changes && !folders.is_empty();
+        wanted.then_some((folders, mode != FilesystemMode::DangerFullAccess))
+    }
+
     /// What the audit writer is told.
     pub(super) fn audit_boot(&self) -> AuditBoot {
         AuditBoot {
@@ -213,6 +225,8 @@ impl Plan {
                 .as_ref()
                 .map_or_else(PathBuf::new, |log| log.path().to_path_buf()),
             durability: self.profile.audit.durability,
+            on_failure: self.profile.audit.on_failure,
+            segment_bytes: None,
         }
     }
 
@@ -413,6 +427,7 @@ impl Plan {
             argv: self.asked.clone(),
             isolation,
             limits: self.profile.limits.iter().collect(),
+            audit: None,
         }
     }
 

@@ -14,7 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::ids::SessionId;
 use crate::jail::cgroup::{Groups, Missing};
-use crate::policy::{Durability, ResourceLimits};
+use crate::policy::{AuditPolicy, ResourceLimits};
 use crate::wire::detached::Start;
 use crate::wire::frame::Received;
 use crate::wire::service::{Ask, Asked, CallerLimit, MissingGroup, ToSession, Visitor};
@@ -182,8 +182,11 @@ fn bind(theirs: &CallerLimit) -> Result<(), ServiceError> {
 
 impl Service {
     /// Has an audit writer and a gate started: gives the lane to the writer and the gate's control channel.
-    pub fn companions(&mut self, durability: Durability) -> Result<[Channel; 2], ServiceError> {
-        let fds = self.ask(Ask::Companions { durability })?;
+    pub fn companions(&mut self, kept: &AuditPolicy) -> Result<[Channel; 2], ServiceError> {
+        let fds = self.ask(Ask::Companions {
+            durability: kept.durability,
+            on_failure: kept.on_failure,
+        })?;
         let [lane, control] =
             <[OwnedFd; 2]>::try_from(fds).map_err(|_| ServiceError::Unexpected)?;
         Ok([lane.into(), control.into()])

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::companions::{ANSWER, CompanionError, installed, reap};
 use super::service::{ServiceError, Shared};
-use crate::policy::Durability;
+use crate::policy::AuditPolicy;
 use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::unnamed;
 use crate::wire::audit::AuditBoot;
@@ -47,11 +47,8 @@ impl Starter {
     }
 
     /// Has the service start both.
-    pub fn service(
-        service: Shared,
-        durability: Durability,
-    ) -> Result<(Self, Started), CompanionError> {
-        let [audit, gate] = service.borrow_mut().companions(durability)?;
+    pub fn service(service: Shared, kept: &AuditPolicy) -> Result<(Self, Started), CompanionError> {
+        let [audit, gate] = service.borrow_mut().companions(kept)?;
         for end in [&audit, &gate] {
             bound(end).map_err(|error| wire(GATE, error))?;
         }

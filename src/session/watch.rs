@@ -15,7 +15,7 @@ use super::limits::{self, Limits};
 use super::live::has_terminal;
 use super::resources::{ResourceHit, Resources};
 use super::signals::{Arrived, Signals};
-use crate::wire::gate::{GateReply, LimitNotice};
+use crate::wire::gate::{AuditState, GateCommand, GateReply, LimitNotice};
 
 /// How long a command may take to end after it was asked to, before the whole jail is killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -59,6 +59,8 @@ pub enum Notice {
     AuditRestarted,
     /// The audit writer died: the gate refuses everything.
     AuditLost,
+    /// Records cannot be kept, or can be again.
+    Records(AuditState),
     /// The command did not end in time: the jail is killed.
     Killing,
     /// Something to know: a question that waits, a policy that is in force. May hold text of the jail's:
@@ -258,6 +260,10 @@ impl Watch<'_> {
             Some(News::Restarted) => tell(Notice::AuditRestarted),
             Some(News::Lost) => {
                 self.audit = None;
+                // A session that goes on without records does so only until there are some again.
+                if let Some(gate) = self.gate.as_deref() {
+                    gate.command(&GateCommand::NoMoreRecords).ok();
+                }
                 tell(Notice::AuditLost);
             }
         }

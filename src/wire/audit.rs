@@ -7,6 +7,10 @@
 //! closes without a `session.ended`, the writer appends that itself and ends; when it closes after
 //! one, the writer ends.
 //!
+//! A record that cannot be kept is answered [`AuditReply::Failed`], and so are the next ones, until the writer has told of
+//! the loss in a record of its own; or, where the profile says that the session goes on, [`AuditReply::Held`]. The gate is
+//! told unasked when that begins ([`AuditReply::Blocked`]) and when it is over ([`AuditReply::Writing`]).
+//!
 //! A record that was not acknowledged when a writer died is sent again to the next one. So each record is
 //! kept at least once: one whose acknowledgement was lost stands twice in the log.
 //!
@@ -20,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{Channel, WireError};
 use crate::audit::AuditEvent;
 use crate::ids::SessionId;
-use crate::policy::Durability;
+use crate::policy::{Durability, OnFailure};
 
 /// What the writer is for ([`super::supply::WriterSupply`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,12 @@ pub struct AuditBoot {
     pub folder: PathBuf,
     /// When a record counts as kept.
     pub durability: Durability,
+    /// What happens to records that cannot be kept.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// How long a segment may become, in bytes, where it is not [`SEGMENT_BYTES`](crate::audit::log::SEGMENT_BYTES).
+    #[serde(default)]
+    pub segment_bytes: Option<u64>,
 }
 
 /// "Write this down, then tell me."
@@ -59,7 +69,20 @@ pub enum AuditReply {
         /// Its place in the chain.
         seq: u64,
     },
-    /// It is not kept, and nothing after it will be: stop the traffic.
+    /// It is not kept yet: it waits in the writer's memory, or is counted there, until the disk takes records again. Only
+    /// where [`OnFailure::Continue`] is asked for.
+    Held {
+        /// The id of the [`Append`].
+        id: u64,
+    },
+    /// Unasked, to the gate: nothing can be kept for now. Cause and cure, one line.
+    Blocked {
+        /// The cause.
+        error: String,
+    },
+    /// Unasked, to the gate: records are kept again, and what was held is.
+    Writing,
+    /// It is not kept: what it would have recorded must not happen.
     Failed {
         /// The id of the [`Append`]; 0 when starting failed.
         id: u64,
@@ -85,13 +108,20 @@ pub enum AppendError {
 /// Has an event recorded and waits until it is. Answers its place in the chain.
 pub fn append(channel: &Channel, id: u64, event: AuditEvent) -> Result<u64, AppendError> {
     channel.send(&Append { id, event })?;
-    kept(channel.recv()?, id)
+    loop {
+        match channel.recv()? {
+            AuditReply::Blocked { .. } | AuditReply::Writing => {}
+            reply => return kept(reply, id),
+        }
+    }
 }
 
-/// What an answer says of the record with this id: its place in the chain, or that it is not kept.
+/// What an answer says of the record with this id: its place in the chain (0: one that waits has none yet), or that it is
+/// not kept.
 pub fn kept(reply: AuditReply, id: u64) -> Result<u64, AppendError> {
     match reply {
         AuditReply::Recorded { id: answered, seq } if answered == id => Ok(seq),
+        AuditReply::Held { id: answered } if answered == id => Ok(0),
         AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
         other => Err(AppendError::Unexpected(other)),
     }
@@ -102,6 +132,6 @@ pub fn ready(channel: &Channel) -> Result<(), AppendError> {
     match channel.recv()? {
         AuditReply::Ready => Ok(()),
         AuditReply::Failed { error, .. } => Err(AppendError::Failed(error)),
-        other @ AuditReply::Recorded { .. } => Err(AppendError::Unexpected(other)),
+        other => Err(AppendError::Unexpected(other)),
     }
 }

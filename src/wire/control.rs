@@ -35,11 +35,28 @@ pub enum ControlRequest {
     },
     /// Of which sessions are there logs that I may read? Answered by [`ControlReply::Logs`].
     Logs,
-    /// Let me read this session's log. Answered by [`ControlReply::Log`], which brings the open file.
-    OpenLog {
-        /// Which.
+    /// Of which segments is this session's log? Answered by [`ControlReply::Segments`].
+    Segments {
+        /// Which session's.
         session: SessionId,
     },
+    /// Let me read a segment of this session's log. Answered by [`ControlReply::Log`], which brings the open file.
+    OpenLog {
+        /// Which session's.
+        session: SessionId,
+        /// Which segment.
+        segment: Segment,
+    },
+}
+
+/// A segment of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Segment {
+    /// Which part, from 1.
+    pub number: u32,
+    /// Whether it is packed.
+    pub packed: bool,
 }
 
 /// A session that somebody wants.
@@ -66,6 +83,8 @@ pub enum ControlReply {
     Connected,
     /// Sessions with a log, oldest first.
     Logs(Vec<SessionId>),
+    /// The segments of the log that was asked for, in their order; none: there is no such log.
+    Segments(Vec<Segment>),
     /// The file came with this frame.
     Log,
     /// No; cause and cure, one line.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
     Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
-    NoProxy, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
+    NoProxy, OnFailure, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
 };
 use crate::secret::{self, Secret};
 
@@ -47,6 +47,9 @@ pub struct GateBoot {
     pub approval_seconds: u32,
     /// The proxy that leads out, where one does.
     pub upstream: Option<UpstreamProxy>,
+    /// What happens while records cannot be kept, as far as the terms of the host leave it.
+    #[serde(default)]
+    pub on_failure: OnFailure,
 }
 
 /// The way out where a network has no direct one. At least one of the two proxies is there.
@@ -101,6 +104,9 @@ pub enum GateCommand {
     Counters,
     /// The answer to a question. Of no account unless the question waits for it.
     Answer(Answer),
+    /// There is no audit writer any more and none will come: nothing is to be let through, whatever the profile says of
+    /// records that cannot be kept. Not answered.
+    NoMoreRecords,
     /// Another policy from now on. Answered by [`GateReply::Applied`] or [`GateReply::NotApplied`].
     Policy(Box<NetworkPolicy>),
 }
@@ -125,6 +131,8 @@ pub enum GateReply {
     Counters(Counters),
     /// Unasked: a budget is used up. Once for each time that it comes to that.
     Limit(LimitNotice),
+    /// Unasked: records cannot be kept, or can be again.
+    Audit(AuditState),
     /// Unasked: a request waits for an answer.
     Question(Question),
     /// Unasked: nobody waits for this answer any more.
@@ -133,6 +141,18 @@ pub enum GateReply {
     Applied(Applied),
     /// It is not, the one before stays; why, one line.
     NotApplied(String),
+}
+
+/// Whether what a session does gets on record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AuditState {
+    /// It does.
+    Writing,
+    /// It does not, and nothing leaves; why, one line.
+    Blocked(String),
+    /// It does not, and the session goes on all the same; why, one line.
+    Behind(String),
 }
 
 /// What somebody is asked: may the session reach this?

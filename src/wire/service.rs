@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::SessionId;
-use crate::policy::{Durability, Resource};
+use crate::policy::{Durability, OnFailure, Resource};
 
 /// The session process's descriptor of the channel.
 pub const CHANNEL_FD: i32 = 3;
@@ -144,6 +144,8 @@ pub enum Ask {
     Companions {
         /// When a record counts as kept.
         durability: Durability,
+        /// What happens to records that cannot be kept. The gate holds it to what the host's admin insists on.
+        on_failure: OnFailure,
     },
     /// Another gate: the one before died, or is to die. Given: its control channel.
     Gate,

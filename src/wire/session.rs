@@ -105,6 +105,9 @@ pub struct Description {
     pub isolation: Isolation,
     /// The most of the machine that it may take, in the units of [`Resource`].
     pub limits: BTreeMap<Resource, u64>,
+    /// Why records cannot be kept at the moment, and whether the session goes on: `blocked: …` or `behind: …`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<String>,
 }
 
 /// What a session answers; instead of any, [`SessionReply::Failed`].

@@ -10,4 +10,5 @@
 mod checking;
 mod exporting;
 mod reading;
+mod segments;
 mod support;

@@ -173,6 +173,7 @@ fn tail_follows_a_session_to_its_end_and_picks_up_new_ones() {
     log.stage(AuditEvent::SessionEnded {
         status: Status::SessionLost,
         ms: 1,
+        files: None,
     })
     .unwrap();
     log.commit().unwrap();

@@ -123,6 +123,7 @@ pub(crate) fn story() -> Vec<AuditEvent> {
         AuditEvent::SessionEnded {
             status: Status::Exited(2),
             ms: 65_000,
+            files: None,
         },
     ]
 }

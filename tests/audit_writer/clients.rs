@@ -162,6 +162,8 @@ fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
             session,
             gate,
             supply,
+            on_failure,
+            segment_bytes,
         } = Writer::start(folder.path(), Durability::Batch);
         append(&gate, 1, decided(1)).unwrap();
         let mut gate: UnixStream = gate.into_stream();
@@ -179,6 +181,8 @@ fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
             session,
             gate,
             supply,
+            on_failure,
+            segment_bytes,
         };
         whole(id, 2, State::Complete, &writer.finish().1);
     }

@@ -3,7 +3,10 @@
 #![expect(clippy::disallowed_methods, reason = "tests start mount(8)")]
 
 mod clients;
+mod confined;
 mod ending;
+mod outage;
 mod resuming;
+mod segments;
 mod start;
 mod support;

@@ -1,16 +1,13 @@
-//! What the writer needs and takes from itself before it takes records; what a disk does to it.
+//! What the writer needs and takes from itself before it takes records.
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use portcullis::audit::folder::file_name;
-use portcullis::audit::verify::State;
 use portcullis::policy::Durability;
-use portcullis::wire::Channel;
-use portcullis::wire::audit::{AppendError, AuditReply, append};
+use portcullis::wire::audit::{AppendError, AuditReply};
 
-use super::support::{Writer, decided, ended, failed, started, whole};
+use super::support::Writer;
 
 #[test]
 fn an_existing_log_is_never_continued() {
@@ -80,70 +77,9 @@ fn it_is_confined_before_it_says_ready() {
     let open = fs::read_dir(format!("/proc/{}/fd", writer.pid()))
         .unwrap()
         .count();
-    let (before, with) = (6, 7);
+    let (before, with) = (7, 8);
     assert!(
         open == before || open == with,
-        "standard streams, two channels, the log, and the gate's channel once it has come: {open}"
+        "standard streams, two channels, the log, its folder, and the gate's channel once it has come: {open}"
     );
-}
-
-/// A tmpfs of 64 KiB, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Self {
-        let point = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"])
-            .arg(point.path());
-        assert!(
-            mount.status().unwrap().success(),
-            "mounting a tmpfs needs root"
-        );
-        Self(point)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0.path()).status();
-        assert!(unmounted.is_ok_and(|status| status.success()));
-    }
-}
-
-#[test]
-fn a_full_disk_fails_with_cause_and_cure_and_leaves_a_whole_chain() {
-    for durability in [Durability::Batch, Durability::Each] {
-        let disk = SmallDisk::mount();
-        let writer = Writer::start(disk.0.path(), durability);
-        append(&writer.session, 1, started(&["true"])).unwrap();
-        let (mut kept, error) = (1, loop_until_failed(&writer.gate));
-        kept += error.0;
-        let log = disk.0.path().join(file_name(writer.id));
-        let cause = "No space left on device (os error 28)";
-        let cure = "free space or raise the quota, then start a new session";
-        let rest = "the session can do nothing more";
-        let expected = format!("audit log {}: {cause}; {cure}; {rest}", log.display());
-        assert_eq!(error.1, expected);
-        // Space that comes back does not make the hole good.
-        fs::write(disk.0.path().join("x"), "").unwrap();
-        assert_eq!(failed(append(&writer.gate, 0, decided(0))), expected);
-        assert_eq!(failed(append(&writer.session, 2, ended())), expected);
-        let id = writer.id;
-        let (status, report) = writer.finish();
-        assert_eq!(status.code(), Some(69));
-        whole(id, kept, State::Open, &report);
-    }
-}
-
-/// How many records were kept until one was not, and what the writer said then.
-fn loop_until_failed(gate: &Channel) -> (u64, String) {
-    for kept in 0.. {
-        match append(gate, kept, decided(kept)) {
-            Ok(_) => {}
-            refused => return (kept, failed(refused)),
-        }
-    }
-    unreachable!()
 }

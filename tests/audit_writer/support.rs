@@ -1,17 +1,15 @@
 //! A running writer and the events that tests have it record.
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 
 use nix::unistd::Pid;
-use portcullis::audit::folder::{LogFolder, file_name, open_or_create};
-use portcullis::audit::reader::Lines;
-use portcullis::audit::verify::{Report, State, verify_file};
+use portcullis::audit::folder::{LogFolder, open_or_create};
+use portcullis::audit::verify::{Report, State, verify_log};
 use portcullis::audit::{AuditEvent, EndedBy, Isolation, Status};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
-use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
+use portcullis::policy::{Durability, Host, OnFailure, Port, RuleId, Transport, Verdict};
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
 use portcullis::wire::audit::{AppendError, AuditBoot, ready};
@@ -25,11 +23,24 @@ pub(crate) struct Writer {
     pub(crate) session: Channel,
     pub(crate) gate: Channel,
     pub(crate) supply: Channel,
+    pub(crate) on_failure: OnFailure,
+    /// How long a segment may become.
+    pub(crate) segment_bytes: Option<u64>,
 }
 
 impl Writer {
     pub(crate) fn start(folder: &Path, durability: Durability) -> Self {
+        Self::start_with(folder, durability, |_| ())
+    }
+
+    /// The same, with another boot message.
+    pub(crate) fn start_with(
+        folder: &Path,
+        durability: Durability,
+        change: impl FnOnce(&mut Self),
+    ) -> Self {
         let mut writer = Self::unbooted(folder);
+        change(&mut writer);
         writer.boot(durability).unwrap();
         writer.new_gate();
         writer
@@ -37,8 +48,18 @@ impl Writer {
 
     /// Another writer for the log of this one, which is dead.
     pub(crate) fn resume(folder: &Path, id: SessionId) -> Result<Self, AppendError> {
+        Self::resume_with(folder, id, None)
+    }
+
+    /// The same, with segments of so many bytes.
+    pub(crate) fn resume_with(
+        folder: &Path,
+        id: SessionId,
+        segment_bytes: Option<u64>,
+    ) -> Result<Self, AppendError> {
         let mut writer = Self::unbooted(folder);
         writer.id = id;
+        writer.segment_bytes = segment_bytes;
         let boot = WriterSupply::Resume(writer.boot_message(Durability::Batch));
         writer.supply.send(&boot)?;
         match ready(&writer.session) {
@@ -93,6 +114,8 @@ impl Writer {
             session,
             gate,
             supply,
+            on_failure: OnFailure::Block,
+            segment_bytes: None,
         }
     }
 
@@ -103,6 +126,8 @@ impl Writer {
             user: "tester".into(),
             folder,
             durability,
+            on_failure: self.on_failure,
+            segment_bytes: self.segment_bytes,
         }
     }
 
@@ -121,16 +146,20 @@ impl Writer {
 }
 
 pub(crate) fn report(folder: &Path, id: SessionId) -> Report {
-    let log = LogFolder::open(folder).unwrap().open_log(id).unwrap();
-    verify_file(&log, Some(id)).unwrap()
+    verify_log(&LogFolder::open(folder).unwrap(), id).unwrap()
 }
 
+/// Every record of a log, over all of its segments.
 pub(crate) fn events(folder: &Path, id: SessionId) -> Vec<AuditEvent> {
-    let text = fs::read(folder.join(file_name(id))).unwrap();
-    let mut lines = Lines::new(text.as_slice());
+    let folder = LogFolder::open(folder).unwrap();
     let mut events = Vec::new();
-    while let Some(line) = lines.next_line().unwrap() {
-        events.push(line.record().unwrap().unwrap().event);
+    for segment in folder.segments(id).unwrap() {
+        let mut lines = segment
+            .lines(folder.open_segment(segment).unwrap())
+            .unwrap();
+        while let Some(line) = lines.next_line().unwrap() {
+            events.push(line.record().unwrap().unwrap().event);
+        }
     }
     events
 }
@@ -182,6 +211,7 @@ pub(crate) fn ended() -> AuditEvent {
     AuditEvent::SessionEnded {
         status: Status::Exited(0),
         ms: 5,
+        files: None,
     }
 }
 
@@ -193,6 +223,7 @@ pub(crate) fn whole(id: SessionId, records: u64, state: State, report: &Report) 
         records,
         head,
         state,
+        part: None,
         broken: None,
         clock_set_back: 0,
     };

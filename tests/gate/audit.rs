@@ -1,12 +1,13 @@
 //! No record, no traffic.
 
-use portcullis::audit::{AuditEvent, EndedBy};
+use portcullis::audit::{AuditEvent, EndedBy, LostBy};
 use portcullis::ids::ConnId;
-use portcullis::policy::{Host, Method, Port, Transport, Verdict};
+use portcullis::policy::{Host, Method, OnFailure, Port, Transport, Verdict};
+use portcullis::wire::gate::{AuditState, GateReply};
 
 use crate::client::{Raw, a_moment, get};
 use crate::dns_stub::DnsStub;
-use crate::test_gate::spec;
+use crate::test_gate::{NotKept, spec};
 use crate::upstream::Origin;
 
 fn is_decided(event: &AuditEvent) -> bool {
@@ -281,4 +282,165 @@ fn a_closed_supply_channel_changes_nothing_until_the_writer_dies() {
     assert_eq!(open.rest(), b"");
     assert_eq!(get(gate.http, &authority, "/").status(), 503);
     assert!(begun.elapsed() < std::time::Duration::from_secs(9));
+}
+
+/// What the session is told of the records next.
+fn told(gate: &crate::test_gate::TestGate) -> AuditState {
+    match gate.next_message() {
+        GateReply::Audit(state) => state,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_full_disk_closes_everything_until_there_is_room_again() {
+    let origin = Origin::echo_bytes();
+    let gate = spec().reaches("a.test", origin.port()).start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority).send("ping");
+    assert_eq!(open.exactly(4), b"ping");
+    gate.audit.block(NotKept::Failed);
+    assert_eq!(open.rest(), b"", "the open tunnel is closed");
+    assert_eq!(told(&gate), AuditState::Blocked("disk full".into()));
+    for _ in 0..3 {
+        let refused = get(gate.http, &authority, "/");
+        assert_eq!(
+            (refused.status(), refused.denied().as_str()),
+            (503, "audit_unavailable")
+        );
+    }
+    assert_eq!(origin.log.connections(), 1);
+    gate.audit.unblock();
+    assert_eq!(told(&gate), AuditState::Writing);
+    let mut client = Raw::open(gate.http);
+    client.connect(&authority).send("ping");
+    assert_eq!(client.exactly(4), b"ping");
+}
+
+#[test]
+fn a_writer_that_does_not_answer_closes_everything_until_it_does() {
+    let origin = Origin::echo_bytes();
+    let gate = spec().reaches("a.test", origin.port()).start();
+    let authority = format!("a.test:{}", origin.port());
+    let mut open = Raw::open(gate.http);
+    open.connect(&authority).send("ping");
+    assert_eq!(open.exactly(4), b"ping");
+    gate.audit.hold();
+    let mut waiting = Raw::open(gate.http);
+    waiting.send(format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n"
+    ));
+    assert_eq!(waiting.response().denied(), "audit_unavailable");
+    assert_eq!(open.rest(), b"", "the open tunnel is closed");
+    let why = "the audit writer does not answer".to_owned();
+    assert_eq!(told(&gate), AuditState::Blocked(why));
+    assert_eq!(get(gate.http, &authority, "/").status(), 503);
+    gate.audit.release();
+    assert_eq!(told(&gate), AuditState::Writing);
+    let mut client = Raw::open(gate.http);
+    client.connect(&authority).send("ping");
+    assert_eq!(client.exactly(4), b"ping");
+}
+
+#[test]
+fn a_session_that_may_go_on_waits_a_moment_for_a_slow_writer_and_then_no_more() {
+    let origin = Origin::echo();
+    let mut spec = spec().reaches("a.test", origin.port());
+    spec.on_failure = OnFailure::Continue;
+    let gate = spec.start();
+    let authority = format!("a.test:{}", origin.port());
+    gate.audit.hold();
+    for _ in 0..3 {
+        assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    }
+    let why = "the audit writer does not answer".to_owned();
+    assert_eq!(told(&gate), AuditState::Behind(why));
+    let is_closed = |event: &&AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+    // Nothing is lost: it comes when the writer reads.
+    gate.audit.wait_for("three ends", |events| {
+        events.iter().filter(is_closed).count() == 3
+    });
+    gate.audit.release();
+    assert_eq!(told(&gate), AuditState::Writing);
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
+}
+
+#[test]
+fn a_record_that_is_held_lets_a_request_go_only_where_the_session_may_go_on() {
+    let origin = Origin::echo();
+    for (on_failure, status) in [(OnFailure::Continue, 200), (OnFailure::Block, 503)] {
+        let mut spec = spec().reaches("a.test", origin.port());
+        spec.on_failure = on_failure;
+        let gate = spec.start();
+        let authority = format!("a.test:{}", origin.port());
+        assert_eq!(get(gate.http, &authority, "/").status(), 200);
+        // A writer that was told something else.
+        gate.audit.block(NotKept::Held);
+        told(&gate);
+        let requests = || origin.log.text().matches("GET").count();
+        let before = requests();
+        assert_eq!(get(gate.http, &authority, "/").status(), status);
+        assert_eq!(requests() - before, usize::from(status == 200));
+    }
+}
+
+#[test]
+fn what_a_dead_writer_had_held_is_told_to_the_next() {
+    let origin = Origin::echo();
+    let mut spec = spec().reaches("a.test", origin.port());
+    spec.on_failure = OnFailure::Continue;
+    let gate = spec.start();
+    let authority = format!("a.test:{}", origin.port());
+    gate.audit.block(NotKept::Held);
+    assert!(matches!(told(&gate), AuditState::Behind(_)));
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    let is_closed = |event: &AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
+    gate.audit.wait_for_one("the end", is_closed);
+    let held = gate.audit.events().len() as u64;
+    a_moment();
+    gate.audit.die();
+    // Nobody waits for the next one.
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    gate.audit.come_back();
+    let lost = gate.audit.wait_for_one("the loss", |event| {
+        matches!(event, AuditEvent::RecordsLost { .. })
+    });
+    let AuditEvent::RecordsLost { count, by, .. } = lost else {
+        panic!()
+    };
+    assert_eq!((count, by), (held, LostBy::Gate));
+}
+
+#[test]
+fn what_a_writer_that_hangs_has_no_room_for_is_counted() {
+    let origin = Origin::echo();
+    let mut spec = spec().reaches("a.test", origin.port());
+    spec.on_failure = OnFailure::Continue;
+    let gate = spec.start();
+    let authority = format!("a.test:{}", origin.port());
+    gate.audit.hold();
+    // Far more records than may wait.
+    for _ in 0..600 {
+        assert_eq!(get(gate.http, &authority, "/").status(), 200);
+    }
+    gate.audit.release();
+    let lost = gate.audit.wait_for_one("the loss", |event| {
+        matches!(event, AuditEvent::RecordsLost { .. })
+    });
+    let AuditEvent::RecordsLost {
+        count, kinds, by, ..
+    } = lost
+    else {
+        panic!()
+    };
+    assert_eq!((by, kinds.values().sum()), (LostBy::Gate, count));
+    let decided = gate
+        .audit
+        .events()
+        .iter()
+        .filter(|event| is_decided(event))
+        .count() as u64;
+    assert_eq!(decided + kinds["egress.decided"], 600);
+    assert_eq!(get(gate.http, &authority, "/").status(), 200);
 }

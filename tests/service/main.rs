@@ -23,5 +23,6 @@ mod terminal;
 mod frames;
 mod launch;
 mod others;
+mod segments;
 mod surviving;
 mod terminals;

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
 use portcullis::policy::{
-    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, Port, Protocol, Rule, RuleId,
+    AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, OnFailure, Port, Protocol,
+    Rule, RuleId,
 };
 use portcullis::sys::process::Spawn;
 use portcullis::wire::Channel;
@@ -36,6 +37,7 @@ pub(crate) struct GateSpec {
     pub(crate) credentials: Vec<CredentialValue>,
     pub(crate) upstream: Option<UpstreamProxy>,
     pub(crate) approval_seconds: u32,
+    pub(crate) on_failure: OnFailure,
 }
 
 /// A policy that allows nothing but dialing loopback, where the test's origins are.
@@ -60,6 +62,7 @@ pub(crate) fn spec() -> GateSpec {
         credentials: Vec::new(),
         upstream: None,
         approval_seconds: 60,
+        on_failure: OnFailure::Block,
     }
 }
 
@@ -186,6 +189,7 @@ impl TestGate {
             socket
         });
         let boot = GateBoot {
+            on_failure: spec.on_failure,
             policy: spec.policy,
             name_servers: spec.name_servers,
             hosts_file: spec.hosts_file,
@@ -216,7 +220,17 @@ impl TestGate {
         self.control.as_ref().unwrap()
     }
 
+    /// The next message but those about records, which come whenever that changes.
     pub(crate) fn reply(&self) -> GateReply {
+        loop {
+            match self.next_message() {
+                GateReply::Audit(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) fn next_message(&self) -> GateReply {
         self.control().recv().unwrap()
     }
 
@@ -273,7 +287,16 @@ struct State {
     events: Vec<AuditEvent>,
     unanswered: Vec<u64>,
     hold: bool,
+    /// How records are answered that are not kept.
+    not_kept: Option<NotKept>,
     ended: bool,
+}
+
+/// What a writer says whose disk is full.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NotKept {
+    Failed,
+    Held,
 }
 
 /// A new lane, whose other end goes to the gate.
@@ -292,6 +315,7 @@ impl AuditDouble {
                 events: Vec::new(),
                 unanswered: Vec::new(),
                 hold: false,
+                not_kept: None,
                 ended: false,
             }),
             changed: Condvar::new(),
@@ -357,7 +381,24 @@ impl AuditDouble {
         self.die();
     }
 
-    /// Answers the next records with a failure, as a full disk does.
+    /// The disk is full from now on, and the gate is told.
+    pub(crate) fn block(&self, not_kept: NotKept) {
+        self.lock().not_kept = Some(not_kept);
+        let error = "disk full".to_owned();
+        self.tell(&AuditReply::Blocked { error });
+    }
+
+    /// The disk takes records again, and the gate is told.
+    pub(crate) fn unblock(&self) {
+        self.lock().not_kept = None;
+        self.tell(&AuditReply::Writing);
+    }
+
+    fn tell(&self, reply: &AuditReply) {
+        self.0.lane.lock().unwrap().send(reply).unwrap();
+    }
+
+    /// Answers the next records with a failure of their own.
     pub(crate) fn fail(&self) {
         let failed = AuditReply::Failed {
             id: 0,
@@ -404,8 +445,16 @@ impl Shared {
         }
         let lane = self.lane.lock().unwrap();
         for id in state.unanswered.drain(..) {
+            let reply = match state.not_kept {
+                None => AuditReply::Recorded { id, seq: id },
+                Some(NotKept::Held) => AuditReply::Held { id },
+                Some(NotKept::Failed) => AuditReply::Failed {
+                    id,
+                    error: "disk full".to_owned(),
+                },
+            };
             // A gate that is gone needs no answer.
-            drop(lane.send(&AuditReply::Recorded { id, seq: id }));
+            drop(lane.send(&reply));
         }
     }
 }

@@ -11,6 +11,7 @@
 #[path = "../support/cli.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod cli;
+mod disk;
 #[path = "../support/dns.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod dns;

@@ -1,17 +1,22 @@
 //! What the writer takes from itself. Four layers, each enough to keep it from the rest of the host.
 //!
-//! Afterwards it can read and write what is open, and end. It cannot open, connect, execute, signal
-//! or trace; a system call beyond the table ends it at once, and with it the session's traffic.
+//! Afterwards it can read and write what is open, make new files in the folders that are named to [`confine`], and
+//! end. It cannot open a file that is there, connect, execute, signal or trace; a system call beyond the table ends it at
+//! once, and with it the session's traffic.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope,
 };
 use nix::libc;
+use rustix::fs::OFlags;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
+use crate::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
 use crate::sys::seccomp::{self, SeccompError, Table};
 use crate::sys::{capability, harden};
 
@@ -38,24 +43,32 @@ pub enum ConfineError {
     Table(#[from] seccompiler::BackendError),
 }
 
-/// Puts every layer on. Seccomp last, because it forbids what the others are made with.
-pub fn confine() -> Result<(), ConfineError> {
+/// Puts every layer on. Seccomp last, because it forbids what the others are made with. In these folders, open
+/// descriptors that stay open, new files may be made.
+pub fn confine(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
     harden::harden()?;
     capability::drop_all()?;
-    landlock()?;
-    seccomp::install(&seccomp::allow_only(table()?, SeccompAction::KillProcess)?)?;
+    landlock(folders)?;
+    let table = table(folders)?;
+    seccomp::install(&seccomp::allow_only(table, SeccompAction::KillProcess)?)?;
     Ok(())
 }
 
-/// Handles everything Landlock knows and allows none of it. An older kernel enforces the part that it
+/// Handles everything Landlock knows and allows none of it, but new regular files beneath the folders: to make them, to
+/// write them and to cut off what was written in part. An older kernel enforces the part that it
 /// knows; that it enforces anything is checked, because the library says nothing when it does not.
-fn landlock() -> Result<(), ConfineError> {
+fn landlock(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
     let abi = ABI::V10;
+    let new_files = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
+    let rules = folders
+        .iter()
+        .map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, new_files)));
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?
+        .add_rules(rules)?
         .restrict_self()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
@@ -64,7 +77,7 @@ fn landlock() -> Result<(), ConfineError> {
 }
 
 /// Every system call that the writer makes from here on, and why.
-fn table() -> Result<Table, ConfineError> {
+fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
     let mut table: Table = [
         // the loop
         libc::SYS_ppoll, // wait for requests; restarts by itself after SIGSTOP and SIGCONT
@@ -75,6 +88,7 @@ fn table() -> Result<Table, ConfineError> {
         // the file
         libc::SYS_write,     // append
         libc::SYS_fdatasync, // durability
+        libc::SYS_fsync,     // durability of a new segment's name
         libc::SYS_ftruncate, // cut a partial line off
         // the memory allocator
         libc::SYS_brk,
@@ -90,11 +104,39 @@ fn table() -> Result<Table, ConfineError> {
     .into_iter()
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
-    // Rust's library makes sure that a descriptor is open before it closes it (debug builds).
-    table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?]);
+    // Rust's library makes sure that a descriptor is open before it closes it (debug builds). And the lock of a new
+    // segment.
+    let lock = exactly(1, libc::F_OFD_SETLK)?;
+    table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?, lock]);
+    let new_files = folders
+        .iter()
+        .copied()
+        .map(new_file_in)
+        .collect::<Result<Vec<_>, _>>()?;
+    // No rule would be no condition.
+    if !new_files.is_empty() {
+        table.insert(libc::SYS_openat, new_files);
+    }
     // Memory, but none that is executable (mmap(2), third argument).
     table.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     Ok(table)
+}
+
+/// A rule for openat(2) of a file that is not there yet, by a name in this folder. Where the name leads nobody checks
+/// here: that it stays beneath the folder is Landlock's.
+fn new_file_in(folder: BorrowedFd<'_>) -> Result<SeccompRule, ConfineError> {
+    // Which the kernel adds by itself on 64 bits, and libraries on 32.
+    let always_set = OFlags::LARGEFILE.bits();
+    let flags = SeccompCmpOp::MaskedEq((!always_set).into());
+    let is = |argument, how, number: u32| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, number.into())
+    };
+    let folder = folder.as_raw_fd().cast_unsigned();
+    Ok(SeccompRule::new(vec![
+        is(0, SeccompCmpOp::Eq, folder)?,
+        is(2, flags, NEW_SEGMENT.bits() & !always_set)?,
+        is(3, SeccompCmpOp::Eq, NEW_SEGMENT_MODE.bits())?,
+    ])?)
 }
 
 /// A rule for calls whose argument is this number.

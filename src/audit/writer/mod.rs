@@ -2,15 +2,17 @@
 //!
 //! Owns: the log's file and the head of its chain. Trusts: the session for the events of the session,
 //! the gate for those of the gate, neither for sequence, time or hashes; it takes a hostile gate for
-//! granted. Never: opens a file after its start, makes a socket, executes anything.
+//! granted. Never: opens a file after its start but the next segments, which are new; makes a socket, executes
+//! anything.
 //!
 //! `main` is one numbered list. It is started in a process group of its own and outlives the session
 //! process: if that dies, somebody must still write down that it did.
 //!
-//! Reading order: this file → [`confine`] → [`serve`] → [`lane`].
+//! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`].
 
 pub mod confine;
 mod lane;
+mod outage;
 mod serve;
 
 use std::fs::read_to_string;
@@ -22,10 +24,11 @@ use nix::sys::signal::SigSet;
 
 use self::confine::ConfineError;
 use super::AuditEvent;
-use super::log::{Log, LogError};
+use super::log::{Log, LogError, SEGMENT_BYTES};
 use super::record;
 use crate::exit::Exit;
 use crate::ids::SessionId;
+use crate::policy::OnFailure;
 use crate::sys::fd::inherit;
 use crate::wire::audit::{AuditBoot, AuditReply};
 use crate::wire::supply::WriterSupply;
@@ -77,18 +80,23 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    gate is listened to.
     let boot: WriterSupply = supply.recv()?;
 
-    // 4. Open the log: the last file that is ever opened here.
-    let (log, ended) = open(&folder, &boot)?;
+    // 4. Open the log: the last file that is ever opened here, but for the segments that are begun later.
+    let (log, ended, on_failure) = open(&folder, &boot)?;
     drop(folder);
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
     //    is read.
-    confine::confine()?;
+    confine::confine(&[log.folder()])?;
 
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
     drop(session.send(&AuditReply::Ready));
-    Ok(Opened { log, ended, supply })
+    Ok(Opened {
+        log,
+        ended,
+        supply,
+        on_failure,
+    })
 }
 
 /// What there is to work with.
@@ -97,31 +105,40 @@ struct Opened {
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
     supply: Channel,
+    on_failure: OnFailure,
 }
 
-fn open(folder: &OwnedFd, boot: &WriterSupply) -> Result<(Log, Option<u64>), StartError> {
+fn open(
+    folder: &OwnedFd,
+    boot: &WriterSupply,
+) -> Result<(Log, Option<u64>, OnFailure), StartError> {
     let host = record::host_id(&machine());
     match boot {
         WriterSupply::Boot(boot) => {
             let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
-            Ok((log, None))
+            Ok((as_long_as(log, boot), None, boot.on_failure))
         }
         WriterSupply::Resume(boot) => {
             let (shown, durability) = (&boot.folder, boot.durability);
-            let (mut log, found) = Log::resume(folder, shown, whose(boot), durability, &host)?;
+            let (log, found) = Log::resume(folder, shown, whose(boot), durability, &host)?;
+            let mut log = as_long_as(log, boot);
             if found.ended.is_none() {
                 // On record before anything that follows is taken.
                 let lost_bytes = found.lost_bytes;
                 log.stage(AuditEvent::LogResumed { lost_bytes })?;
                 log.commit()?;
             }
-            Ok((log, found.ended))
+            Ok((log, found.ended, boot.on_failure))
         }
         WriterSupply::Gate => {
             let early = io::Error::other("a gate's channel came before it");
             Err(StartError::Boot(WireError::Io(early)))
         }
     }
+}
+
+fn as_long_as(log: Log, boot: &AuditBoot) -> Log {
+    log.with_segments_of(boot.segment_bytes.unwrap_or(SEGMENT_BYTES))
 }
 
 fn whose(boot: &AuditBoot) -> (SessionId, &str) {

@@ -1,16 +1,22 @@
 //! Step 7: one thread, one loop. Wait, read both lanes, write one batch, answer. The gate's lane comes by
 //! the supply channel, and another one after it when the gate is another.
+//!
+//! A batch that cannot be written begins an [`Outage`]: until a record can be kept again, each is refused or held.
 
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use jiff::Timestamp;
+
 use super::Opened;
 use super::lane::Lane;
-use crate::audit::log::Log;
+use super::outage::Outage;
+use crate::audit::log::{Log, LogError};
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
+use crate::policy::OnFailure;
 use crate::wire::Channel;
 use crate::wire::audit::{Append, AuditReply};
 use crate::wire::supply::{Deliveries, WriterSupply, only};
@@ -18,12 +24,20 @@ use crate::wire::supply::{Deliveries, WriterSupply, only};
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// What is said of records that come too late.
+const OVER: &str = "audit log: the session has ended; nothing more is recorded";
+
 /// Reads of what a gate that died had sent, at most: far more than a socket holds.
 const LAST_READS: usize = 64;
 
 /// Serves until the session's log is over.
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
-    let Opened { log, ended, supply } = opened;
+    let Opened {
+        log,
+        ended,
+        supply,
+        on_failure,
+    } = opened;
     let mut service = Service {
         log,
         session: Lane::new(Source::Session, session),
@@ -38,6 +52,9 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         ended,
         started: Instant::now(),
         batch: Vec::new(),
+        on_failure,
+        outage: None,
+        last_word: None,
     };
     loop {
         let Ok(supplied) = service.wait() else {
@@ -69,7 +86,30 @@ struct Service {
     /// For how long a session lasted that cannot say so itself, as far as this writer knows.
     started: Instant,
     /// The requests of this turn, each lane's in its order.
-    batch: Vec<(Source, u64, Result<u64, String>)>,
+    batch: Vec<Asked>,
+    on_failure: OnFailure,
+    /// While nothing can be kept.
+    outage: Option<Outage>,
+    /// A `session.ended` that could not be kept, and when it came: nobody says it again.
+    last_word: Option<(Timestamp, AuditEvent)>,
+}
+
+/// A request of a client's.
+struct Asked {
+    source: Source,
+    id: u64,
+    what: Wanted,
+}
+
+/// What is to be done for it.
+#[expect(clippy::large_enum_variant, reason = "nearly all are records")]
+enum Wanted {
+    /// To keep this, which came then.
+    Record(Timestamp, AuditEvent),
+    /// To say where it stands.
+    Known(u64),
+    /// To say why not.
+    Nothing(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,13 +133,15 @@ impl Service {
         let place = fds.len();
         let supply = self.supply.as_ref();
         fds.extend(supply.map(|supply| PollFd::new(supply, PollFlags::IN)));
-        let timeout = match self.phase {
-            Phase::Lost { until } => {
-                let left = until.saturating_duration_since(Instant::now());
-                Some(Timespec::try_from(left).map_err(|_| Errno::INVAL)?)
-            }
+        let until = match self.phase {
+            Phase::Lost { until } => Some(until),
             Phase::Running | Phase::Ended => None,
         };
+        let retry = self.outage.as_ref().map(Outage::next);
+        let left = until.into_iter().chain(retry).min();
+        let left = left.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = left.map(Timespec::try_from).transpose();
+        let timeout = timeout.map_err(|_| Errno::INVAL)?;
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => Ok(fds.get(place).is_some_and(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => Ok(false),
@@ -134,7 +176,12 @@ impl Service {
             self.read_from(Source::Gate);
             self.commit();
         }
-        self.gate = Some(Lane::new(Source::Gate, channel));
+        let mut lane = Lane::new(Source::Gate, channel);
+        if let Some(outage) = &self.outage {
+            let error = outage.why().to_owned();
+            lane.answer(&AuditReply::Blocked { error });
+        }
+        self.gate = Some(lane);
     }
 
     /// Reads both lanes and stages what they ask for. The session first: its end is final.
@@ -165,41 +212,33 @@ impl Service {
 
     fn take(&mut self, source: Source, Append { id, event }: Append) {
         let is_end = matches!(event, AuditEvent::SessionEnded { .. }) && source == Source::Session;
-        let staged = if let (Phase::Ended, true, Some(place)) = (self.phase, is_end, self.ended) {
-            Ok(place)
+        let what = if let (Phase::Ended, true, Some(place)) = (self.phase, is_end, self.ended) {
+            Wanted::Known(place)
         } else if self.phase == Phase::Ended {
-            Err("audit log: the session has ended; nothing more is recorded".to_owned())
+            Wanted::Nothing(OVER.to_owned())
         } else if event.source() != source {
             if source == Source::Gate {
                 // One that plays the session is not ours any more.
                 self.cut_off(source);
             }
-            Err(format!(
+            Wanted::Nothing(format!(
                 "audit log: {} is not for the {source} to report",
                 event.name()
             ))
         } else {
-            let ends = matches!(event, AuditEvent::SessionEnded { .. });
-            let staged = self.log.stage(event).map_err(|error| error.to_string());
-            if ends && staged.is_ok() {
-                self.phase = Phase::Ended;
-            }
-            staged
+            Wanted::Record(Timestamp::now(), event.capped())
         };
-        self.batch.push((source, id, staged));
+        self.batch.push(Asked { source, id, what });
     }
 
     /// Writes the batch, then answers everything in it.
     fn commit(&mut self) {
-        let kept = self.log.commit().map_err(|error| error.to_string());
-        for (source, id, staged) in std::mem::take(&mut self.batch) {
-            let reply = match staged.and_then(|seq| kept.clone().map(|()| seq)) {
-                Ok(seq) => AuditReply::Recorded { id, seq },
-                Err(error) => AuditReply::Failed { id, error },
-            };
-            if let Some(lane) = self.lane(source) {
-                lane.answer(&reply);
-            }
+        self.end_outage(Instant::now());
+        let batch = std::mem::take(&mut self.batch);
+        if self.outage.is_some() {
+            self.do_without(batch);
+        } else {
+            self.keep(batch);
         }
         self.session.flush();
         if let Some(gate) = &mut self.gate {
@@ -207,11 +246,96 @@ impl Service {
         }
     }
 
+    fn keep(&mut self, batch: Vec<Asked>) {
+        let mut ends = false;
+        let mut places = Vec::with_capacity(batch.len());
+        for asked in &batch {
+            places.push(match &asked.what {
+                Wanted::Known(seq) => Ok(*seq),
+                Wanted::Nothing(why) => Err(why.clone()),
+                Wanted::Record(..) if ends => Err(OVER.to_owned()),
+                Wanted::Record(at, event) => {
+                    let staged = self.log.stage_capped(event, *at);
+                    ends |= staged.is_ok() && matches!(event, AuditEvent::SessionEnded { .. });
+                    staged.map_err(|error| error.to_string())
+                }
+            });
+        }
+        if let Err(error) = self.log.commit() {
+            self.begin_outage(&error);
+            self.do_without(batch);
+            return;
+        }
+        if ends {
+            self.phase = Phase::Ended;
+        }
+        for (Asked { source, id, .. }, place) in batch.into_iter().zip(places) {
+            let reply = match place {
+                Ok(seq) => AuditReply::Recorded { id, seq },
+                Err(error) => AuditReply::Failed { id, error },
+            };
+            self.answer(source, &reply);
+        }
+    }
+
+    /// Answers a batch that cannot be kept.
+    fn do_without(&mut self, batch: Vec<Asked>) {
+        let Some(mut outage) = self.outage.take() else {
+            return;
+        };
+        // Without a record there is no session that could go on.
+        let goes_on = self.on_failure == OnFailure::Continue && self.log.kept() > 0;
+        for Asked { source, id, what } in batch {
+            let error = outage.why().to_owned();
+            let reply = match what {
+                Wanted::Known(seq) => AuditReply::Recorded { id, seq },
+                Wanted::Nothing(error) => AuditReply::Failed { id, error },
+                Wanted::Record(at, event @ AuditEvent::SessionEnded { .. }) => {
+                    self.last_word = Some((at, event));
+                    AuditReply::Failed { id, error }
+                }
+                Wanted::Record(at, event) if goes_on => {
+                    outage.hold(event, at);
+                    AuditReply::Held { id }
+                }
+                Wanted::Record(at, event) => {
+                    outage.refuse(&event, at);
+                    AuditReply::Failed { id, error }
+                }
+            };
+            self.answer(source, &reply);
+        }
+        self.outage = Some(outage);
+    }
+
+    fn begin_outage(&mut self, error: &LogError) {
+        self.outage = Some(Outage::new(error));
+        let error = error.to_string();
+        self.answer(Source::Gate, &AuditReply::Blocked { error });
+    }
+
+    /// Tries whether it is over, if that is due by now.
+    fn end_outage(&mut self, now: Instant) {
+        let Some(outage) = self.outage.as_mut().filter(|outage| outage.next() <= now) else {
+            return;
+        };
+        if outage.end(&mut self.log).is_ok() {
+            self.outage = None;
+            self.answer(Source::Gate, &AuditReply::Writing);
+        }
+    }
+
+    fn answer(&mut self, source: Source, reply: &AuditReply) {
+        if let Some(lane) = self.lane(source) {
+            lane.answer(reply);
+        }
+    }
+
     /// What comes after this turn; `Some` when nothing does.
     fn turn(&mut self) -> Option<Exit> {
         match self.phase {
             _ if self.session.is_open() => None,
-            Phase::Ended => Some(kept(self.log.commit().is_ok())),
+            Phase::Ended => Some(Exit::Success),
             Phase::Running => {
                 let until = Instant::now() + GRACE;
                 self.phase = Phase::Lost { until };
@@ -221,17 +345,28 @@ impl Service {
         }
     }
 
-    /// Closes the log of a lost session, once its gate is gone or has had its time.
+    /// Closes the log of a lost session, once its gate is gone or has had its time; and of one whose end could not be
+    /// kept, if the disk takes it in that time.
     fn close_if_over(&mut self, until: Instant) -> Option<Exit> {
-        if self.gate.as_ref().is_some_and(Lane::is_open) && Instant::now() < until {
+        let waits = self.gate.as_ref().is_some_and(Lane::is_open) || self.outage.is_some();
+        if waits && Instant::now() < until {
             return None;
         }
-        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let ended = AuditEvent::SessionEnded {
-            status: Status::SessionLost,
-            ms,
+        if self.outage.is_some() {
+            return Some(Exit::Unavailable);
+        }
+        let lost = || {
+            let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let status = Status::SessionLost;
+            let files = None;
+            (
+                Timestamp::now(),
+                AuditEvent::SessionEnded { status, ms, files },
+            )
         };
-        let closed = self.log.stage(ended).and_then(|_| self.log.commit());
+        let (at, ended) = self.last_word.take().unwrap_or_else(lost);
+        let closed = self.log.stage_capped(&ended, at);
+        let closed = closed.and_then(|_| self.log.commit());
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))
     }
 

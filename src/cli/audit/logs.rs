@@ -1,16 +1,17 @@
 //! The logs that the caller may read: those in a folder of their own, and those that the service keeps, which
 //! the daemon opens for whoever may read them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::{FolderArg, folder_failure, log_failure};
 use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
 use crate::audit::reader::ReadError;
-use crate::audit::segment::SegmentName;
+use crate::audit::segment::{SegmentName, SegmentStore};
 use crate::cli::failure::Failure;
 use crate::cli::{print, service};
 use crate::exit::Exit;
@@ -26,6 +27,8 @@ pub(super) struct Logs {
     kept: BTreeSet<SessionId>,
     /// Whether the service may have more by now.
     service: bool,
+    /// The segments in the folder, as they were at the first look.
+    listed: OnceLock<BTreeMap<SessionId, Vec<SegmentName>>>,
 }
 
 impl Logs {
@@ -44,6 +47,7 @@ impl Logs {
             folder,
             kept: BTreeSet::new(),
             service,
+            listed: OnceLock::new(),
         };
         logs.ask();
         Ok((logs.folder.is_some() || service).then_some(logs))
@@ -88,7 +92,7 @@ impl Logs {
     /// The segments of a session's log, in their order.
     pub(super) fn segments(&self, session: SessionId) -> Result<Vec<SegmentName>, Failure> {
         if self.kept.contains(&session) {
-            return Ok(vec![SegmentName::first(session)]);
+            return service::segments(session);
         }
         let folder = self.folder.as_ref();
         let segments = folder.map(|folder| folder.segments(session)).transpose();
@@ -98,7 +102,7 @@ impl Logs {
     /// Opens a segment to read.
     pub(super) fn open_segment(&self, segment: SegmentName) -> io::Result<File> {
         if self.kept.contains(&segment.session) {
-            return self.open_log(segment.session);
+            return service::open_segment(segment).map(File::from);
         }
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         folder.open_segment(segment)
@@ -123,6 +127,7 @@ impl Logs {
                 && let Some(line) = lines.next_line().map_err(failed)?
             {
                 let record = line.record().map_err(|error| unreadable(&log, &error))?;
+                // A last line that is incomplete is the last there is.
                 if !record.is_some_and(|record| visit(record, line.bytes)) {
                     return Ok(());
                 }
@@ -131,17 +136,39 @@ impl Logs {
         }
         Ok(())
     }
+}
 
-    /// Opens the first segment of a log to read.
-    pub(super) fn open_log(&self, session: SessionId) -> io::Result<File> {
+impl SegmentStore for Logs {
+    fn list(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
         if self.kept.contains(&session) {
-            let opened = service::open_log(session);
-            return opened
-                .map(File::from)
-                .map_err(|failure| io::Error::other(failure.message));
+            return self.list_now(session);
         }
-        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        folder.open_log(session)
+        // One look at the folder for all of its sessions.
+        if self.listed.get().is_none() {
+            let folder = self.folder.as_ref();
+            let all = folder.map(LogFolder::all_segments).transpose();
+            let all = all.map_err(|error| io::Error::other(error.to_string()))?;
+            let mut listed: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            for segment in all.unwrap_or_default() {
+                let of_session = listed.entry(segment.session).or_default();
+                // Plain and packed for a moment, while it is packed: the plain one.
+                if of_session.last().map(|last: &SegmentName| last.number) != Some(segment.number) {
+                    of_session.push(segment);
+                }
+            }
+            self.listed.set(listed).ok();
+        }
+        let listed = self.listed.get().and_then(|listed| listed.get(&session));
+        Ok(listed.cloned().unwrap_or_default())
+    }
+
+    fn list_now(&self, session: SessionId) -> io::Result<Vec<SegmentName>> {
+        let listed = self.segments(session);
+        listed.map_err(|failure| io::Error::other(failure.message))
+    }
+
+    fn open(&self, segment: SegmentName) -> io::Result<File> {
+        self.open_segment(segment)
     }
 }
 

@@ -37,6 +37,9 @@ Examples:
   portcullis audit verify 0192f0      one session
   portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.jsonl
 
+  portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.0002.jsonl
+                                      a later segment, by itself: reported as `part`
+
 Exits with 1 when a record does not hold, and names the first that does not. A log without its last
 records looks like one that was never closed; it is reported as `open`. Keep the printed head
 elsewhere to tell the two apart.")]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::audit::changes::FileChanges;
 use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
@@ -12,6 +13,7 @@ use crate::policy::{Host, Method, Port, Verdict};
 pub(super) type Destinations = HashMap<ConnId, String>;
 
 /// What an event says, without its name.
+#[expect(clippy::too_many_lines, reason = "an arm an event")]
 pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
     match event {
         AuditEvent::SessionStarted { .. } => started(event),
@@ -96,6 +98,23 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
         AuditEvent::LogResumed { lost_bytes } => resumed(*lost_bytes),
+        AuditEvent::RecordsLost {
+            count,
+            kinds,
+            from,
+            to,
+            why,
+            by: _,
+        } => {
+            let kinds = kinds
+                .iter()
+                .map(|(kind, count)| format!("{count} {}", escape(kind)));
+            let kinds = kinds.collect::<Vec<_>>().join(", ");
+            format!(
+                "{count} from {from:.3} to {to:.3} ({kinds}): {}",
+                escape(why)
+            )
+        }
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };
@@ -109,10 +128,32 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             let how = if *read_only { ", read-only" } else { "" };
             format!("by {}{how}", escape(by))
         }
-        AuditEvent::SessionEnded { status: how, ms } => {
-            format!("{} after {}", status(how), duration(*ms))
-        }
+        AuditEvent::SessionEnded { status, ms, files } => ended(status, *ms, files.as_ref()),
     }
+}
+
+fn ended(how: &Status, ms: u64, files: Option<&FileChanges>) -> String {
+    let files = files.map(|files| format!("; {}", changes(files)));
+    let files = files.unwrap_or_default();
+    format!("{} after {}{files}", status(how), duration(ms))
+}
+
+/// How many files changed.
+pub(super) fn changes(files: &FileChanges) -> String {
+    let later = files.executed_later.len() as u64 + files.executed_later_more;
+    let later = match later {
+        0 => String::new(),
+        some => format!(", {some} of them executed later by others"),
+    };
+    let partly = if files.complete {
+        ""
+    } else {
+        ", of those that were looked at"
+    };
+    format!(
+        "{} files created, {} modified{later}{partly}",
+        files.created, files.modified
+    )
 }
 
 fn resumed(lost_bytes: u64) -> String {

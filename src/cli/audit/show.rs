@@ -7,7 +7,7 @@ use super::{FolderArg, finish, log_failure, naming, phrase, verify};
 use crate::audit::Counted;
 use crate::audit::folder::file_name;
 use crate::audit::summary::{Destination, SessionSummary, Start};
-use crate::audit::verify::{Report, State, verify_file};
+use crate::audit::verify::{Report, State, verify_log};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -34,10 +34,7 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
     let log = path.join(file_name(session));
-    let file = folder
-        .open_log(session)
-        .map_err(|error| log_failure(&log, &error))?;
-    let report = verify_file(&file, Some(session)).map_err(|error| log_failure(&log, &error))?;
+    let report = verify_log(&folder, session).map_err(|error| log_failure(&log, &error))?;
     match seq {
         Some(seq) => show_record(&folder, (session, seq), &report, arguments.json),
         None => show_session(&folder, session, &report, arguments.json),
@@ -180,8 +177,25 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
             "log        resumed {often} by another writer: a record may stand there twice"
         ));
     }
+    if summary.records_lost > 0 {
+        let count = summary.records_lost;
+        lines.push(format!(
+            "lost       {count} records that could not be kept: see records.lost"
+        ));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
+    }
+    if let Some(files) = &summary.files {
+        lines.push(format!("files      {}", phrase::changes(files)));
+        lines.extend(files.executed_later.iter().map(|file| {
+            let what = if file.created { "created" } else { "modified" };
+            format!("           {what} {} (by {})", escape(&file.path), file.by)
+        }));
+        if files.executed_later_more > 0 {
+            let more = files.executed_later_more;
+            lines.push(format!("           and {more} more that others execute"));
+        }
     }
     for limit in &summary.limits {
         let host = limit.host.as_ref();

@@ -1,7 +1,7 @@
 //! `portcullis audit tail`: the last records, and with `-f` those to come.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -13,7 +13,8 @@ use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, no_sessions, phrase};
 use crate::audit::folder::file_name;
 use crate::audit::reader::{Ending, Lines};
-use crate::audit::{AuditEvent, lock};
+use crate::audit::segment::{SegmentName, SegmentStore};
+use crate::audit::{AuditEvent, AuditRecord, lock};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::ids::SessionId;
@@ -162,11 +163,12 @@ impl View {
             if wanted == 0 && !follow {
                 break;
             }
-            let Some(mut log) = self.open(session)? else {
+            let last = self.last_of(session, wanted);
+            let (log, last) = last.map_err(|error| self.failure(session, &error))?;
+            let Some(log) = log else {
                 continue;
             };
-            let read = log.skip_to_last(wanted).and_then(|()| log.read());
-            entries.extend(read.map_err(|error| self.failure(session, &error))?);
+            entries.extend(last);
             entries.sort_by_key(|entry| entry.ts);
             entries.drain(..entries.len().saturating_sub(count));
             if follow {
@@ -188,7 +190,7 @@ impl View {
         let mut entries = Vec::new();
         let mut followed = std::mem::take(&mut self.followed);
         for log in &mut followed {
-            let read = log.read();
+            let read = log.read_on(&self.folder);
             entries.extend(read.map_err(|error| self.failure(log.session, &error))?);
         }
         self.followed = followed;
@@ -214,13 +216,42 @@ impl View {
         }
     }
 
-    /// `None`: somebody removed it since it was listed.
+    /// The newest segment. `None`: somebody removed it since it was listed.
     fn open(&self, session: SessionId) -> Result<Option<OpenLog>, Failure> {
-        match self.folder.open_log(session) {
-            Ok(file) => Ok(Some(OpenLog::new(session, file))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failure(session, &error)),
+        let newest = match self.folder.list(session) {
+            // One that is new since the first look.
+            Ok(listed) if listed.is_empty() => self.folder.list_now(session),
+            listed => listed,
+        };
+        let opened = newest.and_then(|mut listed| {
+            let newest = listed.pop();
+            let opened = newest.map(|newest| OpenLog::open(&self.folder, newest));
+            opened.transpose().map(Option::flatten)
+        });
+        opened.map_err(|error| self.failure(session, &error))
+    }
+
+    /// The last records of a log, from as many segments as have them, and the newest of those, read to its end.
+    fn last_of(
+        &self,
+        session: SessionId,
+        count: usize,
+    ) -> io::Result<(Option<OpenLog>, Vec<Entry>)> {
+        let (mut newest, mut entries) = (None, Vec::new());
+        for segment in self.folder.list(session)?.into_iter().rev() {
+            let left = count.saturating_sub(entries.len());
+            if left == 0 && newest.is_some() {
+                break;
+            }
+            let Some(mut log) = OpenLog::open(&self.folder, segment)? else {
+                continue;
+            };
+            let mut earlier = log.last(left)?;
+            earlier.append(&mut entries);
+            entries = earlier;
+            newest.get_or_insert(log);
         }
+        Ok((newest, entries))
     }
 
     fn failure(&self, session: SessionId, error: &io::Error) -> Failure {
@@ -248,9 +279,10 @@ impl View {
     }
 }
 
-/// A log, read up to some place.
+/// A log, read up to some place of one of its segments.
 struct OpenLog {
     session: SessionId,
+    segment: SegmentName,
     file: File,
     offset: u64,
     ts: Timestamp,
@@ -261,10 +293,20 @@ struct OpenLog {
 }
 
 impl OpenLog {
-    fn new(session: SessionId, file: File) -> Self {
+    /// `None`: somebody removed it since it was listed.
+    fn open(store: &impl SegmentStore, segment: SegmentName) -> io::Result<Option<Self>> {
+        match store.open(segment) {
+            Ok(file) => Ok(Some(Self::new(segment, file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn new(segment: SegmentName, file: File) -> Self {
         let (ts, destinations) = (Timestamp::MIN, phrase::Destinations::new());
         Self {
-            session,
+            session: segment.session,
+            segment,
             file,
             offset: 0,
             ts,
@@ -272,6 +314,43 @@ impl OpenLog {
             ended: false,
             unheld: 0,
         }
+    }
+
+    /// The last whole lines, to the end of the segment.
+    fn last(&mut self, count: usize) -> io::Result<Vec<Entry>> {
+        if !self.segment.packed {
+            self.skip_to_last(count)?;
+            return self.read();
+        }
+        // Its end is found by unpacking it.
+        let mut lines = self.segment.lines(self.file.try_clone()?)?;
+        let mut last = VecDeque::new();
+        while let Some(read) = lines.next_line()? {
+            last.push_back(read.bytes.to_vec());
+            if last.len() > count {
+                last.pop_front();
+            }
+        }
+        Ok(last.iter().map(|text| self.entry(text)).collect())
+    }
+
+    /// The whole lines from here on, over the border of segments.
+    fn read_on(&mut self, store: &impl SegmentStore) -> io::Result<Vec<Entry>> {
+        let mut entries = self.read()?;
+        while !lock::is_held(&self.file).unwrap_or_default() {
+            let later = store.list_now(self.session)?.into_iter();
+            let next = later.filter(|one| one.number > self.segment.number).min();
+            let Some(next) = next else { break };
+            // Nobody adds to this one any more: what came since it was read.
+            entries.extend(self.read()?);
+            let Some(log) = Self::open(store, next)? else {
+                break;
+            };
+            (self.segment, self.file) = (log.segment, log.file);
+            (self.offset, self.unheld) = (0, 0);
+            entries.extend(self.read()?);
+        }
+        Ok(entries)
     }
 
     /// Goes to where the last whole lines begin, looking from the end.
@@ -304,6 +383,10 @@ impl OpenLog {
 
     /// The whole lines from here to the end.
     fn read(&mut self) -> io::Result<Vec<Entry>> {
+        if self.segment.packed {
+            // It is over, and was read as a whole.
+            return Ok(Vec::new());
+        }
         let mut entries = Vec::new();
         (&self.file).seek(io::SeekFrom::Start(self.offset))?;
         let mut lines = Lines::new(BufReader::with_capacity(BLOCK, self.file.try_clone()?));
@@ -316,23 +399,29 @@ impl OpenLog {
                     return Err(io::Error::other("a line is longer than any record"));
                 }
             }
-            let text = String::from_utf8_lossy(read.bytes).into_owned();
-            let said = read.record().ok().flatten().map(|record| {
-                self.ts = record.ts;
-                self.ended |= matches!(record.event, AuditEvent::SessionEnded { .. });
-                (
-                    record.event.name(),
-                    phrase::event(&record.event, &mut self.destinations),
-                )
-            });
-            entries.push(Entry {
-                session: self.session,
-                ts: self.ts,
-                text,
-                said,
-            });
+            entries.push(self.entry(read.bytes));
         }
         Ok(entries)
+    }
+
+    /// What stands in a line.
+    fn entry(&mut self, line: &[u8]) -> Entry {
+        let text = String::from_utf8_lossy(line).into_owned();
+        let record: Option<AuditRecord> = serde_json::from_slice(line).ok();
+        let said = record.map(|record| {
+            self.ts = record.ts;
+            self.ended |= matches!(record.event, AuditEvent::SessionEnded { .. });
+            (
+                record.event.name(),
+                phrase::event(&record.event, &mut self.destinations),
+            )
+        });
+        Entry {
+            session: self.session,
+            ts: self.ts,
+            text,
+            said,
+        }
     }
 
     /// Whether nothing more will come: it has its end, or its writer is gone.
@@ -365,7 +454,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let padding = "x".repeat(BLOCK);
         io::Write::write_all(&mut file, format!("a\n{padding}\nb\nc\npart").as_bytes()).unwrap();
-        let mut log = OpenLog::new(SessionId::generate(), file);
+        let mut log = OpenLog::new(SegmentName::first(SessionId::generate()), file);
         let from_end = [
             (0, 0),
             (1, 2),

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, no_sessions};
-use crate::audit::folder::{file_name, session_of};
-use crate::audit::verify::{Report, State, verify_file};
+use crate::audit::folder::file_name;
+use crate::audit::segment::SegmentName;
+use crate::audit::verify::{Report, State, verify_file, verify_log, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -96,23 +97,22 @@ fn logs(arguments: &VerifyArgs, path: &Path) -> Result<Vec<Log>, Failure> {
 
 impl Log {
     fn verify(self) -> Result<Verified, Failure> {
-        let (log, opened, named) = match self {
+        let (log, report) = match self {
             Self::InFolder(folder, session) => {
                 let log = folder.path().join(file_name(session));
-                (log, folder.open_log(session), Some(session))
+                (log, verify_log(&*folder, session))
             }
             Self::AtPath(path) => {
-                let named = path
-                    .file_name()
-                    .and_then(OsStr::to_str)
-                    .and_then(session_of);
-                let opened = File::open(&path);
-                (path, opened, named)
+                let name = path.file_name().and_then(OsStr::to_str);
+                let named = name.and_then(SegmentName::parse);
+                let report = File::open(&path).and_then(|file| match named {
+                    Some(named) => verify_segment(file, named),
+                    None => verify_file(&file, None),
+                });
+                (path, report)
             }
         };
-        let report = opened
-            .and_then(|file| verify_file(&file, named))
-            .map_err(|error| log_failure(&log, &error))?;
+        let report = report.map_err(|error| log_failure(&log, &error))?;
         Ok(Verified { log, report })
     }
 }
@@ -128,6 +128,7 @@ fn describe(Verified { log, report }: &Verified) -> String {
 pub(super) fn word(report: &Report) -> &'static str {
     match (&report.broken, report.state) {
         (Some(_), _) => "BROKEN  ",
+        (None, _) if report.part.is_some() => "part    ",
         (None, State::Complete) => "complete",
         (None, State::Running) => "running ",
         (None, State::Open) => "open    ",
@@ -143,12 +144,15 @@ pub(super) fn findings(report: &Report) -> String {
         1 => "1 record".to_owned(),
         records => format!("{records} records"),
     };
+    let part = report.part.map(|first| {
+        format!(" from record {first} on: part of a log, whose other segments were not looked at")
+    });
     let head = report.head.map(|head| format!(", head {head}"));
     let open = (report.state == State::Open)
         .then(|| "; not closed: its writer was killed, or its tail was cut off".to_owned());
     let times = report.clock_set_back;
     let clock = (times > 0).then(|| format!("; warning: the clock was set back {times} times"));
-    [Some(count), head, open, clock]
+    [Some(count), part, head, open, clock]
         .into_iter()
         .flatten()
         .collect()

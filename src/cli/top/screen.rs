@@ -273,7 +273,10 @@ fn cells(row: &Row) -> Vec<String> {
         let counters = row.counters.as_deref();
         counters.map_or_else(|| "?".to_owned(), |counters| value(counters).to_string())
     };
-    let running = row.known.as_ref().map(|known| ps::age(known.started));
+    let running = row.known.as_ref().map(|known| match &known.audit {
+        Some(why) => ps::audit_word(why).to_owned(),
+        None => ps::age(known.started),
+    });
     vec![
         name(row),
         profile(row),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::policy::amount::{decimal, milliseconds, size};
 use crate::policy::host::shown;
 
 /// What is counted. The word is the key of a profile and stands in records.
@@ -182,41 +183,4 @@ impl fmt::Display for BudgetKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.key())
     }
-}
-
-/// Decimal digits alone: no sign, no space.
-pub(super) fn decimal(text: &str) -> Option<u64> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().ok() } else { None }
-}
-
-/// Bytes, in powers of 1024.
-pub(super) fn size(text: &str) -> Option<u64> {
-    let units = [
-        ("K", 1 << 10),
-        ("M", 1 << 20),
-        ("G", 1 << 30),
-        ("T", 1 << 40),
-    ];
-    let scaled = units
-        .into_iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)));
-    let (digits, unit) = scaled.unwrap_or((text, 1_u64));
-    decimal(digits)?.checked_mul(unit)
-}
-
-/// A time with its unit.
-pub(super) fn milliseconds(text: &str) -> Option<u64> {
-    // "ms" before "s", which it ends with.
-    let units = [
-        ("ms", 1),
-        ("s", 1000),
-        ("m", 60_000),
-        ("h", 3_600_000),
-        ("d", 86_400_000),
-    ];
-    let (digits, unit) = units
-        .into_iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-    decimal(digits)?.checked_mul(unit)
 }

@@ -9,10 +9,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::budget_kind::{Amount, BudgetKind, decimal, milliseconds};
+use super::budget_kind::{Amount, BudgetKind};
 use super::error::{ProfileError, not_one_of};
 use super::file::entry;
 use super::read::{Source, append};
+use crate::policy::amount::{decimal, milliseconds};
 use crate::policy::host::shown;
 use crate::policy::rule::HostPattern;
 

@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::error::ProfileError;
 use super::upstream::UpstreamFile;
 use super::{
-    Durability, FilesystemMode, LimitsFloor, NetworkMode, Registry, Unlisted, WebsocketPolicy,
+    Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, Registry, Unlisted,
+    WebsocketPolicy,
 };
 
 /// One profile file.
@@ -137,6 +138,8 @@ pub(super) struct CodexFile {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct AuditFile {
     pub(super) durability: Option<Durability>,
+    pub(super) file_changes: Option<bool>,
+    pub(super) on_failure: Option<OnFailure>,
 }
 
 #[derive(Debug, Default, Deserialize)]

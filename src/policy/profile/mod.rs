@@ -370,6 +370,19 @@ pub enum Durability {
     Each,
 }
 
+/// What a session does while records cannot be kept. Ordered: the later takes more care.
+#[derive(
+    Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It goes on; what could not be recorded is counted.
+    Continue,
+    /// Nothing leaves.
+    #[default]
+    Block,
+}
+
 /// Who answers where the policy says "ask".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApprovalsPolicy {
@@ -396,4 +409,8 @@ impl Default for ApprovalsPolicy {
 pub struct AuditPolicy {
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whether the record of the session's end says what changed in the folders that it could write.
+    pub file_changes: bool,
+    /// What the session does while records cannot be kept.
+    pub on_failure: OnFailure,
 }

@@ -13,9 +13,9 @@ use super::file::{
 };
 use super::{
     ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, PolicyTest,
-    Profile, ResourceLimits, approvals, budgets, credentials, resources, rules, unix_sockets,
-    upstream, value,
+    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, OnFailure,
+    PolicyTest, Profile, ResourceLimits, approvals, budgets, credentials, resources, rules,
+    unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -56,6 +56,8 @@ pub(super) fn strictest(name: &str) -> Profile {
         codex: CodexPolicy::default(),
         audit: AuditPolicy {
             durability: Durability::Batch,
+            file_changes: true,
+            on_failure: OnFailure::Block,
         },
         approvals: ApprovalsPolicy::default(),
     }
@@ -80,6 +82,8 @@ pub(super) fn overlay(
     replace(&mut profile.isolation.limits, file.isolation.limits);
     resources::overlay(&mut profile.limits, source, file.limits)?;
     replace(&mut profile.audit.durability, file.audit.durability);
+    replace(&mut profile.audit.file_changes, file.audit.file_changes);
+    replace(&mut profile.audit.on_failure, file.audit.on_failure);
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;

@@ -8,10 +8,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::budget_kind::{Amount, BudgetKind, decimal, size};
+use super::budget_kind::{Amount, BudgetKind};
 use super::error::{ProfileError, not_one_of};
 use super::file::entry;
 use super::read::Source;
+use crate::policy::amount::{decimal, size};
 use crate::policy::host::shown;
 
 /// What is limited. The word is the key of a profile and stands in records.

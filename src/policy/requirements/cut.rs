@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::{NetworkRequirements, Requirements};
 use crate::policy::profile::{
-    LimitsFloor, NetworkMode, NetworkPolicy, Profile, TlsHandling, Unlisted, WebsocketPolicy,
+    LimitsFloor, NetworkMode, NetworkPolicy, OnFailure, Profile, TlsHandling, Unlisted,
+    WebsocketPolicy,
 };
 use crate::policy::rule::{Effect, HostPattern, Protocol, Rule};
 use crate::policy::unix_socket::UnixSocket;
@@ -110,11 +111,19 @@ impl Profile {
             *floor = LimitsFloor::Required;
             cuts.note("isolation.limits", "is \"required\"");
         }
-        if let Some(audit) = &required.audit
-            && audit.durability > self.audit.durability
+        if let Some(durability) = required.audit.durability
+            && durability > self.audit.durability
         {
-            self.audit.durability = audit.durability;
+            self.audit.durability = durability;
             cuts.note("audit.durability", "is \"each\"");
+        }
+        if required.audit.file_changes && !self.audit.file_changes {
+            self.audit.file_changes = true;
+            cuts.note("audit.file_changes", "is true");
+        }
+        if required.on_failure(self.audit.on_failure) > self.audit.on_failure {
+            self.audit.on_failure = OnFailure::Block;
+            cuts.note("audit.on_failure", "is \"block\"");
         }
         cuts.0
     }

@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::profile::{
-    AuditPolicy, Budgets, FilesystemMode, LimitsFloor, NetworkMode, ResourceLimits, Unlisted,
-    WebsocketPolicy,
+    Budgets, Durability, FilesystemMode, LimitsFloor, NetworkMode, OnFailure, ResourceLimits,
+    Unlisted, WebsocketPolicy,
 };
 use super::rule::{HostPattern, Rule};
 use super::upstream::ProxyUrl;
@@ -44,9 +44,20 @@ pub struct Requirements {
     /// The most of the machine that a session may take.
     limits: ResourceLimits,
     /// The least care with which records are kept.
-    audit: Option<AuditPolicy>,
+    audit: RequiredAudit,
     /// Which profiles members of a group may use, the first entry that fits; everybody else: any.
     profiles: Vec<ProfilesOf>,
+}
+
+/// What they say of records.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct RequiredAudit {
+    /// The least care.
+    durability: Option<Durability>,
+    /// Whether changed files are looked for.
+    file_changes: bool,
+    /// What a session does at least while records cannot be kept.
+    on_failure: Option<OnFailure>,
 }
 
 /// What they say of the network.
@@ -111,6 +122,13 @@ impl Requirements {
     /// The upstream proxies that may be used; `None`: any.
     pub fn upstream_proxies(&self) -> Option<&[ProxyUrl]> {
         self.network.upstream_proxies.as_deref()
+    }
+
+    /// What a session does while records cannot be kept, where its profile says this.
+    pub fn on_failure(&self, wanted: OnFailure) -> OnFailure {
+        self.audit
+            .on_failure
+            .map_or(wanted, |least| least.max(wanted))
     }
 
     /// Where they were read.

@@ -23,7 +23,7 @@ use super::terminal::Terminal;
 use super::watch::Notice;
 use crate::audit::AuditEvent;
 use crate::policy::{Answered, Budgets, Profile, Scope};
-use crate::wire::gate::{Answer, GateCommand, GateReply, Question};
+use crate::wire::gate::{Answer, AuditState, GateCommand, GateReply, Question};
 use crate::wire::service::May;
 use crate::wire::session::{Description, SessionReply, SessionRequest};
 
@@ -219,6 +219,10 @@ impl Desk {
                 }
                 Ok(())
             }
+            GateReply::Audit(state) => {
+                self.hear_of_records(state, tell);
+                Ok(())
+            }
             GateReply::Limit(_)
             | GateReply::Confined { .. }
             | GateReply::Serving
@@ -310,6 +314,18 @@ impl Desk {
             }
         }
         permitted
+    }
+
+    /// Records cannot be kept, or can be again: who looks at the session is told, and who asks for it.
+    fn hear_of_records(&mut self, state: AuditState, tell: Tell<'_>) {
+        if let Some(description) = &mut self.description {
+            description.audit = match &state {
+                AuditState::Writing => None,
+                AuditState::Blocked(why) => Some(format!("blocked: {why}")),
+                AuditState::Behind(why) => Some(format!("behind: {why}")),
+            };
+        }
+        tell(Notice::Records(state));
     }
 
     /// What the session tells of itself from now on.

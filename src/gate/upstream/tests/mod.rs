@@ -89,6 +89,7 @@ fn boot(origins: &[(&str, &TlsOrigin)]) -> GateBoot {
         }
     }
     GateBoot {
+        on_failure: crate::policy::OnFailure::Block,
         credentials: Vec::new(),
         policy,
         name_servers: Vec::new(),

@@ -4,22 +4,31 @@
 //!
 //! A writer that dies is replaced by another ([`supply`](super::supply)): callers wait meanwhile, connections
 //! stay, and what was not acknowledged is sent again, so that a record may be kept twice but not lost. If none
-//! comes in time everything is refused, and connections end, until one comes after all.
+//! comes in time, if the writer says that the disk takes nothing, or if it does not answer in time, everything is
+//! refused, and connections end, until records are kept again.
+//!
+//! Unless the profile says that the session goes on ([`OnFailure::Continue`]): then callers are let go after a short
+//! wait, records stay in the queue as long as there is room, and those beyond are counted.
+
+mod trouble;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::audit::AuditEvent;
+use crate::audit::loss::Losses;
+use crate::policy::OnFailure;
 use crate::wire::audit::{Append, AuditReply};
 use crate::wire::frame;
+use crate::wire::gate::AuditState;
 
 /// Requests that may wait for an acknowledgement at once; later ones wait for their turn.
 const WAITING: usize = 64;
@@ -27,10 +36,6 @@ const WAITING: usize = 64;
 /// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
 /// it come to that: callers give up waiting, their records stay.
 const BACKLOG: usize = 1024;
-
-/// How long a record may stay unacknowledged, and how long there may be no writer before everything is
-/// refused. Must exceed an fdatasync(2) on a busy disk, and the start of another writer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// An answer of the writer is one short object; only its error text has a length.
 const MAX_REPLY: usize = 64 << 10;
@@ -53,8 +58,24 @@ pub(super) struct Reporter {
     replaceable: Cell<bool>,
     /// Whether no writer could help: nothing is recorded any more.
     useless: Cell<bool>,
+    /// What happens while records cannot be kept.
+    on_failure: OnFailure,
+    /// The writer says that it can keep none; why.
+    refusing: RefCell<Option<String>>,
+    /// There has been no writer for too long.
+    absent: Cell<bool>,
+    /// The oldest record without an answer is too old.
+    overdue: Cell<bool>,
+    /// Records that the writer holds and has not kept yet: they are lost if it dies.
+    held: RefCell<Losses>,
+    /// Records that had no room here, or that a writer that died had held.
+    losses: RefCell<Losses>,
+    /// What the session is told.
+    state: watch::Sender<AuditState>,
     /// What is under way.
     queue: RefCell<Queue>,
+    /// Wakes [`Reporter::watch_the_oldest`]: there is one.
+    queued: Notify,
     /// Wakes the task that writes what the socket did not take at once.
     unsent: Notify,
     /// Wakes [`Reporter::settled`].
@@ -79,6 +100,10 @@ struct Queue {
 #[derive(Debug)]
 struct Unanswered {
     id: u64,
+    /// The name of its event.
+    kind: &'static str,
+    /// When the present writer got it.
+    since: Instant,
     frame: Vec<u8>,
     /// Whoever waits for it.
     waiter: Option<oneshot::Sender<()>>,
@@ -106,14 +131,22 @@ impl From<io::Error> for End {
 }
 
 impl Reporter {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, on_failure: OnFailure) -> Self {
         Self {
             lane: RefCell::new(Some(Rc::new(stream))),
             next: RefCell::default(),
             supplied: Notify::new(),
             replaceable: Cell::new(true),
             useless: Cell::new(false),
+            on_failure,
+            refusing: RefCell::default(),
+            absent: Cell::new(false),
+            overdue: Cell::new(false),
+            held: RefCell::default(),
+            losses: RefCell::default(),
+            state: watch::Sender::new(AuditState::Writing),
             queue: RefCell::default(),
+            queued: Notify::new(),
             unsent: Notify::new(),
             answered: Notify::new(),
             turns: Semaphore::new(WAITING),
@@ -121,32 +154,42 @@ impl Reporter {
         }
     }
 
-    /// Records an event and waits until the writer has kept it.
+    /// Records an event and waits until the writer has kept it. Where the session goes on without records, no longer
+    /// than a moment.
     pub(super) async fn record(&self, event: AuditEvent) -> Result<(), AuditLost> {
+        let goes_on = self.on_failure == OnFailure::Continue;
+        if goes_on && self.is_in_trouble() {
+            return self.leave(event);
+        }
+        let mut event = Some(event);
         let acknowledged = async {
             let _turn = self.turns.acquire().await.map_err(|_| AuditLost)?;
             if self.is_lost() || self.queue.borrow().waiting.len() >= BACKLOG {
                 return Err(AuditLost);
             }
             let (sender, receiver) = oneshot::channel();
+            let event = event.take().ok_or(AuditLost)?;
             self.enqueue(event, Some(sender))?;
             receiver.await.map_err(|_| AuditLost)
         };
-        timeout(PATIENCE, acknowledged)
-            .await
-            .unwrap_or(Err(AuditLost))
+        match timeout(self.patience(), acknowledged).await {
+            Ok(outcome) => outcome,
+            Err(_) if goes_on => event.map_or(Ok(()), |event| self.leave(event)),
+            Err(_) => Err(AuditLost),
+        }
     }
 
     /// Records an event in its place without waiting: for facts after the decision, which every later
     /// [`Reporter::record`] of the same channel waits for as well. What a connection leaves here is
     /// bounded, because its next request waits for an acknowledgement behind it.
     pub(super) fn note(&self, event: AuditEvent) {
-        // While nothing is let through these are the ends of what was; another writer may still come.
-        if self.is_lost() && self.queue.borrow().waiting.len() >= BACKLOG {
-            return;
+        // While nothing is let through these are the ends of what was; another writer may still come. Where no writer
+        // can help nothing is left to do for this one.
+        if self.is_lost() || self.is_in_trouble() {
+            self.leave(event).ok();
+        } else {
+            self.enqueue(event, None).ok();
         }
-        // Where no writer can help nothing is left to do for this one.
-        self.enqueue(event, None).ok();
     }
 
     /// Waits until every record has its answer, or the channel is lost.
@@ -182,7 +225,7 @@ impl Reporter {
     /// Nothing is to be let through any more, whoever writes.
     pub(super) fn give_up(&self) {
         self.useless.set(true);
-        self.lose();
+        self.judge();
         self.supplied.notify_one();
     }
 
@@ -195,6 +238,7 @@ impl Reporter {
                     end = self.write_all(&lane) => end,
                     end = self.read_replies(&lane) => end,
                     () = self.until_replaced() => End::Gone,
+                    never = self.watch_the_oldest() => match never {},
                 };
                 self.lane.take();
                 if end == End::Useless {
@@ -204,7 +248,7 @@ impl Reporter {
                 self.find_lane().await;
             }
         }
-        self.lose();
+        self.judge();
     }
 
     /// Resolves once there is another channel, or nothing is to be let through any more.
@@ -221,12 +265,16 @@ impl Reporter {
             self.take_up(lane);
             return;
         }
-        if !self.replaceable.get() {
+        let patience = self.patience();
+        if !self.replaceable.get() && self.on_failure == OnFailure::Block {
             self.useless.set(true);
-        } else if self.is_lost() {
+        } else if self.absent.get() {
             self.supplied.notified().await;
-        } else if timeout(PATIENCE, self.supplied.notified()).await.is_err() {
-            self.lose();
+        } else if !self.replaceable.get()
+            || timeout(patience, self.supplied.notified()).await.is_err()
+        {
+            self.absent.set(true);
+            self.judge();
         }
     }
 
@@ -237,28 +285,20 @@ impl Reporter {
         let Queue {
             outgoing, waiting, ..
         } = &mut *queue;
-        for unanswered in waiting.iter() {
+        for unanswered in waiting.iter_mut() {
             outgoing.extend(&unanswered.frame);
+            unanswered.since = Instant::now();
         }
         drop(queue);
         self.lane.replace(Some(Rc::new(lane)));
-        self.lost.send_replace(false);
+        let held = self.held.take();
+        self.losses.borrow_mut().add_all(held);
+        // It says so itself if it cannot keep any either.
+        self.refusing.take();
+        self.absent.set(false);
+        self.overdue.set(false);
+        self.judge();
         self.send_now();
-    }
-
-    fn lose(&self) {
-        self.lost.send_replace(true);
-        let mut queue = self.queue.borrow_mut();
-        queue.outgoing.clear();
-        if self.useless.get() {
-            queue.waiting.clear();
-        }
-        for unanswered in &mut queue.waiting {
-            // Dropping the sender tells the waiting caller; the record itself may still be kept.
-            unanswered.waiter = None;
-        }
-        drop(queue);
-        self.answered.notify_waiters();
     }
 
     fn enqueue(
@@ -270,14 +310,21 @@ impl Reporter {
             return Err(AuditLost);
         }
         let mut queue = self.queue.borrow_mut();
-        let id = queue.next.get();
+        let (id, kind) = (queue.next.get(), event.name());
         let frame = frame::encode(&Append { id, event }).map_err(|_| AuditLost)?;
         queue.next.set(id.wrapping_add(1));
         if self.lane.borrow().is_some() {
             queue.outgoing.extend(&frame);
         }
-        queue.waiting.push_back(Unanswered { id, frame, waiter });
+        queue.waiting.push_back(Unanswered {
+            id,
+            kind,
+            since: Instant::now(),
+            frame,
+            waiter,
+        });
         drop(queue);
+        self.queued.notify_one();
         self.send_now();
         Ok(())
     }
@@ -344,16 +391,49 @@ impl Reporter {
 
     /// Matches one answer with the oldest record.
     fn accept(&self, reply: &AuditReply) -> io::Result<()> {
-        let waiting = self.queue.borrow_mut().waiting.pop_front();
-        let (AuditReply::Recorded { id, .. }, Some(unanswered)) = (reply, waiting) else {
-            return Err(io::ErrorKind::InvalidData.into());
+        let id = match reply {
+            AuditReply::Blocked { error } => {
+                self.refusing.replace(Some(error.clone()));
+                self.judge();
+                return Ok(());
+            }
+            AuditReply::Writing => {
+                self.refusing.take();
+                self.held.take();
+                self.judge();
+                return Ok(());
+            }
+            // It could keep others: a record that is refused for itself is none that anything may follow.
+            AuditReply::Failed { .. } if self.refusing.borrow().is_none() => {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            AuditReply::Recorded { id, .. }
+            | AuditReply::Held { id }
+            | AuditReply::Failed { id, .. } => *id,
+            AuditReply::Ready => return Err(io::ErrorKind::InvalidData.into()),
         };
-        if *id != unanswered.id {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        if let Some(waiter) = unanswered.waiter {
+        let waiting = self.queue.borrow_mut().waiting.pop_front();
+        let unanswered = waiting.filter(|unanswered| unanswered.id == id);
+        let unanswered = unanswered.ok_or(io::ErrorKind::InvalidData)?;
+        let kept = match reply {
+            AuditReply::Recorded { .. } => true,
+            // What the writer is told of this comes from the session; what counts is what we were told.
+            AuditReply::Held { .. } => {
+                let mut held = self.held.borrow_mut();
+                held.add(unanswered.kind, Timestamp::now());
+                self.on_failure == OnFailure::Continue
+            }
+            AuditReply::Failed { .. }
+            | AuditReply::Ready
+            | AuditReply::Blocked { .. }
+            | AuditReply::Writing => false,
+        };
+        if let Some(waiter) = unanswered.waiter.filter(|_| kept) {
             // A caller that gave up waiting is no fault of the channel.
             waiter.send(()).ok();
+        }
+        if self.overdue.get() {
+            self.look_at_the_oldest();
         }
         self.answered.notify_waiters();
         Ok(())

@@ -1,0 +1,19 @@
+//! Retention: how long and how much of the logs is kept, what is packed meanwhile, and what is not touched.
+//!
+//! Owns: the rules ([`rules`]), what a folder holds ([`inventory`]), which of it has to go ([`plan`], pure), legal
+//! holds ([`hold`]), packing closed segments ([`pack`]). Never: removes what
+//! is written, held, or does not verify (that is evidence), and nothing without a tombstone: the ledger says,
+//! signed, what was removed before it is.
+//!
+//! Reading order: [`rules`] → [`inventory`] → [`plan`] → [`hold`] → [`pack`].
+
+pub mod hold;
+pub mod inventory;
+pub mod pack;
+pub mod plan;
+pub mod rules;
+
+pub use hold::Hold;
+pub use inventory::Stored;
+pub use plan::{Removal, Why};
+pub use rules::{Keep, Retention};

@@ -1,0 +1,109 @@
+//! `audit.toml`: what the host, or a user for logs of their own, wants done with logs besides writing them.
+//!
+//! Read by the verbs and processes that do it, never by portcullisd, and never by what handles traffic.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::retention::Retention;
+use super::retention::rules::RetentionFile;
+use crate::sys::admin_file;
+
+/// The host's.
+pub const HOSTS: &str = "/etc/portcullis/audit.toml";
+
+/// What the file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// How long and how much is kept.
+    pub retention: Retention,
+}
+
+/// The file form.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+struct SettingsFile {
+    retention: RetentionFile,
+}
+
+/// The file cannot be used; one line with place and cause.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+impl Settings {
+    /// The host's own, for the logs of the service; the defaults where there is no file.
+    pub fn of_the_host() -> Result<Self, SettingsError> {
+        let text = admin_file::read(Path::new(HOSTS)).map_err(SettingsError)?;
+        text.map_or_else(|| Ok(Self::default()), |text| Self::parse(HOSTS, &text))
+    }
+
+    /// A user's, for logs of their own: `$XDG_CONFIG_HOME/portcullis/audit.toml`; the defaults where there is no
+    /// file.
+    pub fn own(variable: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, SettingsError> {
+        let Some(path) = own_path(variable) else {
+            return Ok(Self::default());
+        };
+        match File::open(&path).and_then(admin_file::text) {
+            Ok(text) => Self::parse(&path.to_string_lossy(), &text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(SettingsError(format!("read {}: {error}", path.display()))),
+        }
+    }
+
+    /// What this text says; `place` names it in errors.
+    pub fn parse(place: &str, text: &str) -> Result<Self, SettingsError> {
+        let wrong = |error: String| SettingsError(format!("{place}: {error}"));
+        let file: SettingsFile = toml::from_str(text)
+            .map_err(|error| wrong(error.to_string().trim().replace('\n', " ")))?;
+        Ok(Self {
+            retention: file.retention.read().map_err(wrong)?,
+        })
+    }
+}
+
+/// Where a user's file is. A relative variable counts as unset (XDG Base Directory Specification 0.8).
+pub fn own_path(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| {
+        variable(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let config = absolute("XDG_CONFIG_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("portcullis/audit.toml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_read_whole_or_not_at_all() {
+        assert_eq!(Settings::parse("audit.toml", ""), Ok(Settings::default()));
+        let error = Settings::parse("audit.toml", "[retention.logs]\nage = 'x'\n").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("audit.toml: retention.logs.age"),
+            "{error}"
+        );
+        assert!(Settings::parse("audit.toml", "[retain]\n").is_err());
+    }
+
+    #[test]
+    fn a_user_without_a_file_has_the_defaults() {
+        let base = tempfile::tempdir().unwrap();
+        let home = base.path().to_owned();
+        let variable = |name| (name == "HOME").then(|| home.clone().into_os_string());
+        assert_eq!(Settings::own(variable), Ok(Settings::default()));
+        std::fs::create_dir_all(home.join(".config/portcullis")).unwrap();
+        let file = home.join(".config/portcullis/audit.toml");
+        std::fs::write(&file, "[retention]\npack_after = 'never'\n").unwrap();
+        assert_eq!(Settings::own(variable).unwrap().retention.pack_after, None);
+    }
+}
