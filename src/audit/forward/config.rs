@@ -23,12 +23,12 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// What is kept for how long: in the same file, read by others.
     #[serde(default, rename = "retention")]
-    _retention: Option<Others>,
+    _retention: Ignored,
 }
 
 /// A table that is not ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-struct Others {}
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+struct Ignored {}
 
 /// Records to one place.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

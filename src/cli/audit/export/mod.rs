@@ -204,6 +204,7 @@ impl Export<'_> {
             let (record, offset) = (line.number, line.offset);
             let broken = |flaw| Broken {
                 record,
+                file: None,
                 offset,
                 flaw,
             };
