@@ -23,16 +23,21 @@ const USER: u32 = 4001;
 /// What `systemd-analyze security` says of the service, in tenths (systemd 252). The unit tells why not less.
 const EXPOSURE: &str = "64";
 
-const PROGRAMS: [&str; 5] = [
+/// The same of the notary.
+const NOTARY_EXPOSURE: &str = "10";
+
+const PROGRAMS: [&str; 6] = [
     "portcullis",
     "portcullis-audit",
     "portcullis-gate",
     "portcullis-init",
+    "portcullis-notary",
     "portcullisd",
 ];
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "portcullis-forward.service",
+    "portcullis-notary.service",
     "portcullis-sessions.service",
     "portcullis.slice",
     "portcullisd.service",
@@ -199,6 +204,18 @@ fn the_service_is_as_exposed_as_it_has_to_be_and_not_more() {
     security.arg(&unit);
     run(&mut security);
 
+    // The notary needs next to nothing.
+    let notary = installed.path("lib/systemd/system/portcullis-notary.service");
+    let mut exposed = Command::new("systemd-analyze");
+    exposed.args([
+        "security",
+        "--no-pager",
+        "--offline=true",
+        "--threshold",
+        NOTARY_EXPOSURE,
+    ]);
+    run(exposed.arg(notary));
+
     let open = fs::read_to_string(&unit)
         .unwrap()
         .replace("ProtectClock=yes", "");
@@ -280,9 +297,14 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
     let names: Vec<&str> = users.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["portcullis-audit", "portcullis-forward", "portcullis-gate"]
+        [
+            "portcullis-audit",
+            "portcullis-forward",
+            "portcullis-gate",
+            "portcullis-notary"
+        ]
     );
-    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(users.values().collect::<BTreeSet<_>>().len(), 4);
     for user in read("shadow") {
         assert!(user[1].starts_with('!'), "{user:?} has a password");
     }
@@ -295,11 +317,13 @@ fn users_and_folders_are_made_as_the_service_needs_them() {
     }
 
     let auditors = groups["portcullis-auditors"].as_str();
+    let notary = users["portcullis-notary"].as_str();
     for (path, mode, (user, group)) in [
         ("run/portcullis", 0o755, ("0", "0")),
         ("run/portcullis/user", 0o755, ("0", "0")),
         ("var/lib/portcullis", 0o700, ("0", "0")),
         ("var/log/portcullis", 0o750, ("0", auditors)),
+        ("var/log/portcullis/ledger", 0o2750, (notary, auditors)),
         ("etc/portcullis", 0o755, ("0", "0")),
         ("etc/portcullis/profiles", 0o755, ("0", "0")),
     ] {

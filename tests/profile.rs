@@ -574,6 +574,24 @@ const MISTAKES: &[(&str, &str)] = &[
         "audit.on_failure: unknown variant `ignore`",
     ),
     (
+        "[audit.bodies]\nhosts=['a.test']",
+        "audit.bodies.hosts: TLS to a.test is not looked into, so its bodies cannot be seen; set network.mitm = true, \
+         or [network.tls] \"a.test\" = \"inspect\", or leave it out",
+    ),
+    (
+        "[audit.bodies]\nmax_bytes=5",
+        "audit.bodies.hosts: names no host, so nothing is kept; name some, or leave [audit.bodies] out",
+    ),
+    (
+        "[audit.bodies]\nmax_bytes=1048577",
+        "audit.bodies.max_bytes: 1048577 is not a number from 1 to 1048576",
+    ),
+    ("[audit.bodies]\nhosts=['a..b']", "audit.bodies.hosts[0]: "),
+    (
+        "[audit.bodies]\nwhich='none'",
+        "audit.bodies.which: unknown variant `none`",
+    ),
+    (
         "[[tests]]\nrequest='ftp://x'\nexpect='deny'",
         "tests[0].request: \"ftp\" is no scheme",
     ),
@@ -1068,4 +1086,23 @@ fn rules_for_datagrams_are_read_decided_and_shown() {
         let message = error(&format!("[[network.rules]]\nhost = \"a.test\"\n{keys}\n"));
         assert!(message.contains(cure), "{message}");
     }
+}
+
+#[test]
+fn bodies_are_kept_of_nobody_unless_a_profile_says_of_whom_and_what_it_says_reads_back() {
+    let none = read(&[("p", "[network]\nmitm = true")]).unwrap();
+    assert!(none.audit.bodies.is_default());
+    let again = read(&[("p", &none.to_toml().unwrap())]).unwrap();
+    assert_eq!(again.audit, none.audit);
+    let text = "extends = \"q\"\n[audit.bodies]\nhosts = [\"**.b.test\"]\nwhich = \"request\"";
+    let below = "[network.tls]\n\"a.test\" = \"inspect\"\n\"**.b.test\" = \"inspect\"\n\
+                 [audit.bodies]\nhosts = [\"a.test\"]\nmax_bytes = 1000";
+    let profile = read(&[("p", text), ("q", below)]).unwrap();
+    let bodies = &profile.audit.bodies;
+    let hosts: Vec<String> = bodies.hosts.iter().map(ToString::to_string).collect();
+    assert_eq!(hosts, ["a.test", "**.b.test"]);
+    assert_eq!(bodies.max_bytes, 1000);
+    assert!(bodies.which.has_request() && !bodies.which.has_response());
+    let again = read(&[("p", &profile.to_toml().unwrap())]).unwrap();
+    assert_eq!(again.audit, profile.audit);
 }

@@ -412,7 +412,12 @@ fn a_log_that_was_opened_has_the_end_of_a_session_that_was_killed_before_its_fir
     let install = Install::new(Who::User);
     let log = || {
         let folder = fs::read_dir(install.path("home/.local/state/portcullis/audit"));
-        folder.into_iter().flatten().count()
+        let names = folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        names.filter(|path| path.is_file()).count()
     };
     // Until the writer was stopped before it had opened the log, and had been told whose it is.
     for _ in 0..50 {

@@ -1,23 +1,33 @@
-//! Caps on what a record takes from outside, so that no jail can make a record long.
+//! Caps on what a record takes from outside, so that no jail can make a record long; and the place where every
+//! text of every event loses its secrets ([`redact`]), before it is cut.
 //!
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
 
 use super::changes::{FileChanges, MAX_NAMED};
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
+use super::http::HttpExchange;
+use super::process::{MAX_ARGUMENTS, MAX_PARENTS, Process};
+use super::redact;
 use crate::ids::PolicyGeneration;
-use crate::policy::RuleId;
+use crate::policy::{Host, RuleId};
 
 /// One argument.
 const ARGUMENT: usize = 4 << 10;
 /// All arguments.
 const ARGUMENTS: usize = 64 << 10;
+/// All arguments of a process that made a connection: they stand in many records.
+const COMMAND_LINE: usize = 8 << 10;
 /// A path, a detail, a name.
 const TEXT: usize = 1 << 10;
 /// A user, a profile, a version, a rule.
 const WORD: usize = 256;
 /// Addresses of one answer, shortfalls of one kernel.
 const ITEMS: usize = 64;
+
+/// What is looked at of a text beyond its cap, in bytes: a secret that begins before the cap is known by what
+/// follows.
+const BEYOND: usize = 64 << 10;
 
 /// A user's name as records have it.
 pub(super) fn user(name: &str) -> String {
@@ -32,11 +42,19 @@ pub(super) fn length(event: &AuditEvent) -> usize {
 }
 
 impl AuditEvent {
-    /// The event with every text cut to its cap.
+    /// The event with every text rid of secrets and cut to its cap.
     #[must_use]
-    #[expect(clippy::too_many_lines, reason = "an arm an event")]
     pub fn capped(mut self) -> Self {
-        match &mut self {
+        if let Some(process) = self.process_mut() {
+            cut_process(process);
+        }
+        self.cut_texts();
+        self
+    }
+
+    #[expect(clippy::too_many_lines, reason = "an arm an event")]
+    fn cut_texts(&mut self) {
+        match self {
             Self::SessionStarted {
                 argv,
                 // As long as a name may be.
@@ -56,7 +74,7 @@ impl AuditEvent {
                         .iter_mut()
                         .for_each(|danger| cut(danger, WORD));
                 }
-                cut_arguments(argv);
+                cut_arguments(argv, (ARGUMENT, ARGUMENTS));
                 cut(workspace, TEXT);
                 isolation.shortfalls.truncate(ITEMS);
                 for shortfall in &mut isolation.shortfalls {
@@ -69,11 +87,13 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::EgressDecided {
+                host,
                 path,
                 rule,
                 generation,
                 ..
             } => {
+                clean_host(host);
                 if let Some(path) = path {
                     // The gate leaves the query out; should it ever not, secrets stand there.
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -90,18 +110,31 @@ impl AuditEvent {
                 refused,
                 ..
             } => {
-                cut(name, TEXT);
+                cut_name(name);
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
             Self::DnsAsked { name, kind, .. } => {
-                cut(name, TEXT);
+                cut_name(name);
                 cut(kind, WORD);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
-            Self::CredentialUsed { credential, .. } => cut(credential, WORD),
+            Self::CredentialUsed {
+                credential, host, ..
+            } => {
+                clean_host(host);
+                cut(credential, WORD);
+            }
+            Self::HttpExchanged(exchange) => cut_exchange(exchange),
+            Self::BodyKept(body) => {
+                cut(&mut body.sha256, WORD);
+                body.encoding.iter_mut().for_each(|text| cut(text, WORD));
+            }
             Self::EgressDialed { via: Some(via), .. } => cut(via, TEXT),
-            Self::ApprovalAsked { path, rule, .. } => {
+            Self::ApprovalAsked {
+                host, path, rule, ..
+            } => {
+                clean_host(host);
                 if let Some(path) = path {
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
                     cut(path, TEXT);
@@ -141,10 +174,22 @@ impl AuditEvent {
             | Self::LogResumed { .. }
             | Self::GateLost { .. }
             | Self::DnsDropped { .. }
+            | Self::BodySkipped(_)
             | Self::EgressDialed { .. }
             | Self::EgressClosed { .. } => {}
         }
-        self
+    }
+}
+
+/// Cuts what a process shows of itself.
+fn cut_process(process: &mut Process) {
+    cut(&mut process.exe, TEXT);
+    // One more says how many there were.
+    process.argv.truncate(MAX_ARGUMENTS + 1);
+    cut_arguments(&mut process.argv, (TEXT, COMMAND_LINE));
+    process.parents.truncate(MAX_PARENTS);
+    for parent in &mut process.parents {
+        cut(&mut parent.exe, TEXT);
     }
 }
 
@@ -159,14 +204,79 @@ fn cut_files(files: &mut FileChanges) {
     files.executed_later_more = files.executed_later_more.saturating_add(beyond);
 }
 
+fn cut_exchange(exchange: &mut HttpExchange) {
+    let HttpExchange {
+        method,
+        request_type,
+        response_type,
+        request_encoding,
+        response_encoding,
+        thread,
+        turn,
+        ..
+    } = exchange;
+    let optional = [
+        request_type,
+        response_type,
+        request_encoding,
+        response_encoding,
+        thread,
+        turn,
+    ];
+    for text in optional.into_iter().flatten().chain([method]) {
+        cut(text, WORD);
+    }
+}
+
+/// A secret can be a label of a name that was asked for: then the label goes, the rest tells where it went.
+fn clean_host(host: &mut Host) {
+    if let Host::Name(name) = host
+        && let Some(clean) = clean_name(name.as_str())
+        && let Ok(clean) = Host::parse(&clean)
+    {
+        *host = clean;
+    }
+}
+
+/// A name as it was asked for, which need not be one.
+fn cut_name(name: &mut String) {
+    if let Some(clean) = clean_name(name) {
+        *name = clean;
+    }
+    cut(name, TEXT);
+}
+
+/// A name without its labels that are secrets; `None`: it has none.
+fn clean_name(name: &str) -> Option<String> {
+    if redact::text(&mut name.to_owned()) == 0 {
+        return None;
+    }
+    let labels = name.split('.').map(|label| {
+        if redact::text(&mut label.to_owned()) == 0 {
+            label
+        } else {
+            "redacted"
+        }
+    });
+    let clean = labels.collect::<Vec<_>>().join(".");
+    // One that only the whole name shows leaves nothing of it.
+    let known = redact::text(&mut clean.clone()) == 0;
+    Some(if known {
+        clean
+    } else {
+        "redacted.invalid".to_owned()
+    })
+}
+
 /// Cuts every argument, and drops those beyond the cap on all of them.
-fn cut_arguments(argv: &mut Vec<String>) {
+fn cut_arguments(argv: &mut Vec<String>, (one, all): (usize, usize)) {
+    redact::arguments(argv);
     let mut total = 0;
     let fitting = argv.iter_mut().position(|argument| {
-        cut(argument, ARGUMENT);
+        cut(argument, one);
         // Two quotes and a comma.
         total += written_length(argument) + 3;
-        total > ARGUMENTS
+        total > all
     });
     if let Some(fitting) = fitting {
         let dropped = argv.len() - fitting;
@@ -182,9 +292,11 @@ fn shortened(text: &str, cap: usize) -> String {
     text
 }
 
-/// Cuts a text to `cap` bytes as written, at a character border.
+/// Takes the secrets out of a text, and cuts it to `cap` bytes as written, at a character border.
 fn cut(text: &mut String, cap: usize) {
     const MARK: char = '…';
+    text.truncate(text.floor_char_boundary(cap.saturating_add(BEYOND)));
+    redact::text(text);
     // No character takes more than six times its own bytes.
     if text.len() <= cap / 6 || written_length(text) <= cap {
         return;
@@ -235,7 +347,7 @@ mod tests {
         let event = AuditEvent::EgressDecided {
             conn: crate::ids::ConnId(1),
             transport: crate::policy::Transport::Forward,
-            host: crate::policy::Host::parse("a.test").unwrap(),
+            host: Host::parse("a.test").unwrap(),
             port: crate::policy::Port::HTTP,
             method: None,
             path: Some("/v1/é?key=secret#x".into()),
@@ -243,11 +355,147 @@ mod tests {
             reason: None,
             rule: None,
             generation: PolicyGeneration::new(""),
+            process: None,
+            process_unknown: None,
         };
         let AuditEvent::EgressDecided { path, .. } = event.capped() else {
             unreachable!()
         };
         assert_eq!(path.as_deref(), Some("/v1/é"));
+    }
+
+    #[test]
+    fn no_text_of_an_event_keeps_a_secret() {
+        use crate::audit::http::HttpVersion;
+        use crate::ids::ConnId;
+        use crate::policy::{Port, Scope, Transport, Verdict};
+        let secret = format!("glpat-{}", "a1b2".repeat(6));
+        let text = || format!("kept {secret} too");
+        let name = || format!("{secret}.a.test");
+        let host = || Host::parse(&name()).unwrap();
+        let conn = ConnId(1);
+        let exchange = HttpExchange {
+            conn,
+            method: text(),
+            version: HttpVersion::Http2,
+            status: None,
+            request_type: Some(text()),
+            response_type: Some(text()),
+            request_encoding: Some(text()),
+            response_encoding: Some(text()),
+            request_bytes: 0,
+            response_bytes: 0,
+            first_byte_ms: None,
+            ms: 0,
+            upgraded: false,
+            ended_by: crate::audit::EndedBy::Gate,
+            thread: Some(text()),
+            turn: Some(text()),
+        };
+        for event in [
+            AuditEvent::EgressDecided {
+                conn,
+                transport: Transport::Forward,
+                host: host(),
+                port: Port::HTTP,
+                method: None,
+                path: Some(format!("/kept/{secret}/too")),
+                verdict: Verdict::Deny,
+                reason: None,
+                rule: Some(RuleId::new(text())),
+                generation: PolicyGeneration::new(text()),
+                process: None,
+                process_unknown: None,
+            },
+            AuditEvent::DnsQuery {
+                conn,
+                name: name(),
+                addresses: Vec::new(),
+                refused: Vec::new(),
+            },
+            AuditEvent::DnsAsked {
+                name: name(),
+                kind: "A".to_owned(),
+                answer: crate::audit::DnsAnswer::Refused,
+                process: None,
+                process_unknown: None,
+            },
+            AuditEvent::EgressRefused {
+                conn,
+                transport: Transport::Forward,
+                reason: crate::policy::DenyReason::Malformed,
+                detail: text(),
+                process: None,
+                process_unknown: None,
+            },
+            AuditEvent::CredentialUsed {
+                conn,
+                credential: text(),
+                host: host(),
+            },
+            AuditEvent::ApprovalAnswered {
+                question: crate::ids::QuestionId(1),
+                end: crate::policy::QuestionEnd::Allowed,
+                scope: Some(Scope::Once),
+                by: Some(text()),
+            },
+            AuditEvent::PolicyRejected { error: text() },
+            AuditEvent::SessionStopping {
+                by: text(),
+                kill: false,
+            },
+            AuditEvent::SessionEnded {
+                status: Status::NotStarted(text()),
+                ms: 0,
+                files: None,
+            },
+            AuditEvent::HttpExchanged(Box::new(exchange)),
+        ] {
+            let name = event.name();
+            let written = serde_json::to_string(&event.capped()).unwrap();
+            assert!(!written.contains(&secret), "{written}");
+            // What stands beside it stays.
+            let beside = written.contains("kept") || written.contains("redacted.a.test");
+            assert!(written.contains("redacted") && beside, "{name}: {written}");
+        }
+    }
+
+    #[test]
+    fn what_a_process_shows_is_cut_wherever_it_stands() {
+        let noise = "\u{1}".repeat(100_000);
+        let process = Process {
+            pid: 2,
+            host_pid: 3,
+            exe: noise.clone(),
+            argv: vec![noise.clone(); 1000],
+            parents: vec![
+                crate::audit::process::Parent {
+                    pid: 1,
+                    exe: noise.clone(),
+                };
+                100
+            ],
+            shared_with: 9,
+        };
+        let asked = AuditEvent::DnsAsked {
+            name: "a.test".to_owned(),
+            kind: "A".to_owned(),
+            answer: crate::audit::DnsAnswer::Refused,
+            process: Some(Box::new(process)),
+            process_unknown: None,
+        };
+        let AuditEvent::DnsAsked { process, .. } = asked.capped() else {
+            unreachable!()
+        };
+        let process = process.unwrap();
+        let cut = "\u{1}".repeat((TEXT - 3) / 6) + "…";
+        assert_eq!(process.exe, cut);
+        assert_eq!(process.parents.len(), MAX_PARENTS);
+        assert!(process.parents.iter().all(|parent| parent.exe == cut));
+        let mut argv = vec![cut; 7];
+        // Of each its quotes and its comma count as well.
+        argv.push("… 58 more arguments".to_owned());
+        assert_eq!(process.argv, argv);
     }
 
     #[test]

@@ -33,6 +33,16 @@ impl ChainHash {
         Self(hasher.finalize().into())
     }
 
+    /// The hash of these parts, one after the other.
+    #[must_use]
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hasher = Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
     /// The hash of the record that follows this one. `open_record` is its canonical form without the
     /// closing brace, which is how it stands in the file.
     #[must_use]

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::changes::FileChanges;
+use super::http::{BodyKept, BodySkipped, HttpExchange};
 use super::limit::{Counted, LimitAction};
+use super::process::{Process, ProcessUnknown};
 use crate::ids::{ConnId, PolicyGeneration, QuestionId, SessionName};
 use crate::policy::{
     DenyReason, Host, HostPattern, Method, Port, QuestionEnd, RuleId, Scope, Transport, Verdict,
@@ -66,6 +68,12 @@ pub enum AuditEvent {
         rule: Option<RuleId>,
         /// The policy that decided.
         generation: PolicyGeneration,
+        /// The process in the jail that made it, as it was seen when the connection was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// What a name resolved to, after the decision that allowed the query.
     #[serde(rename = "dns.query")]
@@ -89,6 +97,12 @@ pub enum AuditEvent {
         kind: String,
         /// What it was told.
         answer: DnsAnswer,
+        /// The process in the jail that asked, as it was seen when the question came.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// Programs in the jail asked for names faster than they are answered.
     #[serde(rename = "dns.dropped")]
@@ -119,6 +133,12 @@ pub enum AuditEvent {
         reason: DenyReason,
         /// What exactly, for a person; never raw bytes from the jail.
         detail: String,
+        /// The process in the jail that made the connection, as it was seen when it was accepted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process: Option<Box<Process>>,
+        /// Why none is named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        process_unknown: Option<ProcessUnknown>,
     },
     /// A credential's value was put into a request. Recorded before any byte of it leaves.
     #[serde(rename = "credential.used")]
@@ -130,6 +150,15 @@ pub enum AuditEvent {
         /// The host that gets it.
         host: Host,
     },
+    /// A request that the gate could read is over, answered or not. Comes before its `egress.closed`.
+    #[serde(rename = "http.exchanged")]
+    HttpExchanged(Box<HttpExchange>),
+    /// A body of a request or of its answer is kept beside the log. Comes before its `http.exchanged`.
+    #[serde(rename = "body.kept")]
+    BodyKept(BodyKept),
+    /// A body that the profile would have kept is not.
+    #[serde(rename = "body.skipped")]
+    BodySkipped(BodySkipped),
     /// A tunnel or request is over.
     #[serde(rename = "egress.closed")]
     EgressClosed {
@@ -311,6 +340,9 @@ impl AuditEvent {
             Self::EgressDialed { .. } => "egress.dialed",
             Self::EgressRefused { .. } => "egress.refused",
             Self::CredentialUsed { .. } => "credential.used",
+            Self::HttpExchanged(_) => "http.exchanged",
+            Self::BodyKept(_) => "body.kept",
+            Self::BodySkipped(_) => "body.skipped",
             Self::EgressClosed { .. } => "egress.closed",
             Self::LimitHit { .. } => "limit.hit",
             Self::ApprovalAsked { .. } => "approval.asked",
@@ -326,6 +358,16 @@ impl AuditEvent {
             Self::SessionAttached { .. } => "session.attached",
             Self::SessionDetached { .. } => "session.detached",
             Self::SessionEnded { .. } => "session.ended",
+        }
+    }
+
+    /// Who made the connection that it is about, where that is told.
+    pub fn process_mut(&mut self) -> Option<&mut Process> {
+        match self {
+            Self::EgressDecided { process, .. }
+            | Self::EgressRefused { process, .. }
+            | Self::DnsAsked { process, .. } => process.as_deref_mut(),
+            _ => None,
         }
     }
 
@@ -355,6 +397,9 @@ impl AuditEvent {
             | Self::EgressDialed { .. }
             | Self::EgressRefused { .. }
             | Self::CredentialUsed { .. }
+            | Self::HttpExchanged(_)
+            | Self::BodyKept(_)
+            | Self::BodySkipped(_)
             | Self::EgressClosed { .. }
             | Self::ApprovalAsked { .. }
             | Self::ApprovalAnswered { .. }
@@ -373,7 +418,7 @@ pub enum Source {
     /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
     /// share of the machine.
     Session,
-    /// The gate: `egress.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
+    /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.
     Gate,
     /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.

@@ -15,6 +15,19 @@ pub fn hold(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives it back.
+pub fn release(file: &File) -> io::Result<()> {
+    let mut lock = whole_file();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a small constant of fcntl(2)"
+    )]
+    let unlocked = libc::F_UNLCK as libc::c_short;
+    lock.l_type = unlocked;
+    fcntl(file, FcntlArg::F_OFD_SETLK(&lock))?;
+    Ok(())
+}
+
 /// Whether a writer holds the lock.
 pub fn is_held(file: &File) -> io::Result<bool> {
     let mut lock = whole_file();

@@ -299,6 +299,11 @@ impl Log {
         self.folder.as_fd()
     }
 
+    /// How many records count, and the hash of the last of them.
+    pub fn place(&self) -> (u64, ChainHash) {
+        (self.kept_link.seq, self.kept_link.hash)
+    }
+
     /// How many records count.
     pub fn kept(&self) -> u64 {
         self.kept_link.seq

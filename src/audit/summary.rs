@@ -3,8 +3,8 @@
 //! The jail chooses how many destinations there are, so their number is capped; what is beyond the cap
 //! is counted.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,12 +12,19 @@ use serde::Serialize;
 use super::changes::FileChanges;
 use super::event::{AuditEvent, Isolation, Status};
 use super::limit::Counted;
+use super::process::{Process, ProcessUnknown};
 use super::record::AuditRecord;
 use crate::ids::{ConnId, PolicyGeneration};
-use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Verdict};
+use crate::policy::{DenyReason, Host, HostPattern, Port, RuleId, Transport, Verdict};
 
 /// The most destinations that are told apart.
 const MAX_DESTINATIONS: usize = 4096;
+
+/// The most programs that are told apart.
+const MAX_PROGRAMS: usize = 256;
+
+/// The most connections that are told apart: of more than these each request counts as one.
+const MAX_CONNECTIONS: usize = 1 << 16;
 
 /// The most budgets that are told apart: more than a policy has.
 const MAX_LIMITS: usize = 1024;
@@ -65,6 +72,15 @@ pub struct SessionSummary {
     pub limits: Vec<Limit>,
     /// Requests to destinations beyond the cap on destinations.
     pub beyond_cap: u64,
+    /// Who made connections, in the order of the first of each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
+    /// Connections of programs beyond the cap on programs.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub programs_beyond_cap: u64,
+    /// Connections that are counted with their program.
+    #[serde(skip)]
+    attributed: HashSet<ConnId>,
     /// Place of each destination in the list.
     #[serde(skip)]
     rows: HashMap<(Host, Port), usize>,
@@ -124,6 +140,23 @@ pub struct Destination {
     pub bytes_up: u64,
     /// Payload bytes from the network.
     pub bytes_down: u64,
+    /// How often an answer had which status, of requests that the gate could read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub statuses: BTreeMap<u16, u64>,
+}
+
+/// A program that made connections, whichever of its processes did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Its file, by its path in the jail; `None`: it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exe: Option<String>,
+    /// Why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<ProcessUnknown>,
+    /// Connections to the gate; a request that came out of TLS is none, one of plain HTTP in a tunnel that is looked
+    /// into is.
+    pub connections: u64,
 }
 
 /// Requests that could not be read as a request for a destination, one row a reason.
@@ -183,13 +216,19 @@ impl SessionSummary {
             }
             AuditEvent::EgressDecided {
                 conn,
+                transport,
                 host,
                 port,
                 verdict,
                 reason,
                 rule,
+                process,
+                process_unknown,
                 ..
             } => {
+                if transport != Transport::Inspected {
+                    self.made(conn, process.as_deref(), process_unknown);
+                }
                 self.decided(conn, (host, port), verdict, (reason, rule));
             }
             AuditEvent::DnsQuery { .. } => self.dns_queries += 1,
@@ -202,13 +241,27 @@ impl SessionSummary {
             | AuditEvent::PolicyApplied { .. }
             | AuditEvent::PolicyRejected { .. }
             | AuditEvent::SessionAttached { .. }
-            | AuditEvent::SessionDetached { .. } => {}
+            | AuditEvent::SessionDetached { .. }
+            | AuditEvent::BodyKept(_)
+            | AuditEvent::BodySkipped(_) => {}
+            AuditEvent::HttpExchanged(exchange) => {
+                let row = self.connections.get(&exchange.conn).copied();
+                let destination = row.and_then(|row| self.destinations.get_mut(row));
+                if let (Some(destination), Some(status)) = (destination, exchange.status) {
+                    *destination.statuses.entry(status).or_default() += 1;
+                }
+            }
             AuditEvent::EgressRefused {
                 conn,
+                transport,
                 reason,
                 detail,
-                ..
+                process,
+                process_unknown,
             } => {
+                if transport != Transport::Inspected {
+                    self.made(conn, process.as_deref(), process_unknown);
+                }
                 self.refused(conn, reason, detail);
             }
             AuditEvent::EgressClosed {
@@ -266,6 +319,29 @@ impl SessionSummary {
         };
     }
 
+    /// Counts a connection for its program, the first time that it is told of.
+    fn made(&mut self, conn: ConnId, process: Option<&Process>, unknown: Option<ProcessUnknown>) {
+        let told = process.is_some() || unknown.is_some();
+        if !told || self.attributed.contains(&conn) {
+            return;
+        }
+        if self.attributed.len() < MAX_CONNECTIONS {
+            self.attributed.insert(conn);
+        }
+        let exe = process.map(|process| process.exe.as_str());
+        let full = self.programs.len() >= MAX_PROGRAMS;
+        let mut known = self.programs.iter_mut();
+        match known.find(|known| known.exe.as_deref() == exe && known.unknown == unknown) {
+            Some(program) => program.connections += 1,
+            None if full => self.programs_beyond_cap += 1,
+            None => self.programs.push(Program {
+                exe: exe.map(ToOwned::to_owned),
+                unknown,
+                connections: 1,
+            }),
+        }
+    }
+
     fn refused(&mut self, conn: ConnId, reason: DenyReason, detail: String) {
         if let Some(destination) = self.finish(conn) {
             destination.failed += 1;
@@ -320,6 +396,7 @@ impl SessionSummary {
                     rule: None,
                     bytes_up: 0,
                     bytes_down: 0,
+                    statuses: BTreeMap::new(),
                 });
                 Some(*new.insert(next))
             }

@@ -126,9 +126,18 @@ pub enum Flaw {
 /// Verifies a session's log over all of its segments, from the first record on: what `audit verify` says of one
 /// session. A log without any segment has no record.
 pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<Report> {
+    verify_log_seen(store, session, &mut |_, _| {})
+}
+
+/// The same, and shows the place and the hash of each record that holds; more than once, if the log grows meanwhile.
+pub fn verify_log_seen(
+    store: &impl SegmentStore,
+    session: SessionId,
+    seen: &mut dyn FnMut(u64, ChainHash),
+) -> io::Result<Report> {
     let mut segments = store.list(session)?;
     for _ in 0..LOOKS {
-        let verified = verify_segments(store, session, &segments);
+        let verified = verify_segments(store, session, &segments, seen);
         let is_final = match &verified {
             // Nothing follows, or what follows is written just now.
             Ok(report) if report.broken.is_none() => report.state != State::Open,
@@ -147,18 +156,20 @@ pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<R
         }
         segments = now;
     }
-    verify_segments(store, session, &segments)
+    verify_segments(store, session, &segments, seen)
 }
 
 fn verify_segments(
     store: &impl SegmentStore,
     session: SessionId,
     segments: &[SegmentName],
+    seen: &mut dyn FnMut(u64, ChainHash),
 ) -> io::Result<Report> {
     // Asked first: a log that nobody writes now does not change while we read.
     let running = is_written(store, segments);
     let several = segments.len() > 1;
     let mut chain = Chain::new(Some(session));
+    chain.seen = Some(seen);
     let mut broken = None;
     for (segment, number) in segments.iter().zip(1..) {
         if segment.number != number {
@@ -243,7 +254,7 @@ pub fn verify(source: impl BufRead, named: Option<SessionId>) -> io::Result<Repo
 }
 
 /// The part of a log that holds so far.
-pub(super) struct Chain {
+pub(super) struct Chain<'a> {
     /// The session, and the same as text: every record repeats it.
     session: Option<(SessionId, String)>,
     /// How many records hold.
@@ -260,9 +271,11 @@ pub(super) struct Chain {
     ts: [u8; 27],
     pub(super) ended: bool,
     clock_set_back: u64,
+    /// Who is shown each record that holds.
+    seen: Option<&'a mut dyn FnMut(u64, ChainHash)>,
 }
 
-impl Chain {
+impl Chain<'_> {
     pub(super) fn new(named: Option<SessionId>) -> Self {
         Self {
             session: named.map(|session| (session, session.to_string())),
@@ -274,6 +287,7 @@ impl Chain {
             ts: [0; 27],
             ended: false,
             clock_set_back: 0,
+            seen: None,
         }
     }
 
@@ -370,6 +384,9 @@ impl Chain {
         self.clock_set_back += u64::from(*sealed.ts < self.ts);
         self.ts = *sealed.ts;
         self.ended = sealed.event == b"session.ended";
+        if let Some(seen) = &mut self.seen {
+            seen(expected, hash);
+        }
         Ok(())
     }
 

@@ -218,6 +218,7 @@ fn start_writer(
         user: running.record.user.clone(),
         folder: Path::new(LOGS).join(running.record.uid.to_string()),
         durability,
+        ledger: false,
         on_failure: running.record.on_failure,
         segment_bytes: None,
     };

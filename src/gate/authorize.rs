@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use crate::audit::AuditEvent;
+use crate::audit::{AuditEvent, redact};
 use crate::ids::ConnId;
 use crate::policy::{
     Answered, Decision, DenyReason, EgressRequest, Handling, Host, Port, RuleId, Transport,
@@ -16,10 +16,12 @@ use crate::policy::{
 
 use super::budget::{self, Seen};
 use super::open::Lease;
+use super::placeholder;
 use super::questions::{self, Outcome};
 use super::report::AuditLost;
 use super::respond::UPGRADE_REQUIRED;
 use super::state::Gate;
+use super::witness::By;
 
 /// The longest path that goes into a record.
 const MAX_RECORDED_PATH: usize = 1024;
@@ -66,6 +68,8 @@ pub(super) struct Destination {
     pub(super) handling: Handling,
     /// The rule that allowed it.
     pub(super) rule: Option<RuleId>,
+    /// Who made the connection.
+    pub(super) by: By,
 }
 
 impl Destination {
@@ -73,11 +77,14 @@ impl Destination {
     pub(super) fn fail(&self, gate: &Gate, reason: DenyReason, detail: String) -> Refusal {
         let whom = (&self.host, self.port);
         gate.summary.count_refused(whom, self.transport, reason);
+        let (process, process_unknown) = self.by.fields();
         gate.reporter.note(AuditEvent::EgressRefused {
             conn: self.conn,
             transport: self.transport,
             reason,
             detail,
+            process,
+            process_unknown,
         });
         Refusal {
             reason,
@@ -115,6 +122,7 @@ impl Refusal {
         reason: DenyReason,
         detail: String,
     ) -> Self {
+        let (process, process_unknown) = gate.witness.by(conn).await.fields();
         let recorded = gate
             .reporter
             .record(AuditEvent::EgressRefused {
@@ -122,6 +130,8 @@ impl Refusal {
                 transport,
                 reason,
                 detail,
+                process,
+                process_unknown,
             })
             .await;
         Self {
@@ -165,6 +175,11 @@ async fn decide_and_record(
     request: EgressRequest,
     seen: Seen,
 ) -> Result<Permit, Refusal> {
+    // A request within a tunnel is made by whoever made that. Waited for before anything is decided.
+    let by = gate
+        .witness
+        .by(tunnel.map_or(conn, |tunnel| tunnel.asked().0))
+        .await;
     // A program that resolves first and then asks a proxy for the address means the name.
     let request = EgressRequest {
         host: gate.names.host(request.host),
@@ -195,7 +210,10 @@ async fn decide_and_record(
                 decision.reason = Some(DenyReason::BudgetExhausted);
             }
         }
-        if record(gate, conn, &request, &decision).await.is_err() {
+        if record(gate, (conn, &by), &request, &decision)
+            .await
+            .is_err()
+        {
             return Err(refused(request, DenyReason::AuditUnavailable, None));
         }
         gate.until_policy_stands().await;
@@ -203,7 +221,7 @@ async fn decide_and_record(
         match decision.verdict {
             // A new policy came into force meanwhile; what it denies, or asks, counts.
             Verdict::Allow if overtaken => {}
-            Verdict::Allow => return Ok(permit(gate, conn, request, decision, asks)),
+            Verdict::Allow => return Ok(permit(gate, (conn, by), request, decision, asks)),
             Verdict::Ask => match questions::ask(gate, conn, &request, &decision).await {
                 Outcome::Allowed(by) => answer = Some((Answered::Allow, by)),
                 Outcome::Denied(by) => answer = Some((Answered::Deny, by)),
@@ -253,21 +271,27 @@ fn answered_by(decision: &mut Decision, answered: Answered, by: RuleId) {
 
 async fn record(
     gate: &Gate,
-    conn: ConnId,
+    (conn, by): (ConnId, &By),
     request: &EgressRequest,
     decision: &Decision,
 ) -> Result<(), AuditLost> {
+    let (process, process_unknown) = by.fields();
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,
         host: request.host.clone(),
         port: request.port,
         method: request.method.clone(),
-        path: request.path.clone().map(capped),
+        path: request
+            .path
+            .as_deref()
+            .map(|path| recorded_path(gate, path)),
         verdict: decision.verdict,
         reason: decision.reason,
         rule: decision.rule.clone(),
         generation: decision.generation.clone(),
+        process,
+        process_unknown,
     });
     recorded.await
 }
@@ -275,7 +299,7 @@ async fn record(
 /// The one place that makes a permit. No await stands between the last look at the policy and here.
 fn permit(
     gate: &Gate,
-    conn: ConnId,
+    (conn, by): (ConnId, By),
     request: EgressRequest,
     decision: Decision,
     approved: bool,
@@ -291,6 +315,7 @@ fn permit(
         port: request.port,
         handling: decision.handling,
         rule: decision.rule,
+        by,
     };
     Permit {
         destination,
@@ -314,6 +339,18 @@ fn refused(request: EgressRequest, reason: DenyReason, rule: Option<RuleId>) -> 
         rule,
         detail: None,
     }
+}
+
+/// A path as records have it: without the session's own credentials, however they are encoded, and without what
+/// looks like a secret; then [`capped`], so that no beginning of one is left.
+pub(super) fn recorded_path(gate: &Gate, path: &str) -> String {
+    let values = gate.keyring.values();
+    if placeholder::find_in_target(values, path.as_bytes()).is_some() {
+        return format!("/{}", String::from_utf8_lossy(placeholder::SCRUBBED));
+    }
+    let mut path = path.to_owned();
+    redact::text(&mut path);
+    capped(path)
 }
 
 /// At most [`MAX_RECORDED_PATH`] bytes, cut between characters.

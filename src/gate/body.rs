@@ -193,6 +193,7 @@ impl Relayed {
                 let Ok(part) = ready!(part) else {
                     return self.fail(EndedBy::Budget, "a budget is used up");
                 };
+                self.tally.saw(Direction::Down, &part);
                 self.tally.add_down(part.len());
                 self.finish_if_complete();
                 return Poll::Ready(Some(Ok(Frame::data(self.lane.carry(part)))));
@@ -266,6 +267,7 @@ impl Relayed {
     }
 
     fn finish(&mut self) {
+        self.tally.saw_all(Direction::Down);
         self.tally.end(EndedBy::Upstream);
         if let Some(connection) = self.connection.take() {
             connection.keep(&self.gate);

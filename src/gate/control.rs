@@ -124,8 +124,10 @@ async fn until_drain(gate: &Rc<Gate>, mut from: OwnedReadHalf) -> Result<(), Wir
                 });
                 gate.control.answer(applied).await;
             }
-            // Its place is before.
-            GateCommand::Serve => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
+            // Their place is before.
+            GateCommand::Witness | GateCommand::Serve => {
+                return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+            }
         }
     }
 }

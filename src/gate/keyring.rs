@@ -156,6 +156,11 @@ impl Keyring {
         &self.marks
     }
 
+    /// All values that are long enough to be told from chance.
+    pub(super) fn values(&self) -> &[Needle] {
+        &self.values
+    }
+
     /// What may not stand in the content of a request to this place.
     pub(super) fn marks_for(&self, to: &Destination) -> Rc<[Needle]> {
         let passes = |key: &Key| {

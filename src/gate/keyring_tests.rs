@@ -37,6 +37,7 @@ fn keyring(changes: &[(&str, serde_json::Value)]) -> Keyring {
 
 fn inspected(host: &str, port: u16) -> Destination {
     Destination {
+        by: crate::gate::witness::By::default(),
         conn: ConnId(1),
         transport: Transport::Inspected,
         host: Host::parse(host).unwrap(),

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::policy::{DenyReason, Transport};
 use super::authorize::Refusal;
 use super::relay::{finish, send_all};
 use super::state::Gate;
+use super::witness::Attributed;
 use super::{http, respond, socks5, transparent};
 
 /// Connections over the limit that are being told so; more than that are closed unheard.
@@ -118,7 +120,7 @@ pub(super) async fn accept(gate: Rc<Gate>, listener: TcpListener, door: Door, pl
         // Ended tasks are let go here, so that their number is bounded by the open ones.
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => admit(&gate, stream, door, &places, &mut connections),
+            Ok(accepted) => admit(&gate, accepted, door, &places, &mut connections),
             Err(error) if is_of_the_connection(&error) => {}
             Err(_) => sleep(BACK_OFF).await,
         }
@@ -143,7 +145,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 fn admit(
     gate: &Rc<Gate>,
-    stream: TcpStream,
+    (stream, client): (TcpStream, SocketAddr),
     door: Door,
     places: &Rc<Places>,
     connections: &mut JoinSet<()>,
@@ -154,20 +156,22 @@ fn admit(
     if let Some(place) = Place::take(places, Kind::Served) {
         places.recorded.set(false);
         let id = gate.next_conn();
+        // Asked for now, so that the answer comes while the request is read.
+        let attributed = Attributed::accepted(&gate, id, &stream, client);
         connections.spawn_local(async move {
             match door {
                 Door::Http => http::serve(gate, stream, id, None).await,
                 Door::Socks5 => socks5::serve(gate, stream, id).await,
                 Door::Transparent => transparent::serve(gate, stream, id).await,
             }
-            drop(place);
+            drop((attributed, place));
         });
         return;
     }
     if let Some(place) = Place::take(places, Kind::TurnedAway) {
         let places = Rc::clone(places);
         connections.spawn_local(async move {
-            record_burst(&gate, door, &places).await;
+            record_burst(&gate, (&stream, client), door, &places).await;
             turn_away(&stream, door).await;
             drop(place);
         });
@@ -175,7 +179,12 @@ fn admit(
 }
 
 /// Records the first refusal since a place was last free.
-async fn record_burst(gate: &Gate, door: Door, places: &Places) {
+async fn record_burst(
+    gate: &Rc<Gate>,
+    (stream, client): (&TcpStream, SocketAddr),
+    door: Door,
+    places: &Places,
+) {
     if places.recorded.replace(true) {
         return;
     }
@@ -186,8 +195,10 @@ async fn record_burst(gate: &Gate, door: Door, places: &Places) {
     };
     let reason = DenyReason::TooManyConnections;
     let detail = format!("{} connections are open, the session's limit", places.limit);
+    let id = gate.next_conn();
+    let _attributed = Attributed::accepted(gate, id, stream, client);
     // What the client is told does not depend on the record.
-    drop(Refusal::unreadable(gate, gate.next_conn(), transport, reason, detail).await);
+    drop(Refusal::unreadable(gate, id, transport, reason, detail).await);
 }
 
 /// Tells a client that it is one too many, whatever it wanted.

@@ -16,9 +16,10 @@
 //! [`keyring`] puts credentials into what leaves; [`lookout`] and [`watched`] look out for them on the way.
 //! [`leg`] is the way out itself. [`budget`] bounds how much that may be, [`counters`] shows how much it is,
 //! [`room`] how much of it may be in memory.
+//! [`exchanged`] is what is told of a request in the end, [`bodies`] what is kept of it.
 //! Whatever is refused is told by [`respond`] and recorded through [`report`]. Meanwhile [`control`] does
 //! what the session commands: a [`live`] policy, answers to [`questions`]. [`open`] knows what is permitted
-//! at the moment, so that it can be taken back. [`memory`] is what another gate finds that takes this one's place,
+//! at the moment, so that it can be taken back. [`witness`] is asked which process made a connection. [`memory`] is what another gate finds that takes this one's place,
 //! [`supply`] where another audit writer comes from.
 //!
 //! Reading order: [`start`] → [`confine`] → [`listen`] → [`authorize`] → [`dial`] → the rest.
@@ -27,6 +28,7 @@
 
 mod authority;
 mod authorize;
+mod bodies;
 mod body;
 mod budget;
 mod client_hello;
@@ -36,6 +38,7 @@ mod counters;
 mod dial;
 mod dns;
 mod dns_over_https;
+mod exchanged;
 #[cfg(fuzzing)]
 pub mod fuzz;
 mod half_close;
@@ -82,5 +85,6 @@ mod upstream;
 mod via;
 mod watched;
 mod websocket;
+mod witness;
 
 pub use start::main;

@@ -13,6 +13,9 @@ use crate::secret::Secret;
 /// Percent-encoding of percent-encoding is undone this often.
 const ROUNDS: usize = 3;
 
+/// What stands for a credential's value in what is kept.
+pub(super) const SCRUBBED: &[u8] = b"[redacted:credential]";
+
 /// Something to look for, and whose it is.
 #[derive(Debug, Clone)]
 pub(super) struct Needle {
@@ -40,6 +43,26 @@ pub(super) fn find<'a>(needles: &'a [Needle], hay: &[u8]) -> Option<&'a Needle> 
     needles
         .iter()
         .find(|needle| memmem::find(hay, needle.bytes()).is_some())
+}
+
+/// Replaces every needle in these bytes, for what is kept of them; answers how many.
+pub(super) fn scrub(needles: &[Needle], mut hay: Vec<u8>) -> (Vec<u8>, u32) {
+    let mut count: u32 = 0;
+    for needle in needles {
+        let mut clean = Vec::new();
+        let mut done = 0;
+        for at in memmem::find_iter(&hay, needle.bytes()) {
+            clean.extend_from_slice(hay.get(done..at).unwrap_or_default());
+            clean.extend_from_slice(SCRUBBED);
+            done = at + needle.bytes().len();
+            count = count.saturating_add(1);
+        }
+        if done > 0 {
+            clean.extend_from_slice(hay.get(done..).unwrap_or_default());
+            hay = clean;
+        }
+    }
+    (hay, count)
 }
 
 /// As [`find`], and under percent-encoding (RFC 3986 section 2.1).

@@ -8,6 +8,7 @@ use crate::audit::AuditEvent;
 use crate::policy::{Answered, QuestionEnd, RuleId, Scope, Verdict, decide};
 use crate::wire::gate::{Answer, GateReply, Question};
 
+use super::authorize::recorded_path;
 use super::questions::{MAX_SHOWN_PATH, Outcome, Pending};
 use super::state::Gate;
 
@@ -20,7 +21,7 @@ pub(super) async fn conduct(
     pending: &Pending,
     answered: oneshot::Receiver<Answer>,
 ) -> Outcome {
-    if gate.reporter.record(asked(pending)).await.is_err() {
+    if gate.reporter.record(asked(gate, pending)).await.is_err() {
         return Outcome::AuditLost;
     }
     let (end, answer) = match gate.control.tell(GateReply::Question(shown(gate, pending))) {
@@ -49,7 +50,7 @@ pub(super) async fn conduct(
     settle(gate, pending, end, scope, by.as_deref().unwrap_or_default())
 }
 
-fn asked(pending: &Pending) -> AuditEvent {
+fn asked(gate: &Gate, pending: &Pending) -> AuditEvent {
     let request = &pending.request;
     AuditEvent::ApprovalAsked {
         question: pending.id,
@@ -58,7 +59,10 @@ fn asked(pending: &Pending) -> AuditEvent {
         host: request.host.clone(),
         port: request.port,
         method: request.method.clone(),
-        path: request.path.clone(),
+        path: request
+            .path
+            .as_deref()
+            .map(|path| recorded_path(gate, path)),
         rule: pending.rule.clone(),
     }
 }

@@ -29,6 +29,7 @@ use super::relay::Direction;
 use super::socks5_datagram::{self, Datagram};
 use super::state::{CHUNK, Gate};
 use super::tally::Tally;
+use super::witness::Attributed;
 
 /// Destinations of one association at once.
 const MAX_DESTINATIONS: usize = 64;
@@ -85,7 +86,7 @@ impl Relay {
     }
 
     /// Hands datagrams to their associations until the gate drains.
-    pub(super) async fn run(&self, gate: &Gate) {
+    pub(super) async fn run(&self, gate: &Rc<Gate>) {
         let mut buffer = vec![0; CHUNK];
         loop {
             let received = tokio::select! {
@@ -103,7 +104,7 @@ impl Relay {
         }
     }
 
-    async fn hand_over(&self, gate: &Gate, source: SocketAddr, bytes: &[u8]) {
+    async fn hand_over(&self, gate: &Rc<Gate>, source: SocketAddr, bytes: &[u8]) {
         if let Some(datagrams) = self.association_of(source) {
             // A full queue loses the datagram, as a full network does.
             datagrams.try_send(socks5_datagram::read(bytes)).ok();
@@ -115,7 +116,9 @@ impl Relay {
         };
         if new {
             let detail = format!("a datagram from {source}, which no SOCKS5 connection stands for");
-            refuse(gate, gate.next_conn(), DenyReason::Malformed, detail).await;
+            let id = gate.next_conn();
+            let _attributed = Attributed::received(gate, id, source, self.bound);
+            refuse(gate, id, DenyReason::Malformed, detail).await;
         }
     }
 
@@ -249,10 +252,12 @@ impl Association {
         let (sender, payloads) = mpsc::channel(QUEUE);
         // The queue is new and empty.
         sender.try_send(payload).ok();
+        let id = gate.next_conn();
         let flow = Flow {
             gate: Rc::clone(gate),
             relay: Rc::clone(&self.relay),
-            id: gate.next_conn(),
+            id,
+            _attributed: Attributed::through(gate, id, self.id),
             client,
             to: to.clone(),
             payloads,
@@ -269,6 +274,8 @@ struct Flow {
     gate: Rc<Gate>,
     relay: Rc<Relay>,
     id: ConnId,
+    /// Whoever made the control connection.
+    _attributed: Attributed,
     client: SocketAddr,
     to: (Host, Port),
     payloads: mpsc::Receiver<Vec<u8>>,

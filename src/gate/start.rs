@@ -23,6 +23,7 @@ use crate::sys::harden::harden;
 use crate::wire::gate::{CredentialValue, GateBoot, GateCommand, GateReply};
 use crate::wire::{Channel, WireError};
 
+use super::bodies::Bodies;
 use super::budget::{self, Ledger};
 use super::confine::{ConfineError, confine};
 use super::control::{self, Control};
@@ -47,6 +48,7 @@ use super::supply;
 use super::terms::Terms;
 use super::upstream::Pool;
 use super::via::Via;
+use super::witness::Witness;
 
 /// The descriptor of the control channel.
 const CONTROL: i32 = 3;
@@ -143,8 +145,13 @@ fn run(control: &Channel) -> Result<(), StartError> {
     confine(&gate, &boot.name_servers)?;
     let authority = gate.mitm.as_ref().map(Leaves::authority_pem);
     control.send(&GateReply::Confined { authority })?;
-    // 6. The listeners, made in the jail's network namespace.
-    let received = control.recv_with::<GateCommand>()?;
+    // 6. Who knows the jail's processes, and the listeners, made in the jail's network namespace.
+    let mut received = control.recv_with::<GateCommand>()?;
+    if received.message == GateCommand::Witness {
+        let _inside = runtime.enter();
+        gate.witness.meet(received.fds.pop());
+        received = control.recv_with::<GateCommand>()?;
+    }
     if received.message != GateCommand::Serve {
         return Err(StartError::NotServe);
     }
@@ -216,10 +223,12 @@ pub(super) fn build(
         reachable: OnceCell::new(),
         reporter: Reporter::new(audit, on_failure),
         summary: Summary::default(),
+        bodies: Bodies::new(boot.bodies.clone()),
         keyring: Keyring::new(&policy.credentials, values)?,
         pool: Pool::new(limits.connections),
         room: Room::default(),
         mitm,
+        witness: Witness::default(),
         last_conn: Cell::new(recalled.conns),
         noted_conn: Cell::new(recalled.conns),
         origin_tls,
@@ -274,6 +283,8 @@ async fn serve(
         remembering.reporter.give_up();
     });
     tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
+    let attributing = Rc::clone(&gate);
+    tokio::task::spawn_local(async move { attributing.witness.run().await });
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
     if let Some((socket, port)) = sockets.datagrams {

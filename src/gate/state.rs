@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::ids::ConnId;
 use crate::policy::{NetworkLimits, Ruleset};
 
+use super::bodies::Bodies;
 use super::budget::Ledger;
 use super::control::Control;
 use super::counters::Counters;
@@ -29,6 +30,7 @@ use super::summary::Summary;
 use super::terms::Terms;
 use super::upstream::Pool;
 use super::via::Via;
+use super::witness::Witness;
 
 /// The bytes moved by one read of a relay.
 pub(super) const CHUNK: usize = 64 << 10;
@@ -67,6 +69,8 @@ pub(super) struct Gate {
     pub(super) reporter: Reporter,
     /// Counters for the report at the end.
     pub(super) summary: Summary,
+    /// Whose bodies are kept.
+    pub(super) bodies: Bodies,
     /// Credentials that the jail has placeholders of.
     pub(super) keyring: Keyring,
     /// What may be used, and how far it is used up.
@@ -79,6 +83,8 @@ pub(super) struct Gate {
     pub(super) room: Room,
     /// The certificates that clients see, where the policy has any TLS looked into.
     pub(super) mitm: Option<Leaves>,
+    /// Who made each connection.
+    pub(super) witness: Witness,
     /// The number given out last, see [`Gate::next_conn`].
     pub(super) last_conn: Cell<u64>,
     /// The last number that a successor will not give out.

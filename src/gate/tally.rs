@@ -1,7 +1,7 @@
 //! The account of one permitted request or tunnel: bytes, time, who ended it. Once its connection
-//! stands, dropping it records `egress.closed`: no way of ending, cancellation included, goes unseen.
+//! stands, dropping it records `egress.closed`, and `http.exchanged` before it where it is a request: no way of ending, cancellation included, goes unseen.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use crate::policy::DenyReason;
 use super::authorize::Permit;
 use super::budget::Account;
 use super::counters::Row;
+use super::exchanged::{Ended, Story};
 use super::open::Lease;
 use super::relay::Direction;
 use super::state::Gate;
@@ -47,6 +48,8 @@ pub(super) struct Tally {
     lease: Rc<Lease>,
     /// Whether a connection to the network belongs to it.
     dials: bool,
+    /// What is told of it beside its bytes, where it is a request.
+    pub(super) story: RefCell<Option<Box<Story>>>,
 }
 
 impl Tally {
@@ -68,6 +71,7 @@ impl Tally {
             overrun: Cell::new(false),
             lease: Rc::clone(permit.lease()),
             dials: true,
+            story: RefCell::default(),
         }
     }
 
@@ -248,12 +252,23 @@ impl Drop for Tally {
         }
         let (bytes_up, bytes_down) = (self.up.get(), self.down.get());
         self.gate.summary.count_bytes(bytes_up, bytes_down);
+        let ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let by = self.ended_by();
+        if let Some(story) = self.story.take() {
+            let ended = Ended {
+                bytes_up,
+                bytes_down,
+                ms,
+                by,
+            };
+            story.end(&self.gate, ended);
+        }
         self.gate.reporter.note(AuditEvent::EgressClosed {
             conn: self.conn,
             bytes_up,
             bytes_down,
-            ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            ended_by: self.ended_by(),
+            ms,
+            ended_by: by,
         });
     }
 }

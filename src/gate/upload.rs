@@ -78,8 +78,14 @@ impl Body for Uploaded {
             if !this.held.is_empty() {
                 let (held, lane) = (&mut this.held, &mut this.lane);
                 let part = ready!(poll_within(&this.tally, context, Direction::Up, held, lane));
+                let held_on = !this.held.is_empty();
                 return Poll::Ready(Some(part.map(|part| {
+                    this.tally.saw(Direction::Up, &part);
                     this.tally.add_up(part.len());
+                    // Nobody asks for more after this.
+                    if !held_on && this.inner.as_ref().is_none_or(Body::is_end_stream) {
+                        this.tally.saw_all(Direction::Up);
+                    }
                     Frame::data(this.lane.carry(part))
                 })));
             }
@@ -93,6 +99,7 @@ impl Body for Uploaded {
                 this.lane.rest();
             }
             let Some(frame) = ready!(polled) else {
+                this.tally.saw_all(Direction::Up);
                 return Poll::Ready(None);
             };
             match frame.map_err(io::Error::other)?.into_data() {

@@ -22,7 +22,7 @@ use rustix::fs::{SealFlags, fcntl_get_seals};
 
 use super::bwrap::{CONTROL_FD, PLAN_FD};
 use super::seccomp::{self, Filter};
-use super::{intercept, landlock, reach, sweep, takeover};
+use super::{intercept, landlock, reach, sweep, takeover, witness};
 use crate::audit::event::Isolation;
 use crate::exit::Exit;
 use crate::sys::process::find_in_path;
@@ -40,6 +40,9 @@ pub fn main() -> ExitCode {
     }
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("reach")) {
         return reach::main();
+    }
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new("witness")) {
+        return witness::main();
     }
     // 1. Take the control channel: without it nobody can be told anything.
     let Ok(control) = fd::inherit(CONTROL_FD).map(Channel::from) else {
@@ -76,6 +79,8 @@ fn run(control: &Channel) -> Result<Infallible, InitFailure> {
         let network =
             namespace::own_network().map_err(not_started("open the network namespace"))?;
         listeners.push(network);
+        // And what tells whose a connection is. A kernel may lack it: the session says so then.
+        listeners.extend(witness::diagnostics());
     }
     // 4. Let no descriptor but the standard streams outlive step 14: bubblewrap leaves us all of its
     //    bind sources, and through one the command could walk past the mounts.

@@ -10,7 +10,7 @@
 //! [`init`] (the numbered list inside) → `takeover`, `landlock`, `syscalls`, [`seccomp`]. `placeholder` and `sweep` are the
 //! two sides of what stands on the host for as long as a session runs, `held` is what both hold; [`cgroup`] makes the groups that limit it; [`orphan`] ends jails whose session was killed at the wrong moment. [`intercept`] with `netlink`, `routes` and
 //! `tproxy` makes the network of a jail lead to the gate, for programs that know no proxy; [`reach`] connects to
-//! what listens in it.
+//! what listens in it, [`witness`] says which of its processes made a connection.
 #![forbid(unsafe_code)]
 
 pub mod bwrap;
@@ -42,6 +42,7 @@ pub mod system;
 mod takeover;
 mod tproxy;
 mod unix_socket;
+pub mod witness;
 
 pub use bwrap::Bwrap;
 pub use error::JailError;
@@ -51,3 +52,4 @@ pub use intercept::Interceptor;
 pub use source::links_on_the_way;
 pub use spec::JailSpec;
 pub use start::{GivenGroups, JailRequest, Prepared, Running, prepare, prepare_in};
+pub use witness::Witness;

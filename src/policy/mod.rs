@@ -42,11 +42,11 @@ pub use host::{DomainName, Host, HostError};
 pub use judgement::decide;
 pub use path::PathPattern;
 pub use profile::{
-    ApprovalsPolicy, AuditPolicy, Budget, BudgetAction, BudgetKind, BudgetRule, Budgets,
-    CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode, FilesystemPolicy,
-    IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy, OnFailure, Overrides,
-    PolicyTest, Profile, ProfileError, Registry, Resource, ResourceLimits, TlsHandling, Unlisted,
-    WebsocketPolicy,
+    ApprovalsPolicy, AuditPolicy, BodiesPolicy, BodySides, Budget, BudgetAction, BudgetKind,
+    BudgetRule, Budgets, CodexPolicy, DnsPolicy, Durability, EnvironmentPolicy, FilesystemMode,
+    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkMode, NetworkPolicy,
+    OnFailure, Overrides, PolicyTest, Profile, ProfileError, Registry, Resource, ResourceLimits,
+    TlsHandling, Unlisted, WebsocketPolicy,
 };
 pub use question::Question;
 pub use remedy::remedy;

@@ -15,7 +15,8 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::policy::{NetworkPolicy, OnFailure};
+use crate::jail::Witness;
+use crate::policy::{BodiesPolicy, NetworkPolicy, OnFailure};
 use crate::sys::beside::Process;
 use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
@@ -362,6 +363,8 @@ pub struct Gate {
     boot: GateBoot,
     /// Copies of the jail's listeners. While there is no gate what connects waits; nobody else accepts.
     listeners: Vec<OwnedFd>,
+    /// Whom each gate asks which process of the jail made a connection.
+    witness: Option<Witness>,
     restarts: Restarts,
 }
 
@@ -383,6 +386,7 @@ impl Gate {
             inbox: RefCell::new(Inbox::new(MAX_REPLY)),
             boot,
             listeners: Vec::new(),
+            witness: None,
             restarts: Restarts::default(),
         })
     }
@@ -400,9 +404,11 @@ impl Gate {
     pub fn serve(
         &mut self,
         listeners: Vec<OwnedFd>,
+        witness: Witness,
         signals: &mut Signals,
     ) -> Result<(), CompanionError> {
         self.listeners = listeners;
+        self.witness = Some(witness);
         self.hand_over(&self.control)?;
         match receive(Self::WHO, &self.control, Some(signals))?.message {
             GateReply::Serving => Ok(()),
@@ -411,6 +417,12 @@ impl Gate {
     }
 
     fn hand_over(&self, control: &Channel) -> Result<(), CompanionError> {
+        // A witness that has ended does not keep a gate from serving: its records say so.
+        let channel = self.witness.as_ref().and_then(|one| one.channel().ok());
+        let channel: Vec<_> = channel.iter().map(AsFd::as_fd).collect();
+        control
+            .send_with(&GateCommand::Witness, &channel)
+            .map_err(Self::wire)?;
         let borrowed: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         control
             .send_with(&GateCommand::Serve, &borrowed)
@@ -550,6 +562,7 @@ pub fn gate_boot(policy: NetworkPolicy, approval_seconds: u32) -> GateBoot {
         credentials: Vec::new(),
         upstream: None,
         on_failure: OnFailure::Block,
+        bodies: BodiesPolicy::default(),
     }
 }
 

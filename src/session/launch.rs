@@ -14,7 +14,7 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Footing, GivenGroups, Interceptor, Running};
+use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Witness};
 use crate::sys::harden;
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
@@ -182,6 +182,7 @@ impl Companions {
         boot.credentials = plan.credentials.for_the_gate();
         boot.roots.clone_from(&plan.roots);
         boot.upstream.clone_from(&plan.upstream);
+        boot.bodies.clone_from(&plan.profile.audit.bodies);
         let gate = Gate::start(Rc::clone(&starter), channels.gate, boot)?;
         Ok(Self {
             starter,
@@ -384,6 +385,11 @@ impl Jail {
     ) -> Result<OwnedFd, LaunchError> {
         let mut confined = self.confined(plan, signals)?;
         self.running.learn_first();
+        let (diagnostics, missing) = jail::witness::take_diagnostics(&mut confined.listeners);
+        confined.isolation.shortfalls.extend(missing);
+        // Init waits for our word, so its number is its own.
+        let asks = diagnostics.as_ref();
+        let witness = Witness::start(&self.program, confined.pid, asks, plan.footing)?;
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {
@@ -403,7 +409,9 @@ impl Jail {
             source,
         })?;
         confined.isolation.shortfalls.append(&mut self.shortfalls);
-        companions.gate.serve(confined.listeners, signals)?;
+        companions
+            .gate
+            .serve(confined.listeners, witness, signals)?;
         companions.since = Instant::now();
         desk.introduce(plan.described(confined.isolation.clone(), confined.pid));
         companions

@@ -225,6 +225,7 @@ impl Plan {
                 .as_ref()
                 .map_or_else(PathBuf::new, |log| log.path().to_path_buf()),
             durability: self.profile.audit.durability,
+            ledger: true,
             on_failure: self.profile.audit.on_failure,
             segment_bytes: None,
         }

@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Channel, WireError};
 use crate::audit::AuditEvent;
-use crate::ids::SessionId;
+use crate::audit::http::BodySide;
+use crate::ids::{ConnId, SessionId};
 use crate::policy::{Durability, OnFailure};
 
 /// What the writer is for ([`super::supply::WriterSupply`]).
@@ -38,6 +39,8 @@ pub struct AuditBoot {
     pub folder: PathBuf,
     /// When a record counts as kept.
     pub durability: Durability,
+    /// Whether it binds the log into the ledger beside it; under the service the notary does.
+    pub ledger: bool,
     /// What happens to records that cannot be kept.
     #[serde(default)]
     pub on_failure: OnFailure,
@@ -54,6 +57,39 @@ pub struct Append {
     pub id: u64,
     /// What happened.
     pub event: AuditEvent,
+}
+
+/// "Keep this body, write down where, then tell me." From a gate alone; answered as an [`Append`] is. What is
+/// recorded is `body.kept`, or `body.skipped` with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepBody {
+    /// The body. Stands first, which tells this message from an [`Append`]: see [`KEEP_BODY`].
+    pub body: BodyOffer,
+    /// Chosen by the sender, repeated in the answer.
+    pub id: u64,
+}
+
+/// What a [`KeepBody`] begins with, and an [`Append`] does not.
+pub const KEEP_BODY: &[u8] = b"{\"body\":";
+
+/// A body as the gate has it: decoded, its secrets replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyOffer {
+    /// The request that it belongs to.
+    pub conn: ConnId,
+    /// Whose it is.
+    pub direction: BodySide,
+    /// Whether there was more.
+    pub truncated: bool,
+    /// The coding that was undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    /// How many secrets were replaced.
+    pub redactions: u32,
+    /// Its bytes, in base64 (RFC 4648 section 4), at most 1 MiB of them.
+    pub content: String,
 }
 
 /// What the writer answers.

@@ -3,7 +3,8 @@
 //! The gate is started with two sockets: this control channel and its supply channel ([`super::supply`]),
 //! by which its audit channel comes. The session
 //! sends [`GateBoot`]; the gate compiles the policy, confines itself and answers
-//! [`GateReply::Confined`]. The session sends [`GateCommand::Serve`] with the listening sockets that
+//! [`GateReply::Confined`]. The session sends [`GateCommand::Witness`] with a channel to whoever knows the jail's
+//! processes ([`super::witness`]), and [`GateCommand::Serve`] with the listening sockets that
 //! init made (first HTTP, then SOCKS5 if the policy has it, then its socket for datagrams if the policy has
 //! that, then those of [`super::transparent`] if the policy has that); the gate answers
 //! [`GateReply::Serving`].
@@ -21,8 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{PolicyGeneration, QuestionId};
 use crate::policy::{
-    Answered, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method, NetworkPolicy,
-    NoProxy, OnFailure, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope, Transport,
+    Answered, BodiesPolicy, BudgetAction, BudgetKind, DenyReason, Host, HostPattern, Method,
+    NetworkPolicy, NoProxy, OnFailure, Password, Port, ProxyUrl, ResolveNames, RuleId, Scope,
+    Transport,
 };
 use crate::secret::{self, Secret};
 
@@ -50,6 +52,9 @@ pub struct GateBoot {
     /// What happens while records cannot be kept, as far as the terms of the host leave it.
     #[serde(default)]
     pub on_failure: OnFailure,
+    /// Whose bodies are kept beside the log.
+    #[serde(default)]
+    pub bodies: BodiesPolicy,
 }
 
 /// The way out where a network has no direct one. At least one of the two proxies is there.
@@ -96,6 +101,9 @@ pub const MARK: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateCommand {
+    /// Before it serves: whom to ask which process made a connection, by the channel that came with this frame
+    /// ([`super::witness`]); without one nobody can be asked, and records say so.
+    Witness,
     /// Accept on the listeners that came with this frame.
     Serve,
     /// The command is over: close everything, record it, report.

@@ -22,7 +22,8 @@ pub struct InitPlan {
     /// The loopback port for datagrams of SOCKS5 clients; its socket comes behind the listeners.
     pub datagrams: Option<u16>,
     /// Whether the jail's network namespace is to come with [`InitReport::Confined`], after the sockets: for
-    /// helpers that work in it from outside (see [`super::transparent`] and [`super::reach`]).
+    /// helpers that work in it from outside (see [`super::transparent`] and [`super::reach`]). After it comes, where
+    /// the kernel has one, a socket that asks about the sockets there (see [`super::witness`]).
     pub network: bool,
     /// Paths in the jail that Landlock lets be read and executed.
     pub readable: Vec<PathBuf>,

@@ -34,6 +34,10 @@ fn keep(log: &mut Log, event: AuditEvent) {
     log.commit().unwrap();
 }
 
+/// What is said of logs beside which there is no ledger.
+const NO_LEDGER: &str =
+    "ledger    there is none: a log that is gone or that was written anew does not show\n";
+
 /// A log of 22 records.
 fn long(folder: &Path) -> (SessionId, Vec<SegmentName>) {
     let session = SessionId::generate();
@@ -72,7 +76,7 @@ fn verify_and_show_read_all_segments_plain_and_packed() {
         if let Some(at) = packed {
             pack(folder.path(), segments[at]);
         }
-        let line = format!("complete  {session}  22 records, head {head}\n");
+        let line = format!("complete  {session}  22 records, head {head}\n{NO_LEDGER}");
         assert_eq!(audit(folder.path(), &["verify"]), says(0, &line, ""));
         let shown = audit(folder.path(), &["show", &session.to_string()]);
         assert_eq!(shown.code, 0, "{shown:?}");
@@ -106,7 +110,7 @@ fn a_later_segment_alone_is_a_part_and_a_missing_one_is_named() {
     fs::remove_file(&path).unwrap();
     let name = segments[2].file_name();
     let expected = format!(
-        "BROKEN    {session}  {name}: record {first} at byte 0: this segment of the log is missing: it was removed\n"
+        "BROKEN    {session}  {name}: record {first} at byte 0: this segment of the log is missing: it was removed\n{NO_LEDGER}"
     );
     assert_eq!(audit(folder.path(), &["verify"]), says(1, &expected, ""));
 }

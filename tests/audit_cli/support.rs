@@ -46,6 +46,8 @@ pub(crate) fn decided(
     reason: Option<DenyReason>,
 ) -> AuditEvent {
     AuditEvent::EgressDecided {
+        process: None,
+        process_unknown: None,
         conn: ConnId(conn),
         transport: Transport::Connect,
         host: Host::parse(host).unwrap(),
@@ -76,6 +78,8 @@ pub(crate) fn story() -> Vec<AuditEvent> {
         }
     };
     let forward = AuditEvent::EgressDecided {
+        process: None,
+        process_unknown: None,
         conn: ConnId(6),
         transport: Transport::Forward,
         host: Host::parse("evil.test").unwrap(),
@@ -90,6 +94,8 @@ pub(crate) fn story() -> Vec<AuditEvent> {
     let refused = |conn, reason, detail: &str| {
         let (transport, detail) = (Transport::Connect, detail.to_owned());
         AuditEvent::EgressRefused {
+            process: None,
+            process_unknown: None,
             conn: ConnId(conn),
             transport,
             reason,

@@ -144,7 +144,9 @@ fn a_session_cannot_report_traffic() {
 
 #[test]
 fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
-    let oversized = (65_537_u32).to_le_bytes().to_vec();
+    // With a body a frame may be longer.
+    let oversized = [65_537_u32.to_le_bytes().as_slice(), br#"{"id":1,"#].concat();
+    let oversized_body = (786_433_u32 * 2).to_le_bytes().to_vec();
     let huge = u32::MAX.to_le_bytes().to_vec();
     let no_json = [3_u32.to_le_bytes().as_slice(), b"???"].concat();
     let unknown_field = frame(
@@ -153,7 +155,14 @@ fn a_gate_that_sends_no_frames_is_cut_off_and_nothing_is_written() {
     let chain_field = frame(
         r#"{"id":1,"seq":7,"event":{"event":"egress.dialed","conn":1,"address":"1.1.1.1:1"}}"#,
     );
-    for bytes in [oversized, huge, no_json, unknown_field, chain_field] {
+    for bytes in [
+        oversized,
+        oversized_body,
+        huge,
+        no_json,
+        unknown_field,
+        chain_field,
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let Writer {
             child,
@@ -233,6 +242,8 @@ fn the_longest_texts_make_a_record_that_reads_back() {
     let noise = "\u{1}\"é\u{202e}".repeat(10_000);
     append(&writer.session, 1, started(&[noise.as_str(); 40])).unwrap();
     let refused = AuditEvent::EgressRefused {
+        process: None,
+        process_unknown: None,
         conn: ConnId(1),
         transport: Transport::Socks5,
         reason: portcullis::policy::DenyReason::Malformed,

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 #![expect(clippy::disallowed_methods, reason = "tests start mount(8)")]
 
+mod binding;
+mod bodies;
 mod clients;
 mod confined;
 mod ending;

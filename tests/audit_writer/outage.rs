@@ -204,6 +204,8 @@ fn what_does_not_fit_is_counted_and_the_queue_is_bounded() {
         transport: portcullis::policy::Transport::Connect,
         reason: portcullis::policy::DenyReason::Malformed,
         detail: "x".repeat(1000),
+        process: None,
+        process_unknown: None,
     };
     for conn in 0..8192 {
         assert_eq!(append(&writer.gate, conn, big(conn)).unwrap(), 0);

@@ -77,9 +77,9 @@ fn it_is_confined_before_it_says_ready() {
     let open = fs::read_dir(format!("/proc/{}/fd", writer.pid()))
         .unwrap()
         .count();
-    let (before, with) = (7, 8);
+    let (before, with) = (10, 11);
     assert!(
         open == before || open == with,
-        "standard streams, two channels, the log, its folder, and the gate's channel once it has come: {open}"
+        "standard streams, two channels, the log, its folder, that of bodies, the ledger and its key, and the gate's channel once it has come: {open}"
     );
 }

@@ -126,6 +126,7 @@ impl Writer {
             user: "tester".into(),
             folder,
             durability,
+            ledger: true,
             on_failure: self.on_failure,
             segment_bytes: self.segment_bytes,
         }
@@ -184,6 +185,8 @@ pub(crate) fn started(argv: &[&str]) -> AuditEvent {
 
 pub(crate) fn decided(conn: u64) -> AuditEvent {
     AuditEvent::EgressDecided {
+        process: None,
+        process_unknown: None,
         conn: ConnId(conn),
         transport: Transport::Connect,
         host: Host::parse("api.example.com").unwrap(),

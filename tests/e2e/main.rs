@@ -14,6 +14,7 @@ mod cli;
 #[path = "../support/codex_install.rs"]
 mod codex_install;
 mod credentials;
+mod exchanged;
 mod fallback;
 #[path = "../support/fd_store.rs"]
 mod fd_store;

@@ -80,6 +80,8 @@ fn one_request_leaves_four_records_in_order() {
     };
     let expected = vec![
         AuditEvent::EgressDecided {
+            process: None,
+            process_unknown: None,
             conn,
             transport: Transport::Forward,
             host: Host::parse("a.test").unwrap(),

@@ -47,6 +47,24 @@ fn curl_gets_what_is_allowed_and_a_reason_for_what_is_not() {
 }
 
 #[test]
+fn a_plain_request_is_told_with_its_answer_and_nobodys_thread() {
+    let origin = Origin::echo();
+    let (spec, authority) = allowing(&origin);
+    let gate = spec.start();
+    let proxy = format!("http://{}", gate.http);
+    let thread = "thread-id: 01a208e7-385f-76d3-893e-6c4957fd2d7e";
+    let url = format!("http://{authority}/hello");
+    curl(&["--proxy", &proxy, "-H", thread, "-d", "four", &url]);
+    let told = gate.audit.exchanges(1).remove(0);
+    assert_eq!(
+        (told.method.as_str(), told.status, told.request_bytes),
+        ("POST", Some(200), 4)
+    );
+    // Only of what is sent within TLS that is looked into.
+    assert_eq!((told.thread, told.turn), (None, None));
+}
+
+#[test]
 fn a_request_reaches_the_origin_without_fields_of_one_hop_and_with_its_own_host() {
     let origin = Origin::http(|head, _| {
         format!(

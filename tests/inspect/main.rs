@@ -15,6 +15,7 @@ mod certificates;
 mod client;
 mod clients;
 mod credentials;
+mod exchanged;
 mod fronting;
 mod handshake;
 mod http1;

@@ -195,7 +195,14 @@ fn a_session_whose_command_runs_can_end_its_jail_and_nothing_else() {
         let sets = sets(process, names);
         // It may have ended.
         if !sets[0].is_empty() {
-            assert_eq!(sets, [none; 4], "{}", field(process, "Name:"));
+            // CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE: to look at processes, which is all that its seccomp table lets it.
+            let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            let expected = if line.ends_with(b"\0witness\0") {
+                [none, "0000000000080004", "0000000000080004", none]
+            } else {
+                [none; 4]
+            };
+            assert_eq!(sets, expected, "{}", field(process, "Name:"));
             others += 1;
         }
     }

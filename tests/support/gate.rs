@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use portcullis::audit::AuditEvent;
+use portcullis::audit::http::HttpExchange;
 use portcullis::policy::{
     AddressPolicy, Effect, HostPattern, NetworkLimits, NetworkPolicy, OnFailure, Port, Protocol,
     Rule, RuleId,
@@ -197,6 +198,7 @@ impl TestGate {
             credentials: spec.credentials,
             upstream: spec.upstream,
             approval_seconds: spec.approval_seconds,
+            bodies: portcullis::policy::BodiesPolicy::default(),
         };
         control.send(&boot).unwrap();
         let memory = portcullis::sys::fd::unnamed("gates").unwrap();
@@ -285,6 +287,8 @@ struct Shared {
 
 struct State {
     events: Vec<AuditEvent>,
+    /// Told apart: one comes with every request that the gate can read.
+    exchanges: Vec<HttpExchange>,
     unanswered: Vec<u64>,
     hold: bool,
     /// How records are answered that are not kept.
@@ -313,6 +317,7 @@ impl AuditDouble {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 events: Vec::new(),
+                exchanges: Vec::new(),
                 unanswered: Vec::new(),
                 hold: false,
                 not_kept: None,
@@ -334,7 +339,10 @@ impl AuditDouble {
         thread::spawn(move || {
             while let Ok(Append { id, event }) = lane.recv() {
                 let mut state = reader.state.lock().unwrap();
-                state.events.push(event);
+                match event {
+                    AuditEvent::HttpExchanged(exchange) => state.exchanges.push(*exchange),
+                    event => state.events.push(event),
+                }
                 state.unanswered.push(id);
                 reader.answer(&mut state);
                 reader.changed.notify_all();
@@ -405,6 +413,18 @@ impl AuditDouble {
             error: "disk full".to_owned(),
         };
         self.0.lane.lock().unwrap().send(&failed).unwrap();
+    }
+
+    /// Waits for so many `http.exchanged`, which [`AuditDouble::events`] leaves out.
+    pub(crate) fn exchanges(&self, count: usize) -> Vec<HttpExchange> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut state = self.lock();
+        while state.exchanges.len() < count {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{:#?}", state.exchanges);
+            state = self.0.changed.wait_timeout(state, left).unwrap().0;
+        }
+        state.exchanges.clone()
     }
 
     pub(crate) fn events(&self) -> Vec<AuditEvent> {

@@ -38,11 +38,13 @@ FILES = {
     "/usr/lib/portcullis/portcullis-gate": "root:root 755",
     "/usr/lib/portcullis/portcullis-init": "root:root 755",
     "/usr/lib/portcullis/portcullis-audit": "root:root 755",
+    "/usr/lib/portcullis/portcullis-notary": "root:root 755",
     "/etc/portcullis": "root:root 755",
     "/run/portcullis": "root:root 755",
     CONTROL: "root:root 666",
     "/var/lib/portcullis": "root:root 700",
     "/var/log/portcullis": f"root:{AUDITORS} 750",
+    "/var/log/portcullis/ledger": f"portcullis-notary:{AUDITORS} 2750",
 }
 
 
@@ -89,7 +91,7 @@ def modes():
         same((path, found.st_uid), (path, 0))
         if not os.path.islink(path):
             same((path, found.st_mode & 0o6022), (path, 0), "writable for others, or setuid")
-    for name in ("portcullis-gate", "portcullis-audit"):
+    for name in ("portcullis-gate", "portcullis-audit", "portcullis-notary"):
         contains(root("getent", "passwd", name).ok(), "nologin")
     for name in (OPERATORS, AUDITORS):
         root("getent", "group", name).ok()
@@ -105,6 +107,20 @@ def first():
     same(ALICE.events("session.started", started["session"]), [], "records in her own folder")
     path = service_log(started["session"])
     same(mode(path), f"portcullis-audit:{AUDITORS} 640")
+    # The notary runs with the service, under a user of its own, and binds what has ended.
+    same(root("systemctl", "is-active", "portcullis-notary.service").out, "active\n")
+    same(mode("/var/lib/portcullis-notary/key"), "portcullis-notary:portcullis-notary 600")
+    same(mode("/var/log/portcullis/ledger/ledger.jsonl"), f"portcullis-notary:{AUDITORS} 640")
+    eventually(
+        "the end is bound",
+        lambda: any(
+            one.get("session") == started["session"] and one["state"] == "ended"
+            for one in records("/var/log/portcullis/ledger/ledger.jsonl")
+            if one["event"] == "log.head"
+        ),
+    )
+    verified = root("portcullis", "audit", "verify", "--dir", "/var/log/portcullis").ok()
+    contains(verified, "signed up to entry")
 
 
 @check("input, output and the status are the command's own, for a user and for root")

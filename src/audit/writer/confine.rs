@@ -1,19 +1,19 @@
 //! What the writer takes from itself. Four layers, each enough to keep it from the rest of the host.
 //!
-//! Afterwards it can read and write what is open, make new files in the folders that are named to [`confine`], and
-//! end. It cannot open a file that is there, connect, execute, signal or trace; a system call beyond the table ends it at
-//! once, and with it the session's traffic.
+//! Afterwards it can read and write what is open, make new files in the folders that are named to [`confine`], read those in
+//! the folder of bodies, and end. It cannot open another file that is there, connect, execute, signal or trace; a system
+//! call beyond the table ends it at once, and with it the session's traffic.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::libc;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
 use crate::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
@@ -43,9 +43,23 @@ pub enum ConfineError {
     Table(#[from] seccompiler::BackendError),
 }
 
-/// Puts every layer on. Seccomp last, because it forbids what the others are made with. In these folders, open
-/// descriptors that stay open, new files may be made.
-pub fn confine(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
+/// The folders that stay open, and what may be done in them.
+#[derive(Debug)]
+pub struct Folders<'a> {
+    /// New files may be made in these.
+    pub new_files: Vec<BorrowedFd<'a>>,
+    /// Files of this one may be read.
+    pub read: Option<BorrowedFd<'a>>,
+}
+
+/// How a file of [`Folders::read`] is opened.
+pub(super) const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+/// Puts every layer on. Seccomp last, because it forbids what the others are made with.
+pub fn confine(folders: &Folders<'_>) -> Result<(), ConfineError> {
     harden::harden()?;
     capability::drop_all()?;
     landlock(folders)?;
@@ -55,14 +69,19 @@ pub fn confine(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
 }
 
 /// Handles everything Landlock knows and allows none of it, but new regular files beneath the folders: to make them, to
-/// write them and to cut off what was written in part. An older kernel enforces the part that it
+/// write them and to cut off what was written in part; and to read beneath one. An older kernel enforces the part that it
 /// knows; that it enforces anything is checked, because the library says nothing when it does not.
-fn landlock(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
+fn landlock(folders: &Folders<'_>) -> Result<(), ConfineError> {
     let abi = ABI::V10;
-    let new_files = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
-    let rules = folders
-        .iter()
-        .map(|folder| Ok::<_, RulesetError>(PathBeneath::new(folder, new_files)));
+    let make = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
+    let makes = folders.new_files.iter().map(|folder| (*folder, make));
+    let reads = folders
+        .read
+        .map(|folder| (folder, AccessFs::ReadFile.into()));
+    let rules = makes.chain(reads).map(|(folder, access)| {
+        let rule = PathBeneath::new(folder, access).set_compatibility(CompatLevel::BestEffort);
+        Ok::<_, RulesetError>(rule)
+    });
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
@@ -77,7 +96,7 @@ fn landlock(folders: &[BorrowedFd<'_>]) -> Result<(), ConfineError> {
 }
 
 /// Every system call that the writer makes from here on, and why.
-fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
+fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
     let mut table: Table = [
         // the loop
         libc::SYS_ppoll, // wait for requests; restarts by itself after SIGSTOP and SIGCONT
@@ -87,9 +106,13 @@ fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
         libc::SYS_sendmsg, // answer Ready (wire::Channel)
         // the file
         libc::SYS_write,     // append
+        libc::SYS_read,      // a body that is there already
         libc::SYS_fdatasync, // durability
         libc::SYS_fsync,     // durability of a new segment's name
         libc::SYS_ftruncate, // cut a partial line off
+        // the ledger: its end, and its key
+        libc::SYS_fstat,
+        libc::SYS_pread64,
         // the memory allocator
         libc::SYS_brk,
         libc::SYS_munmap,
@@ -104,50 +127,68 @@ fn table(folders: &[BorrowedFd<'_>]) -> Result<Table, ConfineError> {
     .into_iter()
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
-    // Rust's library makes sure that a descriptor is open before it closes it (debug builds). And the lock of a new
-    // segment.
+    // Rust's library makes sure that a descriptor is open before it closes it (debug builds). And the locks of a new
+    // segment and of the ledger.
     let lock = exactly(1, libc::F_OFD_SETLK)?;
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?, lock]);
-    let new_files = folders
-        .iter()
-        .copied()
-        .map(new_file_in)
+    let made = folders.new_files.iter();
+    let mut opens = made
+        .map(|folder| opening(*folder, NEW_SEGMENT, Some(NEW_SEGMENT_MODE)))
         .collect::<Result<Vec<_>, _>>()?;
-    // No rule would be no condition.
-    if !new_files.is_empty() {
-        table.insert(libc::SYS_openat, new_files);
+    if let Some(folder) = folders.read {
+        opens.push(opening(folder, READ, None)?);
     }
+    // No rule would be no condition.
+    if !opens.is_empty() {
+        table.insert(libc::SYS_openat, opens);
+    }
+    // "Done", said to nobody: what the library of the signatures sets up once (pthread_once(3)).
+    let wake = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+    table.insert(libc::SYS_futex, vec![exactly(1, wake)?]);
     // Memory, but none that is executable (mmap(2), third argument).
     table.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     Ok(table)
 }
 
-/// A rule for openat(2) of a file that is not there yet, by a name in this folder. Where the name leads nobody checks
-/// here: that it stays beneath the folder is Landlock's.
-fn new_file_in(folder: BorrowedFd<'_>) -> Result<SeccompRule, ConfineError> {
+/// A rule for openat(2) by a name in this folder, in one way alone. Where the name leads nobody checks here: that it stays
+/// beneath the folder is Landlock's.
+fn opening(
+    folder: BorrowedFd<'_>,
+    flags: OFlags,
+    mode: Option<Mode>,
+) -> Result<SeccompRule, ConfineError> {
     // Which the kernel adds by itself on 64 bits, and libraries on 32.
     let always_set = OFlags::LARGEFILE.bits();
-    let flags = SeccompCmpOp::MaskedEq((!always_set).into());
+    let masked = SeccompCmpOp::MaskedEq((!always_set).into());
     let is = |argument, how, number: u32| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, number.into())
     };
-    let folder = folder.as_raw_fd().cast_unsigned();
-    Ok(SeccompRule::new(vec![
-        is(0, SeccompCmpOp::Eq, folder)?,
-        is(2, flags, NEW_SEGMENT.bits() & !always_set)?,
-        is(3, SeccompCmpOp::Eq, NEW_SEGMENT_MODE.bits())?,
-    ])?)
+    let by = folder.as_raw_fd().cast_unsigned();
+    let mut conditions = vec![
+        is(0, SeccompCmpOp::Eq, by)?,
+        is(2, masked, flags.bits() & !always_set)?,
+    ];
+    if let Some(mode) = mode {
+        conditions.push(is(3, SeccompCmpOp::Eq, mode.bits())?);
+    }
+    Ok(SeccompRule::new(conditions)?)
 }
 
 /// A rule for calls whose argument is this number.
-fn exactly(argument: u8, number: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn exactly(
+    argument: u8,
+    number: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let (length, number) = (SeccompCmpArgLen::Dword, u64::from(number.unsigned_abs()));
     let condition = SeccompCondition::new(argument, length, SeccompCmpOp::Eq, number)?;
     Ok(SeccompRule::new(vec![condition])?)
 }
 
 /// A rule for calls whose argument lacks this bit.
-fn without(argument: u8, bit: libc::c_int) -> Result<SeccompRule, ConfineError> {
+pub(in crate::audit) fn without(
+    argument: u8,
+    bit: libc::c_int,
+) -> Result<SeccompRule, ConfineError> {
     let bit = u64::from(bit.unsigned_abs());
     let condition = SeccompCondition::new(
         argument,

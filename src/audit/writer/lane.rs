@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::audit::Source;
-use crate::wire::audit::{Append, AuditReply};
+use crate::wire::audit::{Append, AuditReply, KEEP_BODY, KeepBody};
 use crate::wire::frame::{body_length, decode, encode};
 use crate::wire::{Channel, WireError};
 
@@ -20,6 +20,18 @@ const CHUNK: usize = 64 << 10;
 /// The longest request of a gate. Exceeds every event a gate can have: a 1 KiB path and detail, a
 /// 253-byte host, 128 addresses.
 const GATE_FRAME: usize = 64 << 10;
+
+/// The longest of those with a body: 1 MiB in base64 and a few words.
+const BODY_FRAME: usize = 3 << 19;
+
+/// What a client asks for.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// A record.
+    Append(Append),
+    /// A body beside the log, and a record of it.
+    Keep(KeepBody),
+}
 
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -86,16 +98,27 @@ impl Lane {
     }
 
     /// The next whole request. An error means that this client does not keep to the protocol.
-    pub(super) fn next_request(&mut self) -> Option<Result<Append, WireError>> {
+    pub(super) fn next_request(&mut self) -> Option<Result<Request, WireError>> {
         let rest = self.inbox.get(self.consumed..)?;
         let (header, rest) = rest.split_first_chunk()?;
         let length = match body_length(*header) {
-            Ok(length) if self.source == Source::Session || length <= GATE_FRAME => length,
-            Ok(length) => return Some(Err(WireError::TooLong(length))),
+            Ok(length) if length > BODY_FRAME && self.source == Source::Gate => {
+                return Some(Err(WireError::TooLong(length)));
+            }
+            Ok(length) => length,
             Err(error) => return Some(Err(error)),
         };
+        let known = rest.get(..KEEP_BODY.len().min(length))?;
+        let is_body = known == KEEP_BODY;
+        if self.source == Source::Gate && !is_body && length > GATE_FRAME {
+            return Some(Err(WireError::TooLong(length)));
+        }
         let body = rest.get(..length)?;
-        let request = decode(body);
+        let request = if is_body {
+            decode(body).map(Request::Keep)
+        } else {
+            decode(body).map(Request::Append)
+        };
         self.consumed += header.len() + length;
         Some(request)
     }

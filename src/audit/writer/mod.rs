@@ -2,33 +2,40 @@
 //!
 //! Owns: the log's file and the head of its chain. Trusts: the session for the events of the session,
 //! the gate for those of the gate, neither for sequence, time or hashes; it takes a hostile gate for
-//! granted. Never: opens a file after its start but the next segments, which are new; makes a socket, executes
+//! granted. Never: opens a file after its start but new ones, the next segments and bodies, and bodies that are there;
+//! makes a socket, executes
 //! anything.
 //!
 //! `main` is one numbered list. It is started in a process group of its own and outlives the session
 //! process: if that dies, somebody must still write down that it did.
 //!
-//! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`].
+//! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`] → [`bodies`].
 
+mod bodies;
 pub mod confine;
 mod lane;
 mod outage;
 mod serve;
+mod witness;
 
-use std::fs::read_to_string;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 
-use self::confine::ConfineError;
+use self::bodies::Bodies;
+use self::confine::{ConfineError, Folders};
+use self::witness::Witness;
 use super::AuditEvent;
+use super::host;
+use super::ledger::append::KeyPlace;
+use super::ledger::{self, Ledger, LedgerError};
 use super::log::{Log, LogError, SEGMENT_BYTES};
-use super::record;
+use super::redact;
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::policy::OnFailure;
+use crate::policy::{Durability, OnFailure};
 use crate::sys::fd::inherit;
 use crate::wire::audit::{AuditBoot, AuditReply};
 use crate::wire::supply::WriterSupply;
@@ -80,19 +87,28 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    gate is listened to.
     let boot: WriterSupply = supply.recv()?;
 
-    // 4. Open the log: the last file that is ever opened here, but for the segments that are begun later.
+    // 4. Open the log, the folder of bodies and the ledger: all that is opened from here on are new files beside them, and
+    //    bodies that are there already.
     let (log, ended, on_failure) = open(&folder, &boot)?;
+    let bodies = Bodies::open(&folder, durability(&boot));
+    let witness = witness(&folder, &boot, &log, ended.is_some())?;
     drop(folder);
+    redact::prepare();
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
     //    is read.
-    confine::confine(&[log.folder()])?;
+    let mut new_files = vec![log.folder()];
+    new_files.extend(bodies.folder());
+    let read = bodies.folder();
+    confine::confine(&Folders { new_files, read })?;
 
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
     drop(session.send(&AuditReply::Ready));
     Ok(Opened {
         log,
+        witness,
+        bodies,
         ended,
         supply,
         on_failure,
@@ -102,6 +118,9 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
 /// What there is to work with.
 struct Opened {
     log: Log,
+    /// Binds it into the ledger.
+    witness: Witness,
+    bodies: Bodies,
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
     supply: Channel,
@@ -112,7 +131,7 @@ fn open(
     folder: &OwnedFd,
     boot: &WriterSupply,
 ) -> Result<(Log, Option<u64>, OnFailure), StartError> {
-    let host = record::host_id(&machine());
+    let host = host::id();
     match boot {
         WriterSupply::Boot(boot) => {
             let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
@@ -137,25 +156,44 @@ fn open(
     }
 }
 
+/// Who binds the log into the ledger beside it: this process, where nobody else does.
+fn witness(
+    folder: &OwnedFd,
+    boot: &WriterSupply,
+    log: &Log,
+    ended: bool,
+) -> Result<Witness, StartError> {
+    let (WriterSupply::Boot(boot) | WriterSupply::Resume(boot)) = boot else {
+        let early = io::Error::other("a gate's channel came before it");
+        return Err(StartError::Boot(WireError::Io(early)));
+    };
+    let ledger = if boot.ledger {
+        let shown = boot.folder.join(ledger::FOLDER);
+        let folder = ledger::append::folder(folder).map_err(|error| LedgerError::Io {
+            path: shown.clone(),
+            error,
+        })?;
+        let (place, durability) = (KeyPlace::Beside, boot.durability);
+        Some(Ledger::open(folder, &shown, place, durability, host::id())?)
+    } else {
+        None
+    };
+    Ok(Witness::new(ledger, boot.session, log.place(), ended))
+}
+
 fn as_long_as(log: Log, boot: &AuditBoot) -> Log {
     log.with_segments_of(boot.segment_bytes.unwrap_or(SEGMENT_BYTES))
 }
 
-fn whose(boot: &AuditBoot) -> (SessionId, &str) {
-    (boot.session, boot.user.as_str())
+fn durability(boot: &WriterSupply) -> Durability {
+    match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) => boot.durability,
+        WriterSupply::Gate => Durability::Each,
+    }
 }
 
-/// What names this host: its machine-id(5), or its node name where it has none, as in containers.
-fn machine() -> String {
-    let known = read_to_string("/etc/machine-id")
-        .ok()
-        .filter(|id| !id.trim().is_empty());
-    known.unwrap_or_else(|| {
-        rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned()
-    })
+fn whose(boot: &AuditBoot) -> (SessionId, &str) {
+    (boot.session, boot.user.as_str())
 }
 
 /// Why no log was begun.
@@ -171,6 +209,8 @@ enum StartError {
     Boot(#[from] WireError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     #[error("audit writer: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -180,7 +220,7 @@ impl StartError {
         match self {
             Self::Signals(_) => Exit::Internal,
             Self::Descriptor { .. } | Self::Boot(_) => Exit::Usage,
-            Self::Log(_) | Self::Confine(_) => Exit::Unavailable,
+            Self::Log(_) | Self::Ledger(_) | Self::Confine(_) => Exit::Unavailable,
         }
     }
 }

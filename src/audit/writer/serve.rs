@@ -11,14 +11,16 @@ use rustix::io::Errno;
 use jiff::Timestamp;
 
 use super::Opened;
-use super::lane::Lane;
+use super::bodies::Bodies;
+use super::lane::{Lane, Request};
 use super::outage::Outage;
+use super::witness::Witness;
 use crate::audit::log::{Log, LogError};
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
 use crate::policy::OnFailure;
 use crate::wire::Channel;
-use crate::wire::audit::{Append, AuditReply};
+use crate::wire::audit::{Append, AuditReply, KeepBody};
 use crate::wire::supply::{Deliveries, WriterSupply, only};
 
 /// How long the gate of a lost session may still report: it ends by itself as soon as it notices.
@@ -34,12 +36,16 @@ const LAST_READS: usize = 64;
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     let Opened {
         log,
+        witness,
+        bodies,
         ended,
         supply,
         on_failure,
     } = opened;
     let mut service = Service {
         log,
+        witness,
+        bodies,
         session: Lane::new(Source::Session, session),
         gate: None,
         supply: Some(supply),
@@ -65,6 +71,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         }
         service.read();
         service.commit();
+        service.witness.bind_if_due();
         if let Some(exit) = service.turn() {
             return exit;
         }
@@ -73,6 +80,8 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 
 struct Service {
     log: Log,
+    witness: Witness,
+    bodies: Bodies,
     session: Lane,
     /// `None`: no gate yet.
     gate: Option<Lane>,
@@ -140,6 +149,7 @@ impl Service {
         let retry = self.outage.as_ref().map(Outage::next);
         let left = until.into_iter().chain(retry).min();
         let left = left.map(|at| at.saturating_duration_since(Instant::now()));
+        let left = left.into_iter().chain(self.witness.patience()).min();
         let timeout = left.map(Timespec::try_from).transpose();
         let timeout = timeout.map_err(|_| Errno::INVAL)?;
         match poll(&mut fds, timeout.as_ref()) {
@@ -197,7 +207,8 @@ impl Service {
         }
         while let Some(request) = self.lane(source).and_then(Lane::next_request) {
             match request {
-                Ok(request) => self.take(source, request),
+                Ok(Request::Append(request)) => self.take(source, request),
+                Ok(Request::Keep(request)) => self.take_body(source, request),
                 // Nothing that follows a broken frame can be told from noise.
                 Err(_) => self.cut_off(source),
             }
@@ -229,6 +240,20 @@ impl Service {
             Wanted::Record(Timestamp::now(), event.capped())
         };
         self.batch.push(Asked { source, id, what });
+    }
+
+    /// Keeps a body, and has a record say so.
+    fn take_body(&mut self, source: Source, KeepBody { id, body }: KeepBody) {
+        // After the end nothing is kept, and only a gate has bodies.
+        if source != Source::Gate || self.phase == Phase::Ended {
+            let what = Wanted::Nothing("audit log: no body is kept here".to_owned());
+            self.batch.push(Asked { source, id, what });
+            return self.cut_off(source);
+        }
+        match self.bodies.keep(body) {
+            Ok(event) => self.take(source, Append { id, event }),
+            Err(_) => self.cut_off(source),
+        }
     }
 
     /// Writes the batch, then answers everything in it.
@@ -268,6 +293,11 @@ impl Service {
         }
         if ends {
             self.phase = Phase::Ended;
+        }
+        let ended = self.phase == Phase::Ended;
+        self.witness.committed(self.log.place(), ended);
+        if ended {
+            self.witness.bind_end();
         }
         for (Asked { source, id, .. }, place) in batch.into_iter().zip(places) {
             let reply = match place {
@@ -321,6 +351,7 @@ impl Service {
         };
         if outage.end(&mut self.log).is_ok() {
             self.outage = None;
+            self.witness.committed(self.log.place(), false);
             self.answer(Source::Gate, &AuditReply::Writing);
         }
     }
@@ -367,6 +398,10 @@ impl Service {
         let (at, ended) = self.last_word.take().unwrap_or_else(lost);
         let closed = self.log.stage_capped(&ended, at);
         let closed = closed.and_then(|_| self.log.commit());
+        if closed.is_ok() {
+            self.witness.committed(self.log.place(), true);
+            self.witness.bind_end();
+        }
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))
     }
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::{FolderArg, folder_failure, log_failure};
-use crate::audit::AuditRecord;
 use crate::audit::folder::{FolderError, LogFolder};
 use crate::audit::reader::ReadError;
 use crate::audit::segment::{SegmentName, SegmentStore};
+use crate::audit::{AuditRecord, bodies};
 use crate::cli::failure::Failure;
 use crate::cli::{print, service};
 use crate::exit::Exit;
@@ -135,6 +135,17 @@ impl Logs {
             }
         }
         Ok(())
+    }
+
+    /// Reads a body that is kept beside the logs, and holds it against its hash. What the service keeps is read
+    /// by those who may read its folder, who name it.
+    pub(super) fn read_body(&self, session: SessionId, sha256: &str) -> io::Result<Vec<u8>> {
+        if self.kept.contains(&session) {
+            let cure = "the service hands out logs alone: name its folder with --dir";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, cure));
+        }
+        let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        bodies::read(folder, sha256)
     }
 }
 

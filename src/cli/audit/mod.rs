@@ -3,11 +3,14 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`](super::print::escape).
 
+mod body;
 mod export;
 mod forward;
+mod key;
 mod logs;
 mod naming;
 pub(super) mod phrase;
+mod prove;
 mod show;
 mod tail;
 mod verify;
@@ -39,17 +42,29 @@ Examples:
 
   portcullis audit verify ./copy/0192f0c1a2b37c4d8e5f60718293a4b5.0002.jsonl
                                       a later segment, by itself: reported as `part`
+  portcullis audit verify --key KEY   by a key that was noted elsewhere: `audit key show` prints it
+  portcullis audit verify --anchor /mnt/kept/checkpoints
 
-Exits with 1 when a record does not hold, and names the first that does not. A log without its last
-records looks like one that was never closed; it is reported as `open`. Keep the printed head
-elsewhere to tell the two apart.")]
+Exits with 1 when a record does not hold, and names the first that does not. Logs are held to the ledger
+beside them, which has their heads and is signed: what is missing, replaced or written anew shows. A
+ledger that lost its own tail shows by checkpoints kept elsewhere alone (--anchor).")]
     Verify(verify::VerifyArgs),
     /// Tell a session's story, or print one record
     #[command(after_help = "\
 Examples:
   portcullis audit show 0192f0        what ran, where it wanted to go, what would allow it
-  portcullis audit show 0192f0:17     record 17 of that session")]
+  portcullis audit show 0192f0:17     record 17 of that session
+  portcullis audit show 0192f0:18 --body   the body that record 18 (body.kept) speaks of")]
     Show(show::ShowArgs),
+    /// The key that signs the ledger of the logs
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  portcullis audit key show           the public half, to be noted elsewhere
+  portcullis audit key rotate         another one signs from here on"
+    )]
+    Key(key::KeyCommand),
     /// Write records in a form that other tools read
     #[command(after_help = "\
 Examples:
@@ -85,6 +100,7 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Tail(arguments) => tail::tail(&arguments),
         AuditCommand::Verify(arguments) => verify::verify(&arguments),
         AuditCommand::Show(arguments) => show::show(&arguments),
+        AuditCommand::Key(command) => key::run(command),
         AuditCommand::Export(arguments) => export::export(&arguments),
         AuditCommand::Forward(arguments) => forward::forward(&arguments),
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use crate::audit::changes::FileChanges;
-use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Status};
+use crate::audit::http::{BodyKept, HttpExchange};
+use crate::audit::{AuditEvent, DnsAnswer, EndedBy, Process, ProcessUnknown, Status};
 use crate::cli::print::escape;
 use crate::ids::ConnId;
 use crate::policy::{Host, Method, Port, Verdict};
@@ -35,7 +36,7 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             refused,
             ..
         } => row("", &escape(name), &resolved(addresses, refused)),
-        AuditEvent::DnsAsked { name, kind, answer } => asked(name, kind, *answer),
+        AuditEvent::DnsAsked { .. } => asked(event),
         AuditEvent::DnsDropped { count } => {
             row("DENY", "", &format!("{count} questions for names dropped"))
         }
@@ -46,15 +47,19 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             row("", &named(known, *conn), &format!("{address}{by}"))
         }
         AuditEvent::CredentialUsed { conn, .. } => row("", &named(known, *conn), &used(event)),
-        AuditEvent::EgressRefused {
-            conn,
-            reason,
-            detail,
-            ..
-        } => {
+        AuditEvent::EgressRefused { conn, .. } => {
             let about = named(known, *conn);
             known.remove(conn);
-            row("DENY", &about, &format!("{reason}: {}", escape(detail)))
+            row("DENY", &about, &refused(event))
+        }
+        AuditEvent::HttpExchanged(exchange) => {
+            row("", &named(known, exchange.conn), &exchanged(exchange))
+        }
+        AuditEvent::BodyKept(body) => row("", &named(known, body.conn), &kept(body)),
+        AuditEvent::BodySkipped(body) => {
+            let (whose, why) = (body.direction.word(), body.reason.word());
+            let what = format!("body of the {whose} not kept: {why}");
+            row("", &named(known, body.conn), &what)
         }
         AuditEvent::EgressClosed { conn, .. } => {
             let about = named(known, *conn);
@@ -163,13 +168,39 @@ fn resumed(lost_bytes: u64) -> String {
     }
 }
 
-fn asked(name: &str, kind: &str, answer: DnsAnswer) -> String {
+fn asked(event: &AuditEvent) -> String {
+    let AuditEvent::DnsAsked {
+        name,
+        kind,
+        answer,
+        process,
+        process_unknown,
+    } = event
+    else {
+        return String::new();
+    };
     let verdict = match answer {
         DnsAnswer::Address | DnsAnswer::NoAddress => "",
         DnsAnswer::Refused | DnsAnswer::Malformed | DnsAnswer::Full | DnsAnswer::Nothing => "DENY",
     };
     let about = format!("{} {}", escape(name), escape(kind));
-    row(verdict, &about, &format!("name asked for, {answer}"))
+    let from = from(process.as_deref(), *process_unknown);
+    row(verdict, &about, &format!("name asked for, {answer}{from}"))
+}
+
+fn refused(event: &AuditEvent) -> String {
+    let AuditEvent::EgressRefused {
+        reason,
+        detail,
+        process,
+        process_unknown,
+        ..
+    } = event
+    else {
+        return String::new();
+    };
+    let from = from(process.as_deref(), *process_unknown);
+    format!("{reason}: {}{from}", escape(detail))
 }
 
 fn resolved(addresses: &[IpAddr], refused: &[IpAddr]) -> String {
@@ -216,6 +247,8 @@ fn decided(event: &AuditEvent) -> String {
         verdict,
         reason,
         rule,
+        process,
+        process_unknown,
         ..
     } = event
     else {
@@ -230,12 +263,29 @@ fn decided(event: &AuditEvent) -> String {
         rule.as_ref()
             .map(|rule| format!(", by {}", escape(rule.as_str()))),
     );
+    why.push_str(&from(process.as_deref(), *process_unknown));
     let verdict = match verdict {
         Verdict::Allow => "allow",
         Verdict::Ask => "ask",
         Verdict::Deny => "DENY",
     };
     row(verdict, &destination(host, *port), &why)
+}
+
+/// Whose it is, as `, from curl[12]`; nothing of a log that does not say.
+fn from(process: Option<&Process>, unknown: Option<ProcessUnknown>) -> String {
+    match (process, unknown) {
+        (Some(process), _) => {
+            let others = match process.shared_with {
+                0 => String::new(),
+                1 => " and 1 other".to_owned(),
+                more => format!(" and {more} others"),
+            };
+            format!(", from {}[{}]{others}", escape(process.name()), process.pid)
+        }
+        (None, Some(why)) => format!(", from an unknown process ({why})"),
+        (None, None) => String::new(),
+    }
 }
 
 fn closed(event: &AuditEvent) -> String {
@@ -251,6 +301,45 @@ fn closed(event: &AuditEvent) -> String {
     };
     let (up, down, time) = (bytes(*bytes_up), bytes(*bytes_down), duration(*ms));
     format!("{up} up, {down} down, {time}, by {}", ender(*ended_by))
+}
+
+fn exchanged(exchange: &HttpExchange) -> String {
+    let status = exchange.status.map_or_else(
+        || "without an answer".to_owned(),
+        |status| status.to_string(),
+    );
+    let mut what = format!("{} {status}", escape(&exchange.method));
+    what.extend([", ", exchange.version.word()]);
+    if exchange.upgraded {
+        what += ", a WebSocket";
+    }
+    for (text, way) in [
+        (&exchange.request_type, "up"),
+        (&exchange.response_type, "down"),
+    ] {
+        what.extend(text.iter().map(|text| format!(", {} {way}", escape(text))));
+    }
+    let waited = exchange.first_byte_ms.map(duration);
+    what.extend(waited.map(|waited| format!(", answered after {waited}")));
+    for (text, of) in [(&exchange.thread, "thread"), (&exchange.turn, "turn")] {
+        what.extend(text.iter().map(|text| format!(", {of} {}", escape(text))));
+    }
+    what
+}
+
+fn kept(body: &BodyKept) -> String {
+    let (whose, size) = (body.direction.word(), bytes(body.bytes));
+    let mut what = format!("body of the {whose} kept, {size}");
+    if body.truncated {
+        what += " of more";
+    }
+    match body.redactions {
+        0 => {}
+        1 => what += ", a secret replaced",
+        more => what.extend([", ", &more.to_string(), " secrets replaced"]),
+    }
+    what.extend([", sha256 ", &escape(&body.sha256)]);
+    what
 }
 
 fn limit(event: &AuditEvent) -> String {
@@ -369,6 +458,25 @@ pub(in crate::cli) fn duration(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_named_with_its_number_in_the_jail_and_one_that_is_not_known_with_why() {
+        let mut process = Process {
+            pid: 12,
+            host_pid: 4711,
+            exe: "/work/a\u{1b}[2J (deleted)".to_owned(),
+            argv: Vec::new(),
+            parents: Vec::new(),
+            shared_with: 0,
+        };
+        assert_eq!(from(Some(&process), None), ", from a\\u{1b}[2J[12]");
+        process.exe = "/usr/bin/curl".to_owned();
+        process.shared_with = 2;
+        assert_eq!(from(Some(&process), None), ", from curl[12] and 2 others");
+        let gone = from(None, Some(ProcessUnknown::Gone));
+        assert_eq!(gone, ", from an unknown process (gone)");
+        assert_eq!(from(None, None), "");
+    }
 
     #[test]
     fn sizes_and_times_are_short() {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::logs::Logs;
-use super::{FolderArg, finish, log_failure, naming, phrase, verify};
+use super::{FolderArg, body, finish, log_failure, naming, phrase, verify};
 use crate::audit::Counted;
 use crate::audit::folder::file_name;
 use crate::audit::summary::{Destination, SessionSummary, Start};
@@ -23,6 +23,9 @@ pub struct ShowArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print the body that the record says is kept, after a look at its hash; escaped on a terminal
+    #[arg(long, conflicts_with = "json")]
+    body: bool,
     #[command(flatten)]
     folder: FolderArg,
 }
@@ -36,7 +39,12 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let log = path.join(file_name(session));
     let report = verify_log(&folder, session).map_err(|error| log_failure(&log, &error))?;
     match seq {
+        Some(seq) if arguments.body => body::show(&folder, (session, seq), report.records),
         Some(seq) => show_record(&folder, (session, seq), &report, arguments.json),
+        None if arguments.body => {
+            let text = "a body is that of a record; write SESSION:SEQ, of a record body.kept";
+            Err(Failure::new(Exit::Usage, text))
+        }
         None => show_session(&folder, session, &report, arguments.json),
     }
 }
@@ -223,6 +231,7 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
         ));
     }
     lines.extend(tell_refusals(summary));
+    lines.extend(tell_programs(summary));
     lines.extend(tell_remedies(&summary.destinations));
     lines.push(String::new());
     lines.push(format!(
@@ -304,12 +313,22 @@ fn cells(destination: &Destination) -> Vec<[String; 6]> {
     let rule = destination.rule.as_ref().map(|rule| escape(rule.as_str()));
     let reason = destination.reason.map(|reason| reason.to_string());
     let nothing = || "-".to_owned();
+    let statuses = destination.statuses.iter();
+    let statuses: Vec<String> = statuses
+        .map(|(status, times)| match times {
+            1 => status.to_string(),
+            more => format!("{status} × {more}"),
+        })
+        .collect();
     let mut rows = Vec::new();
     if destination.allowed > 0 {
         let mut why = rule.clone().unwrap_or_default();
         if destination.failed > 0 {
             let reason = reason.clone().unwrap_or_default();
             why = format!("{why}; {} failed: {reason}", destination.failed);
+        }
+        if !statuses.is_empty() {
+            why = format!("{why}; answered {}", statuses.join(", "));
         }
         let (up, down) = (
             phrase::bytes(destination.bytes_up),
@@ -347,6 +366,26 @@ fn tell_refusals(summary: &SessionSummary) -> Vec<String> {
     for refusal in &summary.refusals {
         let (reason, detail) = (refusal.reason, escape(&refusal.detail));
         lines.push(format!("  {} × {reason}, as: {detail}", refusal.count));
+    }
+    lines
+}
+
+fn tell_programs(summary: &SessionSummary) -> Vec<String> {
+    if summary.programs.is_empty() {
+        return Vec::new();
+    }
+    let mut lines = vec![String::new(), "connections by program".into()];
+    for program in &summary.programs {
+        let name = match (&program.exe, program.unknown) {
+            (Some(exe), _) => escape(exe),
+            (None, Some(why)) => format!("unknown ({why})"),
+            (None, None) => "unknown".to_owned(),
+        };
+        lines.push(format!("  {} × {name}", program.connections));
+    }
+    if summary.programs_beyond_cap > 0 {
+        let more = summary.programs_beyond_cap;
+        lines.push(format!("  {more} × further programs"));
     }
     lines
 }

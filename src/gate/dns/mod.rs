@@ -28,6 +28,7 @@ use crate::audit::{AuditEvent, DnsAnswer};
 use crate::policy::Host;
 
 use super::state::Gate;
+use super::witness::Inquiry;
 use message::{Asked, Family, Question, Reply};
 
 /// Questions that are answered at once, over UDP, and connections over TCP. Must exceed what a program that
@@ -35,7 +36,7 @@ use message::{Asked, Family, Question, Reply};
 const AT_ONCE: usize = 256;
 
 /// Records what was asked and what the answer is, and when that is acknowledged gives the answer to send.
-async fn answer(gate: &Gate, bytes: &[u8]) -> Option<Vec<u8>> {
+async fn answer(gate: &Gate, bytes: &[u8], inquiry: &Inquiry) -> Option<Vec<u8>> {
     let asked = message::read(bytes);
     let (name, kind, answer, reply) = match &asked {
         Asked::Address(question, family) => {
@@ -57,7 +58,14 @@ async fn answer(gate: &Gate, bytes: &[u8]) -> Option<Vec<u8>> {
         }
         Asked::Nothing => (String::new(), String::new(), DnsAnswer::Nothing, None),
     };
-    let record = AuditEvent::DnsAsked { name, kind, answer };
+    let (process, process_unknown) = inquiry.answer().await.fields();
+    let record = AuditEvent::DnsAsked {
+        name,
+        kind,
+        answer,
+        process,
+        process_unknown,
+    };
     gate.reporter.record(record).await.ok()?;
     message::write(&asked, reply?)
 }

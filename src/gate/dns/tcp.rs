@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::gate::state::Gate;
+use crate::gate::witness::Inquiry;
+use crate::wire::witness::Protocol;
 
 use super::{Pace, answer};
 
@@ -29,10 +31,15 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, pace: 
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) if connections.len() < CONNECTIONS => {
+            Ok((stream, client)) if connections.len() < CONNECTIONS => {
+                let inquiry = gate
+                    .witness
+                    .ask(Protocol::Tcp, client, stream.local_addr().ok());
                 let (gate, pace) = (Rc::clone(&gate), Rc::clone(&pace));
                 // However it ends, what was asked and answered is on record.
-                connections.spawn_local(async move { drop(converse(&gate, stream, &pace).await) });
+                connections.spawn_local(async move {
+                    drop(converse(&gate, stream, &pace, &inquiry).await);
+                });
             }
             Ok(_) => pace.drop_one(&gate),
             Err(_) => sleep(BACK_OFF).await,
@@ -42,14 +49,19 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, listener: TcpListener, pace: 
 }
 
 /// Answers one client until it leaves, is silent for too long or asks too much.
-async fn converse(gate: &Gate, mut stream: TcpStream, pace: &Pace) -> io::Result<()> {
+async fn converse(
+    gate: &Gate,
+    mut stream: TcpStream,
+    pace: &Pace,
+    inquiry: &Inquiry,
+) -> io::Result<()> {
     loop {
         let asked = timeout(gate.limits.head, read(&mut stream)).await??;
         if !pace.take() {
             pace.drop_one(gate);
             return Ok(());
         }
-        let Some(answer) = answer(gate, &asked).await else {
+        let Some(answer) = answer(gate, &asked, inquiry).await else {
             return Ok(());
         };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::gate::state::Gate;
+use crate::wire::witness::Protocol;
 
 use super::{AT_ONCE, Pace, answer};
 
@@ -40,8 +41,12 @@ pub(in crate::gate) async fn serve(gate: Rc<Gate>, socket: UdpSocket, pace: Rc<P
         }
         let question = buffer.get(..length).unwrap_or_default().to_vec();
         let (gate, socket) = (Rc::clone(&gate), Rc::clone(&socket));
+        // A program may close its socket as soon as it has asked.
+        let inquiry = gate
+            .witness
+            .ask(Protocol::Udp, asker, socket.local_addr().ok());
         answering.spawn_local(async move {
-            if let Some(answer) = answer(&gate, &question).await {
+            if let Some(answer) = answer(&gate, &question, &inquiry).await {
                 // An asker that has gone away is no fault of ours.
                 drop(socket.send_to(&answer, asker).await);
             }

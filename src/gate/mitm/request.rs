@@ -174,6 +174,7 @@ mod tests {
 
     fn permitted(port: u16) -> Destination {
         Destination {
+            by: crate::gate::witness::By::default(),
             conn: ConnId(1),
             transport: Transport::Connect,
             host: Host::parse("a.test").unwrap(),

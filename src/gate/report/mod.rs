@@ -24,18 +24,22 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::audit::AuditEvent;
+use crate::audit::http::{BodySkipped, SkipReason};
 use crate::audit::loss::Losses;
 use crate::policy::OnFailure;
-use crate::wire::audit::{Append, AuditReply};
-use crate::wire::frame;
+use crate::wire::audit::{Append, AuditReply, BodyOffer, KeepBody};
 use crate::wire::gate::AuditState;
+use crate::wire::{WireError, frame};
+
+use super::bodies::Share;
 
 /// Requests that may wait for an acknowledgement at once; later ones wait for their turn.
 const WAITING: usize = 64;
 
 /// Records without an answer at which no request is let in any more. Only a writer that is stuck lets
-/// it come to that: callers give up waiting, their records stay.
-const BACKLOG: usize = 1024;
+/// it come to that: callers give up waiting, their records stay. Every request that the connections of a session
+/// can hold may end at once, each with up to four records.
+const BACKLOG: usize = 4096;
 
 /// An answer of the writer is one short object; only its error text has a length.
 const MAX_REPLY: usize = 64 << 10;
@@ -107,6 +111,8 @@ struct Unanswered {
     frame: Vec<u8>,
     /// Whoever waits for it.
     waiter: Option<oneshot::Sender<()>>,
+    /// The memory that its body takes.
+    _share: Option<Share>,
 }
 
 /// Why a channel is of no use any more.
@@ -190,6 +196,23 @@ impl Reporter {
         } else {
             self.enqueue(event, None).ok();
         }
+    }
+
+    /// Has a body kept, in its place among the records and without waiting. Its share of the memory is taken until
+    /// the writer has it.
+    pub(super) fn keep(&self, body: BodyOffer, share: Share) {
+        if self.is_lost() || self.is_in_trouble() {
+            // Not held in memory for a writer that may come: that it is not kept is told.
+            return self.note(AuditEvent::BodySkipped(BodySkipped {
+                conn: body.conn,
+                direction: body.direction,
+                reason: SkipReason::Storage,
+            }));
+        }
+        let frame = |id| frame::encode(&KeepBody { body, id });
+        // As in `note`.
+        self.enqueue_frame("body.kept", frame, (None, Some(share)))
+            .ok();
     }
 
     /// Waits until every record has its answer, or the channel is lost.
@@ -306,12 +329,23 @@ impl Reporter {
         event: AuditEvent,
         waiter: Option<oneshot::Sender<()>>,
     ) -> Result<(), AuditLost> {
+        let kind = event.name();
+        let frame = |id| frame::encode(&Append { id, event });
+        self.enqueue_frame(kind, frame, (waiter, None))
+    }
+
+    fn enqueue_frame(
+        &self,
+        kind: &'static str,
+        frame: impl FnOnce(u64) -> Result<Vec<u8>, WireError>,
+        (waiter, share): (Option<oneshot::Sender<()>>, Option<Share>),
+    ) -> Result<(), AuditLost> {
         if self.useless.get() {
             return Err(AuditLost);
         }
         let mut queue = self.queue.borrow_mut();
-        let (id, kind) = (queue.next.get(), event.name());
-        let frame = frame::encode(&Append { id, event }).map_err(|_| AuditLost)?;
+        let id = queue.next.get();
+        let frame = frame(id).map_err(|_| AuditLost)?;
         queue.next.set(id.wrapping_add(1));
         if self.lane.borrow().is_some() {
             queue.outgoing.extend(&frame);
@@ -322,6 +356,7 @@ impl Reporter {
             since: Instant::now(),
             frame,
             waiter,
+            _share: share,
         });
         drop(queue);
         self.queued.notify_one();

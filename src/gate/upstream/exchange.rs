@@ -9,6 +9,7 @@ use hyper::{Request, Response, StatusCode, Version};
 use crate::audit::EndedBy;
 use crate::gate::authorize::{Destination, Permit, Refusal};
 use crate::gate::body::{GateBody, Relayed};
+use crate::gate::exchanged::Story;
 use crate::gate::hop;
 use crate::gate::http_request::{Malformed, check_mode};
 use crate::gate::lookout::Lookout;
@@ -70,10 +71,12 @@ impl Exchange {
             return Err(refused.fail(gate, DenyReason::Malformed, why.to_owned()));
         }
         let (mut head, content) = request.into_parts();
+        let tally = Tally::open(gate, permit);
+        tally.tells(Story::of(gate, permit, &head));
         let exchange = Self {
             gate: Rc::clone(gate),
             destination: permit.destination().clone(),
-            tally: Rc::new(Tally::open(gate, permit)),
+            tally: Rc::new(tally),
             trailers: head.version == Version::HTTP_2,
             epoch: gate.pool.epoch(),
             lookout: Lookout::apply(gate, permit.destination(), &mut head).await?,
@@ -161,6 +164,7 @@ impl Exchange {
             Some(request) => Unanswered::Unsent(Box::new(request)),
             None => stopped().unwrap_or(Unanswered::BrokeOff),
         })?;
+        self.tally.answered(&response);
         if let Some(lookout) = &self.lookout {
             let checked = lookout.check_answer(response.headers());
             checked.map_err(Unanswered::Stopped)?;

@@ -109,6 +109,7 @@ mod tests {
 
     fn destination(host: &str, port: u16) -> Destination {
         Destination {
+            by: crate::gate::witness::By::default(),
             conn: ConnId(1),
             transport: Transport::Inspected,
             host: Host::parse(host).unwrap(),

@@ -109,6 +109,7 @@ pub(in crate::gate) async fn open_websocket(
     *head.headers_mut() = std::mem::take(response.headers_mut());
     hop::strip_response(head.headers_mut());
     switching(head.headers_mut());
+    exchange.tally.upgraded();
     let stream = OriginStream {
         io: TokioIo::new(upgraded),
         tally: Rc::clone(&exchange.tally),

@@ -84,6 +84,7 @@ mod tests {
             resolve: ResolveNames::Proxy,
         };
         let destination = Destination {
+            by: crate::gate::witness::By::default(),
             conn: ConnId(1),
             transport: Transport::Forward,
             host: Host::parse("a.test").unwrap(),

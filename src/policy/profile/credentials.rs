@@ -96,7 +96,7 @@ fn both_always(one: &Credential, other: &Credential) -> bool {
 
 /// Whether the gate looks into TLS to these hosts: the narrowest entry of `[network.tls]` that speaks
 /// of all of them decides, as in [`crate::policy::Ruleset`].
-fn is_inspected(policy: &NetworkPolicy, pattern: &HostPattern) -> bool {
+pub(super) fn is_inspected(policy: &NetworkPolicy, pattern: &HostPattern) -> bool {
     let entry = |pattern: &HostPattern| policy.tls.get(pattern).copied();
     let (name, own) = match pattern {
         HostPattern::Exact(Host::Name(name)) | HostPattern::AtOrBelow(name) => {

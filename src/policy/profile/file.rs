@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::bodies::BodiesFile;
 use super::error::ProfileError;
 use super::upstream::UpstreamFile;
 use super::{
@@ -140,6 +141,7 @@ pub(super) struct AuditFile {
     pub(super) durability: Option<Durability>,
     pub(super) file_changes: Option<bool>,
     pub(super) on_failure: Option<OnFailure>,
+    pub(super) bodies: BodiesFile,
 }
 
 #[derive(Debug, Default, Deserialize)]

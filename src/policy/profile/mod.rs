@@ -6,6 +6,7 @@
 //! whole can be checked for) → [`cases`] (`[[tests]]`).
 
 mod approvals;
+mod bodies;
 mod budget_kind;
 mod budgets;
 mod builtin;
@@ -27,6 +28,7 @@ mod upstream;
 mod value;
 mod visible;
 
+pub use bodies::{BodiesPolicy, BodySides};
 pub use budget_kind::BudgetKind;
 pub use budgets::{Budget, BudgetAction, BudgetRule, Budgets};
 pub use builtin::{BASE, builtin, builtin_names};
@@ -413,4 +415,6 @@ pub struct AuditPolicy {
     pub file_changes: bool,
     /// What the session does while records cannot be kept.
     pub on_failure: OnFailure,
+    /// Whose bodies are kept beside the log.
+    pub bodies: BodiesPolicy,
 }

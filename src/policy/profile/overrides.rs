@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ProfileError;
 use super::read::append;
-use super::{FilesystemMode, Profile, credentials, rules, value, visible};
+use super::{FilesystemMode, Profile, bodies, credentials, rules, value, visible};
 use crate::policy::host::shown;
 use crate::policy::unix_socket::parse_path;
 use crate::policy::{Effect, Host, HostPattern, Port, Rule, RuleId, UnixSocket};
@@ -115,6 +115,7 @@ impl Profile {
     pub(super) fn check(&self) -> Result<(), ProfileError> {
         visible::check(self)?;
         credentials::check(self)?;
+        bodies::check(self)?;
         self.check_datagrams()
     }
 

@@ -12,10 +12,10 @@ use super::file::{
     CodexFile, EnvironmentFile, FilesystemFile, LimitsFile, NetworkFile, ProfileFile,
 };
 use super::{
-    ApprovalsPolicy, AuditPolicy, CodexPolicy, Durability, EnvironmentPolicy, FilesystemMode,
-    FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy, OnFailure,
-    PolicyTest, Profile, ResourceLimits, approvals, budgets, credentials, resources, rules,
-    unix_sockets, upstream, value,
+    ApprovalsPolicy, AuditPolicy, BodiesPolicy, CodexPolicy, Durability, EnvironmentPolicy,
+    FilesystemMode, FilesystemPolicy, IsolationFloor, LimitsFloor, NetworkLimits, NetworkPolicy,
+    OnFailure, PolicyTest, Profile, ResourceLimits, approvals, bodies, budgets, credentials,
+    resources, rules, unix_sockets, upstream, value,
 };
 
 /// The file being read: names the place in errors and rule ids.
@@ -58,6 +58,7 @@ pub(super) fn strictest(name: &str) -> Profile {
             durability: Durability::Batch,
             file_changes: true,
             on_failure: OnFailure::Block,
+            bodies: BodiesPolicy::default(),
         },
         approvals: ApprovalsPolicy::default(),
     }
@@ -84,6 +85,7 @@ pub(super) fn overlay(
     replace(&mut profile.audit.durability, file.audit.durability);
     replace(&mut profile.audit.file_changes, file.audit.file_changes);
     replace(&mut profile.audit.on_failure, file.audit.on_failure);
+    bodies::overlay(&mut profile.audit.bodies, source, &file.audit.bodies)?;
     approvals::overlay(&mut profile.approvals, source, file.approvals)?;
     for (i, test) in file.tests.into_iter().enumerate() {
         PolicyTest::read(source.profile, &format!("tests[{i}]"), test)?;

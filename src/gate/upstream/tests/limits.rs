@@ -22,6 +22,8 @@ fn a_certificate_that_does_not_verify_ends_it_before_the_request_is_sent() {
             let events = scene.events(1).await;
             assert!(
                 events.contains(&AuditEvent::EgressRefused {
+                    process: None,
+                    process_unknown: None,
                     conn: ConnId(1),
                     transport: Transport::Inspected,
                     reason: DenyReason::CertificateRefused,

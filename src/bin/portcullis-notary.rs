@@ -1,0 +1,4 @@
+//! The notary of a host's logs.
+fn main() -> std::process::ExitCode {
+    portcullis::audit::notary::main()
+}
