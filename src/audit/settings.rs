@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::forward::config::{Anchor, Forward, Metrics};
 use super::retention::Retention;
 use super::retention::rules::RetentionFile;
 use crate::sys::admin_file;
@@ -28,6 +29,13 @@ pub struct Settings {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct SettingsFile {
     retention: RetentionFile,
+    /// What is forwarded, which [`super::forward::config`] reads. Here so that a wrong key is one for all.
+    #[serde(rename = "forward")]
+    _forward: Vec<Forward>,
+    #[serde(rename = "anchor")]
+    _anchor: Vec<Anchor>,
+    #[serde(rename = "metrics")]
+    _metrics: Option<Metrics>,
 }
 
 /// The file cannot be used; one line with place and cause.
@@ -91,6 +99,11 @@ mod tests {
                 .to_string()
                 .starts_with("audit.toml: retention.logs.age"),
             "{error}"
+        );
+        let shared = "[[forward]]\nname = 'j'\nkind = 'journald'\n[[anchor]]\nkind = 'file'\npath = '/a'\n[metrics]\n";
+        assert_eq!(
+            Settings::parse("audit.toml", shared),
+            Ok(Settings::default())
         );
         assert!(Settings::parse("audit.toml", "[retain]\n").is_err());
     }

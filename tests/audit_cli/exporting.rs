@@ -65,8 +65,7 @@ fn seal(folder: &Path, events: &[Value]) -> SessionId {
             &fields[1..fields.len() - 1],
         );
         prev = prev.follow(open.as_bytes());
-        log += &open;
-        log += &format!(",\"hash\":\"{prev}\"}}\n");
+        log.extend([&open, ",\"hash\":\"", &prev.to_string(), "\"}\n"]);
     }
     fs::write(folder.join(file_name(session)), log).unwrap();
     session

@@ -124,3 +124,39 @@ fn a_real_journal_finds_the_records_of_a_session() {
     let log = scene.logs().join("alice").join(format!("{id}.jsonl"));
     assert_eq!(found, std::fs::read_to_string(log).unwrap());
 }
+
+#[test]
+fn a_log_that_cannot_be_read_holds_up_no_other_and_one_that_was_changed_is_sent() {
+    let scene = Scene::new("");
+    let path = scene.path("journal");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    journal.set_read_timeout(Some(PATIENCE)).unwrap();
+    scene.configure(&format!(
+        "[[forward]]\nname = \"journal\"\nkind = \"journald\"\naddress = \"{}\"\n[retention.logs]\nage = \"90d\"\n",
+        path.display()
+    ));
+    let mut session = scene.session("alice");
+    session.denials(2);
+    let log = scene
+        .logs()
+        .join("alice")
+        .join(format!("{}.jsonl", session.id));
+    let text = std::fs::read_to_string(&log)
+        .unwrap()
+        .replacen("evil", "good", 1);
+    let no_zstd = scene
+        .logs()
+        .join("alice/0192f0c1a2b37c4d8e5f60718293a4b5.jsonl.zst");
+    std::fs::write(no_zstd, b"\x28\xb5\x2f\xfd and then something else").unwrap();
+    std::fs::write(&log, text).unwrap();
+    assert_eq!(scene.once(), (0, String::new()));
+    let mut bytes = vec![0; 256 << 10];
+    let mut received = || {
+        let length = journal.recv(&mut bytes).unwrap();
+        parse(&bytes[..length]).remove("PORTCULLIS_HOST")
+    };
+    assert_eq!(received().as_deref(), Some("good.test"));
+    assert_eq!(received().as_deref(), Some("evil.test"));
+    let state = std::fs::read_to_string(scene.path("state/journal.json")).unwrap();
+    assert_eq!(state.matches("\"broken\":true").count(), 2, "{state}");
+}

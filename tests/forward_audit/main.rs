@@ -2,7 +2,6 @@
 //! reads Protobuf, an HTTP server and a file.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::string_slice,
     reason = "tests may panic"

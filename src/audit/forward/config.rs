@@ -21,7 +21,14 @@ pub struct Config {
     pub anchor: Vec<Anchor>,
     /// Where numbers can be asked for.
     pub metrics: Option<Metrics>,
+    /// What is kept for how long: in the same file, read by others.
+    #[serde(default, rename = "retention")]
+    _retention: Ignored,
 }
+
+/// A table that is not ours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+struct Ignored {}
 
 /// Records to one place.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -269,8 +276,8 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Vec<Target>, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
+        let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+        std::fs::write(file.path(), text).map_err(|error| error.to_string())?;
         let config = Config::read(file.path()).map_err(|error| error.why)?;
         config.targets()
     }

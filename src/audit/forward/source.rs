@@ -17,7 +17,6 @@ use crate::audit::folder::LogFolder;
 use crate::audit::lock;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::segment::SegmentName;
-use crate::ids::SessionId;
 
 /// The most records in a batch.
 const MAX_RECORDS: usize = 512;
@@ -72,7 +71,7 @@ struct Stream {
 
 #[derive(Debug)]
 enum Kind {
-    Log(SessionId, Vec<SegmentName>),
+    Log(Vec<SegmentName>),
     /// The chain of the host; only its checkpoints are sent.
     Ledger,
 }
@@ -142,7 +141,7 @@ impl Source {
             };
             match &stream.kind {
                 Kind::Ledger => size(LEDGER.into()).saturating_sub(place.offset),
-                Kind::Log(_, segments) => segments
+                Kind::Log(segments) => segments
                     .iter()
                     .filter(|segment| segment.number >= place.segment)
                     .map(|segment| {
@@ -163,8 +162,7 @@ impl Source {
     pub fn skip_to_ends(&mut self, places: &mut Places) -> io::Result<()> {
         self.scan(places)?;
         for (key, stream) in &self.streams {
-            let (Kind::Log(_, segments), Ok(folder)) =
-                (&stream.kind, LogFolder::open(&stream.folder))
+            let (Kind::Log(segments), Ok(folder)) = (&stream.kind, LogFolder::open(&stream.folder))
             else {
                 continue;
             };
@@ -190,7 +188,7 @@ impl Source {
     /// How many logs are being written.
     pub fn running(&self, places: &Places) -> u64 {
         let is_written = |(key, stream): &(&String, &Stream)| {
-            let Kind::Log(_, segments) = &stream.kind else {
+            let Kind::Log(segments) = &stream.kind else {
                 return false;
             };
             let last = segments.last().filter(|last| !last.packed);
@@ -243,9 +241,9 @@ impl Source {
                     .entry(format!("{name}/{session}"))
                     .or_insert_with(|| Stream {
                         folder: folder.clone(),
-                        kind: Kind::Log(session, Vec::new()),
+                        kind: Kind::Log(Vec::new()),
                     });
-                if let Kind::Log(_, all) = &mut stream.kind
+                if let Kind::Log(all) = &mut stream.kind
                     && all.last().is_none_or(|last| last.number != segment.number)
                 {
                     all.push(segment);
@@ -269,11 +267,11 @@ impl Source {
         let Some(stream) = self.streams.get(key) else {
             return Ok(());
         };
-        let (session, segments) = match &stream.kind {
+        let segments = match &stream.kind {
             Kind::Ledger => {
                 return read_ledger(&stream.folder, place, room, items);
             }
-            Kind::Log(session, segments) => (*session, segments),
+            Kind::Log(segments) => segments,
         };
         // Removed since.
         let Ok(folder) = LogFolder::open(&stream.folder) else {
@@ -298,66 +296,34 @@ impl Source {
                 // Pruned before it was sent, or the first segments were gone when we came.
                 (place.segment, place.offset, place.head) = (segment.number, 0, None);
             }
-            let file = match folder.open_segment(segment) {
-                Ok(file) => file,
+            let is_last = segments.last() == Some(&segment);
+            let path = stream.folder.join(segment.file_name());
+            let unchanged = |file: fs::Metadata| file.len() == place.offset;
+            if !segment.packed && is_last && fs::symlink_metadata(path).is_ok_and(unchanged) {
+                return Ok(());
+            }
+            let known = self.sessions.entry(key.to_owned()).or_default();
+            let mut take = |seen: Seen, line: &[u8]| {
+                let text = match self.format {
+                    MessageFormat::Jsonl => String::from_utf8_lossy(line).into_owned(),
+                    MessageFormat::Ocsf => known.event(&seen).to_string(),
+                };
+                if wanted(&seen) {
+                    items.push(Item { seen, text });
+                }
+            };
+            match read_segment(&folder, segment, place, &mut left, &mut take) {
+                Ok(()) => {}
                 // Pruned, or packed a moment ago: the next scan tells.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.scanned = None;
                     return Ok(());
                 }
-                Err(error) => return Err(error),
-            };
-            let is_last = segments.last() == Some(&segment);
-            if !segment.packed && is_last && file.metadata()?.len() == place.offset {
-                return Ok(());
+                // A file that cannot be read holds up no other.
+                Err(_) => place.broken = true,
             }
-            let mut plain: Box<dyn BufRead> = if segment.packed {
-                let mut plain = BufReader::new(zstd::Decoder::new(file)?);
-                io::copy(&mut (&mut plain).take(place.offset), &mut io::sink())?;
-                Box::new(plain)
-            } else {
-                let mut plain = BufReader::with_capacity(64 << 10, file);
-                plain.seek(SeekFrom::Start(place.offset))?;
-                Box::new(plain)
-            };
-            let mut lines = Lines::new(&mut plain);
-            let mut chain = match place.head {
-                None if segment.number > 1 => Checked::from_within(session),
-                head => Checked::from_head(session, head, place.seq),
-            };
-            while left > 0 {
-                let Some(line) = lines.next_line()? else {
-                    break;
-                };
-                if line.ending != Ending::Newline {
-                    break;
-                }
-                place.offset += line.bytes.len() as u64 + 1;
-                if chain.check(&line).is_err() {
-                    // Sent all the same: whoever receives it shall see what was done.
-                    place.broken = true;
-                    chain = Checked::from_within(session);
-                }
-                let Ok(seen) = Seen::parse(line.bytes) else {
-                    place.broken = true;
-                    continue;
-                };
-                (place.seq, place.head) = (seen.seq, chain.head());
-                place.ended = seen.event == "session.ended";
-                left -= 1;
-                let text = match self.format {
-                    MessageFormat::Jsonl => String::from_utf8_lossy(line.bytes).into_owned(),
-                    MessageFormat::Ocsf => {
-                        let known = self.sessions.entry(key.to_owned()).or_default();
-                        known.event(&seen).to_string()
-                    }
-                };
-                if place.ended {
-                    self.sessions.remove(key);
-                }
-                if wanted(&seen) {
-                    items.push(Item { seen, text });
-                }
+            if place.ended {
+                self.sessions.remove(key);
             }
             if left == 0 || is_last {
                 return Ok(());
@@ -366,6 +332,52 @@ impl Source {
             (place.segment, place.offset) = (segment.number.saturating_add(1), 0);
         }
     }
+}
+
+/// Gives out the records of a segment behind a place, at most as many as are left.
+fn read_segment(
+    folder: &LogFolder,
+    segment: SegmentName,
+    place: &mut Place,
+    left: &mut usize,
+    take: &mut impl FnMut(Seen, &[u8]),
+) -> io::Result<()> {
+    let file = folder.open_segment(segment)?;
+    let mut plain: Box<dyn BufRead> = if segment.packed {
+        let mut plain = BufReader::new(zstd::Decoder::new(file)?);
+        io::copy(&mut (&mut plain).take(place.offset), &mut io::sink())?;
+        Box::new(plain)
+    } else {
+        let mut plain = BufReader::with_capacity(64 << 10, file);
+        plain.seek(SeekFrom::Start(place.offset))?;
+        Box::new(plain)
+    };
+    let mut lines = Lines::new(&mut plain);
+    let session = segment.session;
+    let mut chain = match place.head {
+        None if segment.number > 1 => Checked::from_within(session),
+        head => Checked::from_head(session, head, place.seq),
+    };
+    while *left > 0
+        && let Some(line) = lines.next_line()?
+        && line.ending == Ending::Newline
+    {
+        place.offset += line.bytes.len() as u64 + 1;
+        if chain.check(&line).is_err() {
+            // Sent all the same: whoever receives it shall see what was done.
+            place.broken = true;
+            chain = Checked::from_within(session);
+        }
+        let Ok(seen) = Seen::parse(line.bytes) else {
+            place.broken = true;
+            continue;
+        };
+        (place.seq, place.head) = (seen.seq, chain.head());
+        place.ended = seen.event == "session.ended";
+        *left -= 1;
+        take(seen, line.bytes);
+    }
+    Ok(())
 }
 
 /// The chain of the host, beside logs.

@@ -82,6 +82,7 @@ pub async fn run(
         unsettled: VecDeque::new(),
         dirty: false,
         saved: Instant::now(),
+        measured: None,
         state,
         sink,
         name: &target.name,
@@ -154,6 +155,8 @@ struct Worker<'a> {
     /// Whether `settled` is not saved.
     dirty: bool,
     saved: Instant,
+    /// When the lag was.
+    measured: Option<Instant>,
     name: &'a str,
     around: &'a Surroundings<'a>,
     status: &'a Shared,
@@ -168,10 +171,13 @@ impl Worker<'_> {
             return self.sink.check().map(|()| true);
         }
         let batch = self.source.next(&mut self.sent)?;
-        self.tell(|status, worker| {
-            status.lag_bytes = worker.source.lag(&worker.settled);
-            status.broken_logs = Source::broken(&worker.sent);
-        });
+        if self.measured.is_none_or(|last| last.elapsed() > SAVE) {
+            self.measured = Some(Instant::now());
+            self.tell(|status, worker| {
+                status.lag_bytes = worker.source.lag(&worker.settled);
+                status.broken_logs = Source::broken(&worker.sent);
+            });
+        }
         if batch.items.is_empty() {
             self.sink.check()?;
         } else {

@@ -115,7 +115,7 @@ fn entry(item: &Item) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{IoSliceMut, Read};
+    use std::io::{IoSliceMut, Read, Seek};
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
@@ -137,7 +137,7 @@ mod tests {
         });
         let mut file = std::fs::File::from(fd.unwrap());
         assert!(file.write_all(b"more").is_err(), "it is sealed");
-        io::Seek::rewind(&mut file).unwrap();
+        file.rewind().unwrap();
         let mut read = Vec::new();
         file.read_to_end(&mut read).unwrap();
         assert_eq!(read, large);
