@@ -17,7 +17,11 @@ pub(super) fn parse(text: &str, now: &Zoned) -> Result<Timestamp, String> {
             .and_then(|day| midnight(day, now.time_zone())),
         _ => ago(text, now)
             .or_else(|| text.parse::<Timestamp>().ok())
-            .or_else(|| midnight(text.parse::<Date>().ok()?, now.time_zone()))
+            .or_else(|| {
+                // What has a time of day would be read as well, without it.
+                let day = (!text.contains(['T', 't', ' ', ':'])).then_some(text)?;
+                midnight(day.parse::<Date>().ok()?, now.time_zone())
+            })
             .or_else(|| {
                 let local = text.parse::<DateTime>().ok()?;
                 Some(local.to_zoned(now.time_zone().clone()).ok()?.timestamp())
