@@ -476,6 +476,8 @@ async fn respond(request: Request<Incoming>, spec: &OriginSpec, log: &Log) -> Re
     };
     log.seen.lock().unwrap().push(seen.clone());
     if let Some(answer) = &spec.answer {
+        // What it is sent comes first: whoever is answered early stops sending.
+        drop(request.into_body().collect().await);
         return answer(&seen).map(full);
     }
     if request.method() == Method::HEAD {
