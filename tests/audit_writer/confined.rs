@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use portcullis::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
-use portcullis::audit::writer::confine::confine;
+use portcullis::audit::writer::confine::{Folders, confine};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 
 /// What the process is to do, in its environment; and where.
@@ -36,7 +36,14 @@ fn the_confined_process() {
     let (logs, elsewhere) = (base.join("logs"), base.join("elsewhere"));
     let outside = elsewhere.join("new");
     let (folder, other) = (File::open(&logs).unwrap(), File::open(&elsewhere).unwrap());
-    confine(&[folder.as_fd()]).unwrap();
+    let bodies = File::open(logs.join("bodies")).unwrap();
+    let folders = Folders {
+        new_files: vec![folder.as_fd(), bodies.as_fd()],
+        read: Some(bodies.as_fd()),
+    };
+    confine(&folders).unwrap();
+    let body = |name: &str, flags| openat(&bodies, name, flags, Mode::empty()).map(drop);
+    let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let new = |name: &str| openat(&folder, name, NEW_SEGMENT, NEW_SEGMENT_MODE);
     let opened = |name: &str, flags| openat(&folder, name, flags, Mode::empty()).map(drop);
     let outcome = match act.as_str() {
@@ -59,6 +66,12 @@ fn the_confined_process() {
         "absolute" => new(outside.to_str().unwrap()).map(drop),
         "remove" => unlinkat(&folder, "there", rustix::fs::AtFlags::empty()),
         "rename" => renameat(&folder, "there", &folder, "gone"),
+        "body" => openat(&bodies, "new", NEW_SEGMENT, NEW_SEGMENT_MODE).map(drop),
+        "read body" => body("there", read),
+        "append body" => body("there", OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC),
+        "write body" => body("there", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC),
+        "read log by body" => body("../there", read),
+        "write log by body" => body("../there", OFlags::WRONLY | OFlags::CLOEXEC),
         "folder" => mkdirat(&folder, "new", Mode::RWXU),
         _ => panic!("{act}"),
     };
@@ -92,7 +105,10 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
     for folder in ["logs", "elsewhere"] {
         std::fs::create_dir(base.join(folder)).unwrap();
     }
-    std::fs::write(base.join("logs/there"), "a log").unwrap();
+    std::fs::create_dir(base.join("logs/bodies")).unwrap();
+    for there in ["logs/there", "logs/bodies/there"] {
+        std::fs::write(base.join(there), "kept").unwrap();
+    }
     std::os::unix::fs::symlink(base.join("elsewhere/new"), base.join("logs/link")).unwrap();
     for (act, expected) in [
         ("there", EEXIST),
@@ -109,6 +125,12 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
         ("remove", Outcome::Killed),
         ("rename", Outcome::Killed),
         ("folder", Outcome::Killed),
+        ("body", DONE),
+        ("read body", DONE),
+        ("append body", Outcome::Killed),
+        ("write body", Outcome::Killed),
+        ("read log by body", EACCES),
+        ("write log by body", Outcome::Killed),
     ] {
         assert_eq!(does(base, act), expected, "{act}");
     }
@@ -116,7 +138,7 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
         std::fs::read_dir(base.join("elsewhere")).unwrap().count(),
         0
     );
-    assert_eq!(std::fs::read(base.join("logs/there")).unwrap(), b"a log");
+    assert_eq!(std::fs::read(base.join("logs/there")).unwrap(), b"kept");
     // The twin.
     assert_eq!(does(base, "new"), DONE);
     assert_eq!(std::fs::read(base.join("logs/new")).unwrap(), b"wri");
