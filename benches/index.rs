@@ -96,6 +96,8 @@ fn connection(random: &mut Random, conn: u64, events: &mut Vec<AuditEvent>) {
             ))
         }),
         generation: generation(),
+        process: None,
+        process_unknown: None,
     });
     if denied {
         return;
@@ -156,6 +158,7 @@ fn write_logs(folder: &std::path::Path, records: u64) -> u64 {
         *events.last_mut().unwrap() = AuditEvent::SessionEnded {
             status: Status::Exited(0),
             ms: 1000,
+            files: None,
         };
         let user = format!("user{}", random.skewed(200));
         let form = Form::new("0123456789abcdef", session, &user).unwrap();

@@ -104,8 +104,8 @@ mod tests {
     use super::*;
     use crate::audit::segment::SegmentName;
 
-    const DAY: Duration = Duration::from_secs(86_400);
-    const NOW: Duration = Duration::from_secs(100 * 86_400);
+    const DAY: Duration = Duration::from_hours(24);
+    const NOW: Duration = Duration::from_hours(2400);
 
     /// A closed segment of so many bytes, last written so many days ago.
     fn stored(session: SessionId, number: u32, bytes: u64, days: u32) -> Stored {
@@ -116,7 +116,7 @@ mod tests {
                 packed: false,
             },
             bytes,
-            modified: NOW - days * DAY,
+            modified: NOW.saturating_sub(days * DAY),
             closed: true,
         }
     }

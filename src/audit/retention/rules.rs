@@ -29,7 +29,7 @@ pub struct Retention {
 }
 
 /// How long after its last record a closed segment is packed, where no file says.
-const PACK_AFTER: Duration = Duration::from_secs(24 * 3600);
+const PACK_AFTER: Duration = Duration::from_hours(24);
 
 impl Default for Retention {
     fn default() -> Self {
@@ -120,14 +120,14 @@ mod tests {
         let kept = read("").unwrap();
         assert_eq!(kept, Retention::default());
         assert_eq!(kept.logs, Keep::default());
-        assert_eq!(kept.pack_after, Some(Duration::from_secs(86_400)));
+        assert_eq!(kept.pack_after, Some(Duration::from_hours(24)));
     }
 
     #[test]
     fn each_stream_has_its_own_rules() {
         let text =
             "pack_after = 'never'\n[logs]\nage = '90d'\nsize = '20G'\n[output]\nage = '12h'\n";
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         let expected = Retention {
             logs: Keep {
                 age: Some(90 * day),
