@@ -59,7 +59,7 @@ async fn a_request_is_told_once_with_its_answer_whatever_the_client_speaks() {
         let is_end = |event: &AuditEvent| matches!(event, AuditEvent::EgressClosed { .. });
         events.iter().any(is_end)
     });
-    let decided = events.iter().filter_map(|event| match event {
+    let mut decided = events.iter().filter_map(|event| match event {
         AuditEvent::EgressDecided { conn, path, .. } => Some((*conn, path.clone())),
         _ => None,
     });
