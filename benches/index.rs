@@ -3,7 +3,8 @@
 //! up, reading back and checking.
 //!
 //! `PORTCULLIS_BENCH_RECORDS` says how many records (default 1 million; 10 million need about 5 GB below
-//! the folder for temporary files, which are removed).
+//! the folder for temporary files, which are removed), `PORTCULLIS_BENCH_SESSION` how many each session has
+//! (default 5000).
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -27,8 +28,11 @@ use portcullis::audit::{AuditEvent, ChainHash, EndedBy, Isolation, Status};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
 use portcullis::policy::{DenyReason, Host, Method, Port, RuleId, Transport, Verdict};
 
-/// Records of a session.
-const SESSION: u64 = 5000;
+/// A number from the environment.
+fn number(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
 
 /// How often each query is asked.
 const ROUNDS: usize = 21;
@@ -122,8 +126,8 @@ fn connection(random: &mut Random, conn: u64, events: &mut Vec<AuditEvent>) {
     });
 }
 
-/// Writes logs of so many records in the writer's own form: sessions of 5000 records, twenty at a time.
-fn write_logs(folder: &std::path::Path, records: u64) -> u64 {
+/// Writes logs of so many records in the writer's own form: sessions of so many, twenty at a time.
+fn write_logs(folder: &std::path::Path, (records, length): (u64, u64)) -> u64 {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let start = Timestamp::now().as_millisecond() - i64::try_from(records * 20).unwrap();
     let mut bytes = 0;
@@ -131,7 +135,7 @@ fn write_logs(folder: &std::path::Path, records: u64) -> u64 {
     let mut number = 0_i64;
     while left > 0 {
         let session = SessionId::generate();
-        let count = left.min(SESSION);
+        let count = left.min(length);
         let mut events = vec![AuditEvent::SessionStarted {
             argv: ["codex", "exec", "fix the tests"]
                 .map(String::from)
@@ -165,7 +169,7 @@ fn write_logs(folder: &std::path::Path, records: u64) -> u64 {
         let mut text = Vec::new();
         let mut prev = ChainHash::genesis(session);
         // A record each 400 ms, the next session a twentieth of that length later.
-        let first = start + number * i64::try_from(SESSION * 20).unwrap();
+        let first = start + number * i64::try_from(length * 20).unwrap();
         for (seq, event) in (1..).zip(&events) {
             let ms = first + i64::try_from(seq * 400).unwrap();
             let at = Timestamp::from_millisecond(ms).unwrap();
@@ -185,18 +189,16 @@ fn milliseconds(took: Duration) -> f64 {
 }
 
 fn main() {
-    let records: u64 = std::env::var("PORTCULLIS_BENCH_RECORDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1_000_000);
+    let records = number("PORTCULLIS_BENCH_RECORDS", 1_000_000);
+    let length = number("PORTCULLIS_BENCH_SESSION", 5000);
     let folder = tempfile::tempdir().unwrap();
     let logs = folder.path().join("logs");
     let source = open_or_create(&logs).unwrap();
     let start = Instant::now();
-    let bytes = write_logs(&logs, records);
+    let bytes = write_logs(&logs, (records, length));
     println!(
         "logs: {records} records in {} sessions, {} MB, {} bytes a record, written in {:.1} s",
-        records.div_ceil(SESSION),
+        records.div_ceil(length),
         bytes / 1_000_000,
         bytes / records,
         start.elapsed().as_secs_f64()
@@ -222,8 +224,8 @@ fn queries(
     records: u64,
 ) {
     let session = source.sessions().unwrap()[0];
-    // Whole milliseconds, as `--since 2h` has them.
-    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
+    // Whole microseconds, as `--since 2h` has them.
+    let now = Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap();
     let hours = |hours: i64| {
         now.checked_sub(jiff::SignedDuration::from_hours(hours))
             .unwrap()
@@ -264,6 +266,7 @@ fn queries(
             },
         ),
         ("--host '*1*t' (any star)", host("*1*t")),
+        ("--host '*1x*' (any star, none)", host("*1x*")),
         ("--host nowhere.test", host("nowhere.test")),
         (
             "--session (the oldest)",
@@ -321,7 +324,42 @@ fn queries(
                 ..path("19999")
             },
         ),
+        (
+            "--path '/repos/org3/project7/issues/*'",
+            path("/repos/org3/project7/issues/*"),
+        ),
+        (
+            "--path 'org* project* issues' --user user150",
+            Filter {
+                user: user("user150"),
+                ..path("org* project* issues")
+            },
+        ),
+        (
+            "--path '/repos/org0/project0/none'",
+            path("/repos/org0/project0/none"),
+        ),
         ("--text 'org49 example'", text("org49 example")),
+        (
+            "--process curl (none)",
+            Filter {
+                process: Some("curl".into()),
+                ..base()
+            },
+        ),
+        (
+            "eight filters at once",
+            Filter {
+                host: Some(HostGlob::parse("*.example.com")),
+                verdicts: ["allow"].into(),
+                event: Some("egress.*".into()),
+                method: Some("GET".into()),
+                rule: Some("network.domains.\"*.rule3.test\"".into()),
+                since: Some(hours(span)),
+                until: Some(hours(span / 4)),
+                ..path("project1*")
+            },
+        ),
         (
             "--denied --event egress.closed (none)",
             Filter {
@@ -363,7 +401,13 @@ fn queries(
             milliseconds(counted)
         );
     }
-    for (name, by) in [("stats --by host", By::Host), ("stats --by day", By::Day)] {
+    for (name, by) in [
+        ("stats --by host", By::Host),
+        ("stats --by user", By::User),
+        ("stats --by session", By::Session),
+        ("stats --by rule", By::Rule),
+        ("stats --by day", By::Day),
+    ] {
         let start = Instant::now();
         index.stats(&base(), by, &mut |_| {}).unwrap();
         println!("{name:<42} {:>25.1} ms", milliseconds(start.elapsed()));

@@ -11,7 +11,12 @@ pub(super) fn each(text: &str, mut visit: impl FnMut(&str) -> bool) {
             continue;
         }
         word.clear();
-        word.extend(part.chars().take(LONGEST).flat_map(char::to_lowercase));
+        if part.is_ascii() {
+            word.push_str(part.get(..part.len().min(LONGEST)).unwrap_or_default());
+            word.make_ascii_lowercase();
+        } else {
+            word.extend(part.chars().take(LONGEST).flat_map(char::to_lowercase));
+        }
         if !visit(&word) {
             return;
         }

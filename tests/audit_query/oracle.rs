@@ -1,12 +1,13 @@
 //! Random logs and random filters: the index answers what reading every record answers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use portcullis::audit::facts::{Facts, Links, Place};
 use portcullis::audit::filter::{Filter, HostGlob};
 use portcullis::audit::folder::LogFolder;
-use portcullis::audit::index::{Index, Order};
+use portcullis::audit::index::{By, Group, Index, Order, Stats};
 use portcullis::ids::SessionId;
 
 use super::support::{Book, Folder};
@@ -126,7 +127,7 @@ fn filter(random: &mut Random, sessions: &[SessionId]) -> Filter {
             9 => filter.sessions = Some([sessions[random.below(sessions.len())]].into()),
             10 => {
                 filter.since = Some(
-                    format!("2026-03-01T10:00:{:02}.5Z", random.below(60))
+                    format!("2026-03-01T10:00:{:02}.250001Z", random.below(60))
                         .parse()
                         .unwrap(),
                 )
@@ -141,6 +142,59 @@ fn filter(random: &mut Random, sessions: &[SessionId]) -> Filter {
         }
     }
     filter
+}
+
+/// Sums over records, each looked at for itself.
+#[derive(Default)]
+struct Sums {
+    sessions: BTreeSet<SessionId>,
+    total: Group,
+    groups: BTreeMap<String, Group>,
+}
+
+impl Sums {
+    fn take(&mut self, session: SessionId, facts: &Facts<'_>, by: By) {
+        self.sessions.insert(session);
+        let about = &facts.about;
+        let name = match by {
+            By::Host => about.host.as_deref().map(ToOwned::to_owned),
+            By::User => Some(facts.user.to_string()),
+            By::Program => about.program().map(ToOwned::to_owned),
+            By::Session => Some(session.to_string()),
+            By::Rule => about.rule.as_deref().map(ToOwned::to_owned),
+            By::Day => Some(facts.at.strftime("%Y-%m-%d").to_string()),
+        };
+        let group = name.map(|name| {
+            self.groups.entry(name.clone()).or_insert_with(|| Group {
+                name,
+                ..Group::default()
+            })
+        });
+        for group in group.into_iter().chain([&mut self.total]) {
+            group.records += 1;
+            let is = |verdict| u64::from(facts.verdict.as_deref() == Some(verdict));
+            group.allowed += is("allow");
+            group.denied += is("deny");
+            group.asked += is("ask");
+            if facts.event == "egress.closed" {
+                group.bytes_up += facts.up;
+                group.bytes_down += facts.down;
+            }
+        }
+    }
+
+    fn stats(self) -> Stats {
+        Stats {
+            sessions: self.sessions.len() as u64,
+            total: self.total,
+            groups: self.groups.into_values().collect(),
+        }
+    }
+}
+
+fn in_order(mut stats: Stats) -> Stats {
+    stats.groups.sort_by(|a, b| a.name.cmp(&b.name));
+    stats
 }
 
 #[test]
@@ -179,6 +233,15 @@ fn the_index_answers_what_reading_every_record_answers() {
         }
         let filter = filter(&mut random, &sessions);
         let mut expected = Vec::new();
+        let by = [
+            By::Host,
+            By::User,
+            By::Program,
+            By::Session,
+            By::Rule,
+            By::Day,
+        ][random.below(6)];
+        let mut sums = Sums::default();
         for book in &books {
             let mut links = Links::default();
             for line in book.text.lines() {
@@ -186,6 +249,7 @@ fn the_index_answers_what_reading_every_record_answers() {
                 links.follow(&mut facts, Place::default());
                 if filter.takes(book.session, &facts) {
                     expected.push((facts.at, book.session, facts.seq));
+                    sums.take(book.session, &facts, by);
                 }
             }
         }
@@ -208,6 +272,10 @@ fn the_index_answers_what_reading_every_record_answers() {
         assert_eq!(answered, expected, "{filter:?}");
         let count = index.count(&filter, &mut |note| notes.push(note)).unwrap();
         assert_eq!(count, expected.len() as u64, "{filter:?}");
+        let stats = index
+            .stats(&filter, by, &mut |note| notes.push(note))
+            .unwrap();
+        assert_eq!(in_order(stats), sums.stats(), "{by:?} {filter:?}");
         assert_eq!(notes, []);
         let newest = index
             .find(&filter, (Order::Newest, 5), &mut |_| {})

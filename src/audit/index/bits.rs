@@ -47,21 +47,12 @@ impl Bits {
         }
     }
 
-    pub(super) fn has(&self, row: u16) -> bool {
-        let word = self.0.get(usize::from(row / 64));
-        word.is_some_and(|word| word & (1 << (row % 64)) != 0)
-    }
-
     pub(super) fn and(&mut self, other: &Self) {
         self.each(other, |own, other| *own &= other);
     }
 
     pub(super) fn and_not(&mut self, other: &Self) {
         self.each(other, |own, other| *own &= !other);
-    }
-
-    pub(super) fn or(&mut self, other: &Self) {
-        self.each(other, |own, other| *own |= other);
     }
 
     fn each(&mut self, other: &Self, combine: impl Fn(&mut u64, u64)) {
@@ -76,13 +67,6 @@ impl Bits {
 
     pub(super) fn count(&self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
-    }
-
-    /// How many both have.
-    pub(super) fn count_with(&self, other: &Self) -> u64 {
-        let both = self.0.iter().zip(other.0.iter());
-        both.map(|(own, other)| u64::from((own & other).count_ones()))
-            .sum()
     }
 
     /// The rows, in their order.
@@ -100,24 +84,54 @@ impl Bits {
         })
     }
 
+    /// How many there are below each 64th row.
+    pub(super) fn ranks(&self) -> Vec<u32> {
+        let mut below = 0;
+        let ranks = self.0.iter().map(|word| {
+            let rank = below;
+            below += word.count_ones();
+            rank
+        });
+        ranks.collect()
+    }
+
+    /// How many there are below this one, by the [`Bits::ranks`].
+    pub(super) fn rank(&self, ranks: &[u32], row: u16) -> usize {
+        let at = usize::from(row / 64);
+        let word = self.0.get(at).copied().unwrap_or_default();
+        let here = (word & ((1 << (row % 64)) - 1)).count_ones();
+        (ranks.get(at).copied().unwrap_or_default() + here) as usize
+    }
+
     /// Adds the rows that a kept form has. `None`: it is none.
     pub(super) fn add(&mut self, kept: &[u8]) -> Option<()> {
+        if let Some((&MAP, rest)) = kept.split_first() {
+            let (words, _) = rest.as_chunks::<8>();
+            if rest.len() != WORDS * 8 {
+                return None;
+            }
+            for (own, other) in self.0.iter_mut().zip(words) {
+                *own |= u64::from_le_bytes(*other);
+            }
+            return Some(());
+        }
+        Self::each_kept(kept, |row| self.set(row))
+    }
+
+    /// Visits the rows that a kept form has, in their order. `None`: it is none.
+    pub(super) fn each_kept(kept: &[u8], mut visit: impl FnMut(u16)) -> Option<()> {
         let (form, mut rest) = kept.split_first()?;
         match *form {
             MAP => {
-                let (words, _) = rest.as_chunks::<8>();
-                if rest.len() != WORDS * 8 {
-                    return None;
-                }
-                for (own, other) in self.0.iter_mut().zip(words) {
-                    *own |= u64::from_le_bytes(*other);
-                }
+                let mut bits = Self::none();
+                bits.add(kept)?;
+                bits.rows().for_each(visit);
             }
             GAPS => {
                 let mut next = 0_u64;
                 while !rest.is_empty() {
                     let row = next.checked_add(codec::take(&mut rest)?)?;
-                    self.set(u16::try_from(row).ok()?);
+                    visit(u16::try_from(row).ok()?);
                     next = row + 1;
                 }
             }
@@ -130,7 +144,7 @@ impl Bits {
                         u16::try_from(start).ok()?,
                         u16::try_from(end.checked_sub(1)?).ok()?,
                     );
-                    (start..=last).for_each(|row| self.set(row));
+                    (start..=last).for_each(&mut visit);
                     next = end;
                 }
             }
@@ -141,6 +155,13 @@ impl Bits {
 
     /// The kept form of these rows, which are in order, without doubles.
     pub(super) fn keep(rows: &[u16]) -> Vec<u8> {
+        if let [row] = rows {
+            // Most values of a block.
+            let mut gaps = Vec::with_capacity(4);
+            gaps.push(GAPS);
+            codec::put(&mut gaps, u64::from(*row));
+            return gaps;
+        }
         let mut runs = vec![RUNS];
         let mut gaps = vec![GAPS];
         let (mut run, mut behind_run) = (None::<(u64, u64)>, 0);
@@ -205,6 +226,12 @@ mod tests {
             bits.add(&kept).unwrap();
             assert_eq!(bits.rows().collect::<Vec<_>>(), rows);
             assert_eq!(bits.count(), rows.len() as u64);
+            let mut visited = Vec::new();
+            Bits::each_kept(&kept, |row| visited.push(row)).unwrap();
+            assert_eq!(visited, rows);
+            let ranks = bits.ranks();
+            let found: Vec<usize> = rows.iter().map(|row| bits.rank(&ranks, *row)).collect();
+            assert_eq!(found, (0..rows.len()).collect::<Vec<_>>());
         }
         for damaged in [
             &[][..],

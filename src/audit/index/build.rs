@@ -1,17 +1,17 @@
 //! Taking logs in: what is new since the last time, each record held to the chain before it is believed.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
 
-use rusqlite::{Connection, Row as SqlRow};
+use rusqlite::Row as SqlRow;
 
 use super::chunk::Chunk;
 use super::page::Row;
 use super::store::Store;
 use super::term::{self, Dim};
-use super::{Note, Source, Stamp, Trouble, codec, read_back};
+use super::{Note, Source, Stamp, Trouble, read_back, take_in};
 use crate::audit::chain::ChainHash;
 use crate::audit::facts::{Facts, Link, Links, Place};
 use crate::audit::reader::{Ending, Line};
@@ -27,19 +27,19 @@ const A_WHILE: u64 = 256 << 20;
 pub(super) struct Segment {
     pub(super) id: u64,
     pub(super) name: SegmentName,
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
     /// Bytes of whole records that are in the index.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// The place in the chain of the last of them; 0: none.
-    seq: u64,
+    pub(super) seq: u64,
     /// Where that one begins.
-    last: Option<u64>,
+    pub(super) last: Option<u64>,
     /// Its hash.
-    head: Option<String>,
+    pub(super) head: Option<String>,
     /// The first record that does not hold, in words.
-    broken: Option<String>,
-    ended: bool,
-    gone: bool,
+    pub(super) broken: Option<String>,
+    pub(super) ended: bool,
+    pub(super) gone: bool,
 }
 
 /// What there is to do.
@@ -165,7 +165,7 @@ impl Work {
         }))
     }
 
-    /// Does it, in one transaction.
+    /// Does it, in one transaction. Logs are read here; a thread of its own writes what was read meanwhile.
     pub(super) fn take_in(
         self,
         store: &mut Store,
@@ -182,33 +182,35 @@ impl Work {
         if new >= A_WHILE {
             tell(Note::Building(new));
         }
-        let transaction = store.db.transaction()?;
-        for (id, gone) in &self.moved {
-            transaction.execute("UPDATE segment SET gone = ? WHERE id = ?", (gone, id))?;
-        }
-        let mut builder = Builder {
-            db: &transaction,
-            source,
-            next_id: self
-                .known
-                .values()
-                .map(|known| known.id + 1)
-                .max()
-                .unwrap_or(1),
-            known: self.known,
-            chunk: Chunk::default(),
-        };
-        let mut changed = self.changed.as_slice();
-        while let Some((name, _)) = changed.first() {
-            let of_session = changed
-                .iter()
-                .take_while(|(other, _)| other.session == name.session);
-            let (here, rest) = changed.split_at(of_session.count());
-            builder.session(name.session, here)?;
-            changed = rest;
-        }
-        builder.chunk.write(&transaction)?;
-        transaction.commit()?;
+        let Self {
+            known,
+            changed,
+            moved,
+        } = self;
+        let open = take_in::links(&store.db, &changed, &known)?;
+        let next_id = known.values().map(|known| known.id + 1).max();
+        take_in::written(&mut store.db, moved, |chunks| {
+            let mut builder = Builder {
+                source,
+                next_id: next_id.unwrap_or(1),
+                known,
+                chunk: Chunk::default(),
+                chunks,
+                open,
+                read: take_in::Read::default(),
+            };
+            let mut changed = changed.as_slice();
+            while let Some((name, _)) = changed.first() {
+                let of_session = changed
+                    .iter()
+                    .take_while(|(other, _)| other.session == name.session);
+                let (here, rest) = changed.split_at(of_session.count());
+                builder.session(name.session, here)?;
+                changed = rest;
+            }
+            builder.pass_chunk()?;
+            Ok(builder.read)
+        })?;
         store.segments = OnceCell::new();
         Ok(())
     }
@@ -257,11 +259,16 @@ impl Segment {
 }
 
 struct Builder<'a, S> {
-    db: &'a Connection,
     source: &'a S,
     next_id: u64,
     known: Segments,
     chunk: Chunk,
+    /// Where full chunks go.
+    chunks: &'a take_in::Chunks,
+    /// What the next records of each session may go back to.
+    open: HashMap<SessionId, Vec<(Link, Place)>>,
+    /// How far logs have been read.
+    read: take_in::Read,
 }
 
 /// Where in its chain a session's log has been read to.
@@ -321,7 +328,7 @@ impl<S: Source> Builder<'_, S> {
             }
             self.segment(&mut segment, file, &mut chain)?;
             let stop = segment.broken.is_some();
-            self.put_segment(&segment)?;
+            self.read.segments.push(segment.clone());
             self.known.insert(key, segment);
             if stop {
                 break;
@@ -332,7 +339,8 @@ impl<S: Source> Builder<'_, S> {
         } else {
             chain.links.open()
         };
-        self.put_links(session, &open)
+        self.read.links.push((session, open));
+        Ok(())
     }
 
     /// Finds where the chain goes on, in this segment.
@@ -355,8 +363,8 @@ impl<S: Source> Builder<'_, S> {
     }
 
     /// Reads what the next records may go back to.
-    fn resume_links(&self, chain: &mut Chain) -> Result<(), Trouble> {
-        for (link, place) in self.links(chain.session)? {
+    fn resume_links(&mut self, chain: &mut Chain) -> Result<(), Trouble> {
+        for (link, place) in self.open.remove(&chain.session).unwrap_or_default() {
             let Some(known) = self.known.get(&(chain.session, place.segment)) else {
                 continue;
             };
@@ -415,7 +423,7 @@ impl<S: Source> Builder<'_, S> {
             }
             segment.bytes = offset + line.bytes.len() as u64 + 1;
             if self.chunk.is_full() {
-                self.chunk.write(self.db)?;
+                self.pass_chunk()?;
             }
         }
         Ok(())
@@ -463,13 +471,14 @@ impl<S: Source> Builder<'_, S> {
         term::each(&facts, &mut |dim, value| self.chunk.put(dim, value));
         self.chunk.put(Dim::Segment, &segment.id.to_string());
         let closed = facts.event == "egress.closed";
-        self.chunk.end_row(Row {
-            ms: facts.at.as_millisecond(),
+        let row = Row {
+            at: facts.at.as_microsecond(),
             segment: segment.id,
             offset,
             about,
-            bytes: closed.then_some((facts.up, facts.down)),
-        });
+        };
+        let bytes = closed.then_some((facts.up, facts.down));
+        self.chunk.end_row(row, bytes);
         chain.ended = sealed.event == b"session.ended";
         segment.ended |= chain.ended;
         segment.seq = seq + 1;
@@ -479,72 +488,8 @@ impl<S: Source> Builder<'_, S> {
         Ok(())
     }
 
-    fn put_segment(&self, segment: &Segment) -> Result<(), Trouble> {
-        let Segment { stamp, name, .. } = segment;
-        let stamp = format!(
-            "{} {} {} {}",
-            stamp.device, stamp.inode, stamp.size, stamp.written
-        );
-        let insert = "INSERT OR REPLACE INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-        self.db.prepare_cached(insert)?.execute((
-            segment.id,
-            name.session.to_string(),
-            name.number,
-            name.packed,
-            stamp,
-            segment.bytes,
-            segment.seq,
-            segment.last,
-            &segment.head,
-            &segment.broken,
-            segment.ended,
-            segment.gone,
-        ))?;
-        Ok(())
-    }
-
-    /// Remembers what later records may go back to.
-    fn put_links(&self, session: SessionId, open: &[(Link, Place)]) -> Result<(), Trouble> {
-        let session = session.to_string();
-        if open.is_empty() {
-            let delete = "DELETE FROM links WHERE session = ?";
-            self.db.prepare_cached(delete)?.execute([session])?;
-            return Ok(());
-        }
-        let mut kept = Vec::new();
-        for (link, place) in open {
-            let (kind, number) = match link {
-                Link::Conn(number) => (0, *number),
-                Link::Question(number) => (1, *number),
-            };
-            let parts = [kind, number, u64::from(place.segment), place.offset];
-            for part in parts {
-                codec::put(&mut kept, part);
-            }
-        }
-        let insert = "INSERT OR REPLACE INTO links VALUES (?, ?)";
-        self.db.prepare_cached(insert)?.execute((session, kept))?;
-        Ok(())
-    }
-
-    fn links(&self, session: SessionId) -> Result<Vec<(Link, Place)>, Trouble> {
-        let query = "SELECT coalesce((SELECT open FROM links WHERE session = ?), x'')";
-        let mut query = self.db.prepare_cached(query)?;
-        let kept: Vec<u8> = query.query_row([session.to_string()], |row| row.get(0))?;
-        let damaged = || Trouble::disagrees("its list of connections is damaged");
-        let mut rest = kept.as_slice();
-        let mut links = Vec::new();
-        while !rest.is_empty() {
-            let mut next = || codec::take(&mut rest).ok_or_else(damaged);
-            let (kind, number) = (next()?, next()?);
-            let link = match kind {
-                0 => Link::Conn(number),
-                _ => Link::Question(number),
-            };
-            let segment = u32::try_from(next()?).map_err(|_| damaged())?;
-            let offset = next()?;
-            links.push((link, Place { segment, offset }));
-        }
-        Ok(links)
+    /// Hands what was collected to whoever writes it.
+    fn pass_chunk(&mut self) -> Result<(), Trouble> {
+        self.chunks.pass(std::mem::take(&mut self.chunk))
     }
 }

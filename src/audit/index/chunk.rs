@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::Trouble;
 use super::bits::{self, Bits};
 use super::page::{self, Row};
+use super::sum;
 use super::term::Dim;
 
 /// After how many rows a chunk is written: eight blocks.
@@ -18,8 +19,8 @@ const FULL: usize = 8 * bits::ROWS;
 pub(super) struct Chunk {
     /// Dimension and value, in one key, and their number.
     numbers: HashMap<Box<[u8]>, u32>,
-    /// How many terms a row has, and the row.
-    rows: Vec<(usize, Row)>,
+    /// Where a row's terms end, the row, and bytes to and from the network of a connection that is over.
+    rows: Vec<(usize, Row, Option<(u64, u64)>)>,
     /// The terms of all rows.
     terms: Vec<u32>,
     key: Vec<u8>,
@@ -46,24 +47,25 @@ impl Chunk {
     }
 
     /// Ends a row, whose terms were put before.
-    pub(super) fn end_row(&mut self, row: Row) {
-        self.rows.push((self.terms.len(), row));
+    pub(super) fn end_row(&mut self, row: Row, bytes: Option<(u64, u64)>) {
+        self.rows.push((self.terms.len(), row, bytes));
     }
 
-    /// Writes everything and is empty.
-    pub(super) fn write(&mut self, db: &Connection) -> Result<(), Trouble> {
+    /// Writes everything.
+    pub(super) fn write(&self, db: &Connection) -> Result<(), Trouble> {
         if self.rows.is_empty() {
             return Ok(());
         }
         let mut order: Vec<usize> = (0..self.rows.len()).collect();
-        order.sort_by_key(|at| self.rows.get(*at).map(|(_, row)| row.ms));
+        order.sort_by_key(|at| self.rows.get(*at).map(|(_, row, _)| row.at));
         let mut names: Vec<(&[u8], u32)> = self
             .numbers
             .iter()
             .map(|(key, number)| (&**key, *number))
             .collect();
-        // In the order of the tree, so that neighbours are written together.
+        // In the order of the tree: each one goes behind the others.
         names.sort_unstable();
+        write_hosts(db, &names)?;
         let mut next = super::find::next_row(db)?;
         let mut left = order.as_slice();
         let mut postings: Vec<Vec<u16>> = vec![Vec::new(); names.len()];
@@ -72,10 +74,11 @@ impl Chunk {
             let (here, rest) = left.split_at(left.len().min(bits::ROWS - used));
             left = rest;
             self.write_rows(db, next, here)?;
+            self.write_sum(db, next, here)?;
             for (local, at) in (used..).zip(here) {
                 let start = at.checked_sub(1).and_then(|before| self.rows.get(before));
-                let start = start.map_or(0, |(end, _)| *end);
-                let end = self.rows.get(*at).map_or(start, |(end, _)| *end);
+                let start = start.map_or(0, |(end, ..)| *end);
+                let end = self.rows.get(*at).map_or(start, |(end, ..)| *end);
                 let local = u16::try_from(local).unwrap_or(u16::MAX);
                 for term in self.terms.get(start..end).unwrap_or_default() {
                     if let Some(rows) = postings.get_mut(*term as usize)
@@ -93,7 +96,6 @@ impl Chunk {
             )?;
             next += here.len() as u64;
         }
-        *self = Self::default();
         Ok(())
     }
 
@@ -111,7 +113,7 @@ impl Chunk {
                 .ok_or_else(|| Trouble::disagrees("a page of it is damaged"))?;
         }
         for (id, at) in (first..).zip(order) {
-            let Some((_, row)) = self.rows.get(*at) else {
+            let Some((_, row, _)) = self.rows.get(*at) else {
                 continue;
             };
             if id.is_multiple_of(page::ROWS) && id > first {
@@ -121,7 +123,7 @@ impl Chunk {
             }
             page::put(&mut page, &last, row);
             last = *row;
-            (oldest, newest) = (oldest.min(row.ms), newest.max(row.ms));
+            (oldest, newest) = (oldest.min(row.at), newest.max(row.at));
         }
         let end = first + order.len() as u64;
         if !page.is_empty() {
@@ -136,6 +138,36 @@ impl Chunk {
         .execute((first / bits::ROWS as u64, rows, oldest, newest))?;
         Ok(())
     }
+
+    /// Writes how many bytes went over the connections of one block that are over.
+    fn write_sum(&self, db: &Connection, first: u64, order: &[usize]) -> Result<(), Trouble> {
+        let block = first / bits::ROWS as u64;
+        let begun = !first.is_multiple_of(bits::ROWS as u64);
+        let mut kept = if begun {
+            sum::read(db, block)?
+        } else {
+            Vec::new()
+        };
+        for (local, at) in (first % bits::ROWS as u64..).zip(order) {
+            if let Some((_, _, Some((up, down)))) = self.rows.get(*at) {
+                kept.push((u16::try_from(local).unwrap_or(u16::MAX), *up, *down));
+            }
+        }
+        sum::write(db, block, &kept)
+    }
+}
+
+/// Adds the hosts to the list of them.
+fn write_hosts(db: &Connection, names: &[(&[u8], u32)]) -> Result<(), Trouble> {
+    let mut write = db.prepare_cached("INSERT OR IGNORE INTO host VALUES (?)")?;
+    for (key, _) in names {
+        if let Some((dim, host)) = key.split_first()
+            && *dim == Dim::Host as u8
+        {
+            write.execute([String::from_utf8_lossy(host)])?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes which rows of a block have which values. `begun`: the block has rows already.
@@ -146,7 +178,7 @@ fn write_postings(
     postings: &mut [Vec<u16>],
 ) -> Result<(), Trouble> {
     let mut read =
-        db.prepare_cached("SELECT bits FROM post WHERE dim = ? AND value = ? AND block = ?")?;
+        db.prepare_cached("SELECT bits FROM post WHERE block = ? AND dim = ? AND value = ?")?;
     let mut write = db.prepare_cached("INSERT OR REPLACE INTO post VALUES (?, ?, ?, ?)")?;
     for (key, number) in names {
         let Some(rows) = postings
@@ -160,7 +192,7 @@ fn write_postings(
         };
         let value = String::from_utf8_lossy(value);
         let known: Option<Vec<u8>> = if begun {
-            read.query_row((dim, &value, block), |row| row.get(0))
+            read.query_row((block, dim, &value), |row| row.get(0))
                 .optional()?
         } else {
             None
@@ -177,7 +209,7 @@ fn write_postings(
                 Bits::keep(&bits.rows().collect::<Vec<_>>())
             }
         };
-        write.execute((dim, &value, block, kept))?;
+        write.execute((block, dim, &value, kept))?;
         rows.clear();
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Looking records up.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -18,8 +18,14 @@ use crate::ids::SessionId;
 /// How many records are read back even for a mere number.
 const COUNTED_BACK: u64 = 1000;
 
-/// How many candidates are looked at together where not all of them may be meant.
-const TOGETHER: usize = 1024;
+/// How many candidates are looked at together where not all of them may be meant, at first and at last.
+const TOGETHER: (usize, usize) = (1024, 1 << 17);
+
+/// Of how many hosts each is looked up for itself; where a glob means more of them, those of a block are read.
+const FEW_HOSTS: usize = 64;
+
+/// Of how many segments each is looked up for itself; where there are more, those of a block are read.
+const FEW_SEGMENTS: usize = 8;
 
 /// Which records come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,12 +74,15 @@ pub(super) fn find(
     let mut reader = Reader::new(source, segments.values());
     let mut found = Vec::new();
     let mut after = None;
+    let mut together = TOGETHER.0;
     while found.len() < limit {
         let wanted = if search.plan.exact {
             limit
         } else {
-            limit.max(TOGETHER)
+            limit.max(together)
         };
+        // Blocks are looked at anew for the next ones: soon there are few rounds.
+        together = TOGETHER.1.min(4 * together);
         let candidates = search.candidates(order, wanted, after)?;
         for (key, row) in &candidates {
             after = Some(*key);
@@ -93,26 +102,24 @@ pub(super) fn find(
 pub(super) fn count(store: &Store, source: &impl Source, filter: &Filter) -> Result<u64, Trouble> {
     let segments = build::segments(store)?;
     let search = Search::new(store, filter)?;
-    let mut count = 0;
-    for block in &search.blocks {
-        count += search.rows_of(block)?.map_or(0, |bits| bits.count());
-    }
-    if search.plan.exact && count > COUNTED_BACK {
-        return Ok(count);
-    }
     let mut reader = Reader::new(source, segments.values());
-    let mut taken = 0;
-    let mut after = None;
-    loop {
-        let candidates = search.candidates(Order::Newest, TOGETHER, after)?;
-        for (key, row) in &candidates {
-            after = Some(*key);
-            taken += u64::from(reader.read(row, filter, search.plan.exact)?.is_some());
-        }
-        if candidates.len() < TOGETHER {
-            return Ok(taken);
+    let mut count = 0;
+    let mut few = Vec::new();
+    for block in &search.blocks {
+        let Some(rows) = search.rows_that_are(block, (&mut reader, filter))? else {
+            continue;
+        };
+        count += rows.count();
+        if search.plan.exact && count <= COUNTED_BACK {
+            few.push((block, rows));
         }
     }
+    if search.plan.exact && count <= COUNTED_BACK {
+        for (block, rows) in few {
+            search.read_back(block, &rows, (&mut reader, filter), |_| ())?;
+        }
+    }
+    Ok(count)
 }
 
 /// A block, as its row tells.
@@ -120,8 +127,8 @@ pub(super) fn count(store: &Store, source: &impl Source, filter: &Filter) -> Res
 pub(super) struct Block {
     pub(super) id: u64,
     rows: u64,
-    oldest: i64,
-    newest: i64,
+    pub(super) oldest: i64,
+    pub(super) newest: i64,
 }
 
 /// The order of candidates: by time, then by row.
@@ -132,19 +139,22 @@ pub(super) struct Search<'a> {
     db: &'a Connection,
     plan: Plan,
     pub(super) blocks: Vec<Block>,
-    /// What was found at once for all blocks, for each condition that has ranges.
-    spread: Vec<Option<HashMap<u64, Bits>>>,
 }
 
 impl<'a> Search<'a> {
     pub(super) fn new(store: &'a Store, filter: &Filter) -> Result<Self, Trouble> {
         let db = &store.db;
         let overflows = |dim: Dim| {
-            let query = "SELECT EXISTS (SELECT 1 FROM post WHERE dim = ? AND value = ?)";
+            let query = "SELECT EXISTS (SELECT 1 FROM block CROSS JOIN post \
+                         ON post.block = block.id AND post.dim = ? AND post.value = ?)";
             let found = db.query_row(query, (dim as u8, OVERFLOW), |row| row.get(0));
             found.unwrap_or(true)
         };
-        let plan = Plan::of(filter, build::segments(store)?.values(), overflows);
+        let mut plan = Plan::of(filter, build::segments(store)?.values(), overflows);
+        for condition in &mut plan.all {
+            find_hosts(db, condition)?;
+        }
+        plan.all.sort_by_key(Condition::cost);
         let mut query = db.prepare_cached("SELECT id, rows, oldest, newest FROM block")?;
         let rows = query.query_map([], |row| {
             Ok(Block {
@@ -154,100 +164,152 @@ impl<'a> Search<'a> {
                 newest: row.get(3)?,
             })
         })?;
-        let blocks = rows
+        let mut blocks = rows
             .filter(|block| {
                 block.as_ref().map_or(true, |block| {
                     block.newest >= plan.since && block.oldest < plan.until
                 })
             })
             .collect::<Result<Vec<Block>, _>>()?;
-        let mut search = Self {
-            db,
-            plan,
-            blocks,
-            spread: Vec::new(),
-        };
-        for condition in &search.plan.all {
-            let spread = search.spread_of(condition)?;
-            search.spread.push(spread);
+        if plan.all.iter().any(Condition::is_none) {
+            blocks.clear();
         }
-        Ok(search)
-    }
-
-    /// What the ranges of a condition have, in all blocks.
-    fn spread_of(&self, condition: &Condition) -> Result<Option<HashMap<u64, Bits>>, Trouble> {
-        if condition.ranges.is_empty() && condition.hosts.is_none() {
-            return Ok(None);
-        }
-        let mut spread: HashMap<u64, Bits> = HashMap::new();
-        let mut add = |block: u64, kept: &[u8]| {
-            let bits = spread.entry(block).or_insert_with(Bits::none);
-            bits.add(kept).ok_or_else(damaged)
-        };
-        for (dim, from, to) in &condition.ranges {
-            let mut query = self.db.prepare_cached(
-                "SELECT block, bits FROM post WHERE dim = ? AND value >= ? AND value < ?",
-            )?;
-            let mut rows = query.query((*dim as u8, from, to))?;
-            while let Some(row) = rows.next()? {
-                add(
-                    row.get(0)?,
-                    row.get_ref(1)?.as_blob().map_err(|_| damaged())?,
-                )?;
-            }
-        }
-        if let Some(glob) = &condition.hosts {
-            let query = "SELECT block, bits, value FROM post WHERE dim = ?";
-            let mut query = self.db.prepare_cached(query)?;
-            let mut rows = query.query([Dim::Host as u8])?;
-            while let Some(row) = rows.next()? {
-                if glob.covers(row.get_ref(2)?.as_str().map_err(|_| damaged())?) {
-                    add(
-                        row.get(0)?,
-                        row.get_ref(1)?.as_blob().map_err(|_| damaged())?,
-                    )?;
-                }
-            }
-        }
-        Ok(Some(spread))
+        Ok(Self { db, plan, blocks })
     }
 
     /// The rows of a block that are found. `None`: none is.
     pub(super) fn rows_of(&self, block: &Block) -> Result<Option<Bits>, Trouble> {
         let rows = usize::try_from(block.rows).unwrap_or(usize::MAX);
         let mut found = Bits::first(rows.min(bits::ROWS));
-        // What is found already is cheap and may be all that has to be known.
-        let mut order: Vec<_> = self.plan.all.iter().zip(&self.spread).collect();
-        order.sort_by_key(|(_, spread)| spread.is_none());
-        for (condition, spread) in order {
-            let mut any = Bits::none();
-            if let Some(bits) = spread.as_ref().and_then(|spread| spread.get(&block.id)) {
-                any.or(bits);
-            }
-            for (dim, value) in &condition.values {
-                self.add(&mut any, (*dim, value), block.id)?;
-            }
-            found.and(&any);
+        for condition in &self.plan.all {
+            found.and(&self.rows_with(condition, block.id)?);
             if found.is_empty() {
                 return Ok(None);
             }
         }
-        for (dim, value) in &self.plan.none {
+        if !self.plan.gone.is_empty() {
             let mut gone = Bits::none();
-            self.add(&mut gone, (*dim, value), block.id)?;
+            self.add_segments(&mut gone, &self.plan.gone, block.id)?;
             found.and_not(&gone);
         }
         if block.oldest < self.plan.since || block.newest >= self.plan.until {
             let all: Vec<u16> = found.rows().collect();
             let mut pages = Pages::new(self.db);
             for local in all {
-                let row = pages.row(block.id * bits::ROWS as u64 + u64::from(local))?;
-                if row.ms < self.plan.since || row.ms >= self.plan.until {
+                let row = pages.row(row_of(block, local))?;
+                if row.at < self.plan.since || row.at >= self.plan.until {
                     found.clear(local);
                 }
             }
         }
         Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// The rows of a block whose records the filter takes: read back where the sets do not say all. `None`:
+    /// none is.
+    pub(super) fn rows_that_are(
+        &self,
+        block: &Block,
+        (reader, filter): (&mut Reader<'_, impl Source>, &Filter),
+    ) -> Result<Option<Bits>, Trouble> {
+        let found = self.rows_of(block)?;
+        let Some(candidates) = found.as_ref().filter(|_| !self.plan.exact) else {
+            return Ok(found);
+        };
+        let mut taken = Bits::none();
+        self.read_back(block, candidates, (reader, filter), |row| taken.set(row))?;
+        Ok((!taken.is_empty()).then_some(taken))
+    }
+
+    /// Reads the records of these rows; `take` gets those that the filter takes.
+    fn read_back(
+        &self,
+        block: &Block,
+        rows: &Bits,
+        (reader, filter): (&mut Reader<'_, impl Source>, &Filter),
+        mut take: impl FnMut(u16),
+    ) -> Result<(), Trouble> {
+        let mut pages = Pages::new(self.db);
+        for local in rows.rows() {
+            let row = pages.row(row_of(block, local))?;
+            if reader.read(&row, filter, self.plan.exact)?.is_some() {
+                take(local);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a block that satisfy a condition.
+    fn rows_with(&self, condition: &Condition, block: u64) -> Result<Bits, Trouble> {
+        let mut any = Bits::none();
+        for (dim, value) in &condition.values {
+            self.add(&mut any, (*dim, value), block)?;
+        }
+        self.add_segments(&mut any, &condition.segments, block)?;
+        for (dim, from, to) in &condition.ranges {
+            let query =
+                "SELECT bits FROM post WHERE block = ? AND dim = ? AND value >= ? AND value < ?";
+            let mut query = self.db.prepare_cached(query)?;
+            let mut rows = query.query((block, *dim as u8, from, to))?;
+            while let Some(row) = rows.next()? {
+                let kept = row.get_ref(0)?.as_blob().map_err(|_| damaged())?;
+                any.add(kept).ok_or_else(damaged)?;
+            }
+        }
+        if let Some(glob) = &condition.hosts {
+            self.add_all(&mut any, (Dim::Host, block), |host| glob.covers(host))?;
+        }
+        Ok(any)
+    }
+
+    /// Adds the rows of a block that are of these segments.
+    fn add_segments(
+        &self,
+        bits: &mut Bits,
+        segments: &HashSet<String>,
+        block: u64,
+    ) -> Result<(), Trouble> {
+        if segments.len() > FEW_SEGMENTS {
+            return self.add_all(bits, (Dim::Segment, block), |value| {
+                segments.contains(value)
+            });
+        }
+        segments
+            .iter()
+            .try_for_each(|value| self.add(bits, (Dim::Segment, value), block))
+    }
+
+    /// Adds the rows of a block that have any of the values that are wanted, looking at every value.
+    fn add_all(
+        &self,
+        bits: &mut Bits,
+        (dim, block): (Dim, u64),
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), Trouble> {
+        self.each_value((dim, block), |value, kept| {
+            if wanted(value) {
+                bits.add(kept)
+            } else {
+                Some(())
+            }
+        })
+    }
+
+    /// Visits every value of a block and the kept form of its rows. `None`: it is none.
+    pub(super) fn each_value(
+        &self,
+        (dim, block): (Dim, u64),
+        mut visit: impl FnMut(&str, &[u8]) -> Option<()>,
+    ) -> Result<(), Trouble> {
+        let query = "SELECT value, bits FROM post WHERE block = ? AND dim = ?";
+        let mut query = self.db.prepare_cached(query)?;
+        let mut rows = query.query((block, dim as u8))?;
+        while let Some(row) = rows.next()? {
+            let value = row.get_ref(0)?.as_str().map_err(|_| damaged())?;
+            let kept = row.get_ref(1)?.as_blob().map_err(|_| damaged())?;
+            visit(value, kept).ok_or_else(damaged)?;
+        }
+        Ok(())
     }
 
     /// Adds the rows of a block that have a value.
@@ -257,9 +319,9 @@ impl<'a> Search<'a> {
         (dim, value): (Dim, &str),
         block: u64,
     ) -> Result<(), Trouble> {
-        let query = "SELECT bits FROM post WHERE dim = ? AND value = ? AND block = ?";
+        let query = "SELECT bits FROM post WHERE block = ? AND dim = ? AND value = ?";
         let mut query = self.db.prepare_cached(query)?;
-        let mut rows = query.query((dim as u8, value, block))?;
+        let mut rows = query.query((block, dim as u8, value))?;
         if let Some(row) = rows.next()? {
             let kept = row.get_ref(0)?.as_blob().map_err(|_| damaged())?;
             bits.add(kept).ok_or_else(damaged)?;
@@ -304,9 +366,9 @@ impl<'a> Search<'a> {
                 continue;
             };
             for local in found.rows() {
-                let id = block.id * bits::ROWS as u64 + u64::from(local);
+                let id = row_of(block, local);
                 let row = pages.row(id)?;
-                let key = (row.ms, id);
+                let key = (row.at, id);
                 let turned = turn(key);
                 if after.is_none_or(|after| turned > after)
                     && worst.is_none_or(|worst| turned < worst)
@@ -354,6 +416,33 @@ impl<'a> Pages<'a> {
         let row = page.and_then(|(_, rows)| rows.get(at));
         row.copied().ok_or_else(damaged)
     }
+}
+
+/// The number of a block's row.
+fn row_of(block: &Block, local: u16) -> u64 {
+    block.id * bits::ROWS as u64 + u64::from(local)
+}
+
+/// Looks up which hosts a glob means: few of them are looked up like any other value.
+fn find_hosts(db: &Connection, condition: &mut Condition) -> Result<(), Trouble> {
+    let Some(glob) = &condition.hosts else {
+        return Ok(());
+    };
+    let mut query = db.prepare_cached("SELECT name FROM host")?;
+    let mut rows = query.query([])?;
+    let mut few = Vec::new();
+    while let Some(row) = rows.next()? {
+        let host = row.get_ref(0)?.as_str().map_err(|_| damaged())?;
+        if glob.covers(host) {
+            few.push((Dim::Host, host.to_owned()));
+            if few.len() > FEW_HOSTS {
+                return Ok(());
+            }
+        }
+    }
+    condition.values.append(&mut few);
+    condition.hosts = None;
+    Ok(())
 }
 
 fn damaged() -> Trouble {

@@ -1,6 +1,6 @@
 //! An index over logs, to find records by what they say. Made from the logs, and at any time made anew.
 //!
-//! Owns: its file ([`store`]), what is looked up ([`term`]), taking logs in ([`build`], [`chunk`]), looking up
+//! Owns: its file ([`store`]), what is looked up ([`term`]), taking logs in ([`build`], [`take_in`], [`chunk`]), looking up
 //! ([`plan`], [`find`]), reading back ([`read_back`]) and sums ([`stats`]). Never: trusted over a log. Every
 //! record that is answered is read where the index says that it stands, its hash is checked, and it is
 //! held to the filter itself; an index that disagrees is dropped and built anew.
@@ -8,7 +8,7 @@
 //! Rows have numbers in the order of their times, as far as they were there together. 65 536 of them are
 //! a block. For each value and block there is a set of rows ([`bits`]); a search combines those sets, so that
 //! every combination of filters costs the same few milliseconds. Where a row's record stands is kept in
-//! pages of 256 rows ([`page`]).
+//! pages of 256 rows ([`page`]), and how many bytes connections had beside it ([`sum`]).
 
 mod bits;
 mod build;
@@ -20,6 +20,8 @@ mod plan;
 mod read_back;
 mod stats;
 mod store;
+mod sum;
+mod take_in;
 mod term;
 
 use std::fs::File;
@@ -228,7 +230,9 @@ impl<'a, S: Source> Index<'a, S> {
         by: By,
         tell: &mut dyn FnMut(Note),
     ) -> Result<Stats, IndexError> {
-        self.ask(false, tell, |store| stats::stats(store, filter, by))
+        self.ask(false, tell, |store| {
+            stats::stats(store, self.source, filter, by)
+        })
     }
 
     /// Brings the index up to date and asks it; once more from the start, where it disagrees with a log.

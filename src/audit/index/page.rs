@@ -8,22 +8,19 @@ pub(super) const ROWS: u64 = 256;
 /// One record, as the index knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Row {
-    /// When it was taken, in milliseconds since 1970, rounded down.
-    pub(super) ms: i64,
+    /// When it was taken, in microseconds since 1970, as exact as records say it.
+    pub(super) at: i64,
     /// The segment that it stands in, by the index's number.
     pub(super) segment: u64,
     /// Where in the segment's plain text.
     pub(super) offset: u64,
     /// Where the record stands that it goes back to, by the index's number of the segment.
     pub(super) about: Option<(u64, u64)>,
-    /// Bytes to and from the network, of a connection that is over.
-    pub(super) bytes: Option<(u64, u64)>,
 }
 
 const ABOUT: u64 = 1;
-const BYTES: u64 = 2;
-const SAME_SEGMENT: u64 = 4;
-const ABOUT_SAME_SEGMENT: u64 = 8;
+const SAME_SEGMENT: u64 = 2;
+const ABOUT_SAME_SEGMENT: u64 = 4;
 
 /// Appends a row to a page, after its last one.
 pub(super) fn put(page: &mut Vec<u8>, last: &Row, row: &Row) {
@@ -31,7 +28,6 @@ pub(super) fn put(page: &mut Vec<u8>, last: &Row, row: &Row) {
     let about_same = row.about.is_some_and(|(segment, _)| segment == row.segment);
     let flags = [
         (row.about.is_some(), ABOUT),
-        (row.bytes.is_some(), BYTES),
         (same, SAME_SEGMENT),
         (about_same, ABOUT_SAME_SEGMENT),
     ];
@@ -41,7 +37,7 @@ pub(super) fn put(page: &mut Vec<u8>, last: &Row, row: &Row) {
         .map(|(_, flag)| flag)
         .sum();
     codec::put(page, flags);
-    codec::put_signed(page, row.ms.wrapping_sub(last.ms));
+    codec::put_signed(page, row.at.wrapping_sub(last.at));
     if same {
         codec::put_signed(page, difference(row.offset, last.offset));
     } else {
@@ -56,10 +52,6 @@ pub(super) fn put(page: &mut Vec<u8>, last: &Row, row: &Row) {
             codec::put(page, offset);
         }
     }
-    if let Some((up, down)) = row.bytes {
-        codec::put(page, up);
-        codec::put(page, down);
-    }
 }
 
 /// The rows of a page. `None`: it is none.
@@ -69,7 +61,7 @@ pub(super) fn rows(mut page: &[u8]) -> Option<Vec<Row>> {
     while !page.is_empty() {
         let flags = codec::take(&mut page)?;
         let has = |flag| flags & flag != 0;
-        let ms = last.ms.wrapping_add(codec::take_signed(&mut page)?);
+        let at = last.at.wrapping_add(codec::take_signed(&mut page)?);
         let (segment, offset) = if has(SAME_SEGMENT) {
             let offset = last
                 .offset
@@ -86,17 +78,11 @@ pub(super) fn rows(mut page: &[u8]) -> Option<Vec<Row>> {
             }
             (true, false) => Some((codec::take(&mut page)?, codec::take(&mut page)?)),
         };
-        let bytes = if has(BYTES) {
-            Some((codec::take(&mut page)?, codec::take(&mut page)?))
-        } else {
-            None
-        };
         last = Row {
-            ms,
+            at,
             segment,
             offset,
             about,
-            bytes,
         };
         rows.push(last);
     }
@@ -113,18 +99,17 @@ mod tests {
 
     #[test]
     fn rows_come_back() {
-        let row = |ms, segment, offset, about, bytes| Row {
-            ms,
+        let row = |at, segment, offset, about| Row {
+            at,
             segment,
             offset,
             about,
-            bytes,
         };
         let all = vec![
-            row(1_700_000_000_000, 1, 0, None, None),
-            row(1_700_000_000_000, 1, 800, Some((1, 0)), Some((1, u64::MAX))),
-            row(1_699_999_999_999, 7, 5, Some((1, 800)), None),
-            row(-5, 7, 2, None, Some((0, 0))),
+            row(1_700_000_000_000_001, 1, 0, None),
+            row(1_700_000_000_000_001, 1, 800, Some((1, 0))),
+            row(1_699_999_999_999_999, 7, 5, Some((1, 800))),
+            row(-5, 7, 2, None),
         ];
         let mut page = Vec::new();
         let mut last = Row::default();

@@ -1,5 +1,7 @@
 //! What a filter looks up in the index.
 
+use std::collections::HashSet;
+
 use super::build::Segment;
 use super::term::{self, Dim, OVERFLOW, SUFFIX_LABELS};
 use crate::audit::filter::{Filter, HostGlob};
@@ -9,9 +11,9 @@ use crate::audit::words::Phrase;
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) all: Vec<Condition>,
-    /// Rows that must not be of these: segments that are gone.
-    pub(super) none: Vec<(Dim, String)>,
-    /// Rows not older than this, in milliseconds since 1970.
+    /// Segments that are gone, by the index's numbers: no row of theirs is found.
+    pub(super) gone: HashSet<String>,
+    /// Rows not older than this, in microseconds since 1970.
     pub(super) since: i64,
     /// Rows older than this.
     pub(super) until: i64,
@@ -23,6 +25,8 @@ pub(super) struct Plan {
 #[derive(Debug, Default)]
 pub(super) struct Condition {
     pub(super) values: Vec<(Dim, String)>,
+    /// Segments, by the index's numbers.
+    pub(super) segments: HashSet<String>,
     /// Values from the first to before the second.
     pub(super) ranges: Vec<(Dim, String, String)>,
     /// Hosts that are like this: every host is looked at.
@@ -45,12 +49,12 @@ impl Plan {
         plan.times(filter);
         let mut of_sessions = Condition::default();
         for segment in segments {
-            let value = (Dim::Segment, segment.id.to_string());
+            let value = segment.id.to_string();
             let wanted = filter.sessions.as_ref();
             if segment.gone() {
-                plan.none.push(value);
+                plan.gone.insert(value);
             } else if wanted.is_some_and(|wanted| wanted.contains(&segment.name.session)) {
-                of_sessions.values.push(value);
+                of_sessions.segments.insert(value);
             }
         }
         if filter.sessions.is_some() {
@@ -103,14 +107,14 @@ impl Plan {
     }
 
     fn times(&mut self, filter: &Filter) {
-        let whole = |at: jiff::Timestamp| at.subsec_nanosecond() % 1_000_000 == 0;
+        let whole = |at: jiff::Timestamp| at.subsec_nanosecond() % 1000 == 0;
         if let Some(since) = filter.since {
-            self.since = since.as_millisecond();
+            self.since = since.as_microsecond();
             self.exact &= whole(since);
         }
         if let Some(until) = filter.until {
             self.until = until
-                .as_millisecond()
+                .as_microsecond()
                 .saturating_add(i64::from(!whole(until)));
             self.exact &= whole(until);
         }
@@ -173,7 +177,9 @@ impl Plan {
                     ..Condition::default()
                 }
             };
-            condition.values.push((Dim::Path, OVERFLOW.to_owned()));
+            if overflows {
+                condition.values.push((Dim::Path, OVERFLOW.to_owned()));
+            }
             self.all.push(condition);
         }
     }
@@ -191,10 +197,28 @@ impl Plan {
                     ..Condition::default()
                 }
             };
-            let more = dims.map(|dim| (dim, OVERFLOW.to_owned()));
-            condition.values.extend(more);
+            if overflows {
+                let more = dims.map(|dim| (dim, OVERFLOW.to_owned()));
+                condition.values.extend(more);
+            }
             self.all.push(condition);
         }
+    }
+}
+
+impl Condition {
+    /// Whether no row can satisfy it.
+    pub(super) fn is_none(&self) -> bool {
+        self.values.is_empty()
+            && self.segments.is_empty()
+            && self.ranges.is_empty()
+            && self.hosts.is_none()
+    }
+
+    /// How much of a block has to be read for it, roughly: what is cheap is asked first.
+    pub(super) fn cost(&self) -> usize {
+        let scans = 1000 * self.ranges.len() + 10_000 * usize::from(self.hosts.is_some());
+        self.values.len() + self.segments.len().min(100) + scans
     }
 }
 

@@ -125,7 +125,7 @@ impl<'a, S: Source> Reader<'a, S> {
             about,
         };
         let facts = found.facts().ok_or_else(lies)?;
-        if facts.at.as_millisecond() != row.ms {
+        if facts.at.as_microsecond() != row.at {
             return Err(lies());
         }
         let taken = filter.takes(session, &facts);

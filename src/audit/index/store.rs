@@ -16,7 +16,10 @@ use rustix::fs::{FlockOperation, flock};
 use super::Trouble;
 use super::build::Segments;
 
-/// The tables. Whatever has others is not ours, or of another version: it is made anew.
+/// The tables. Sets (`post`) lie block by block: a block is written behind the others, and a search that has
+/// enough with the latest blocks never sees the rest. `host` has every host once, for names with stars.
+///
+/// Whatever has others is not ours, or of another version: it is made anew.
 const SCHEMA: &str = "\
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE segment (id INTEGER PRIMARY KEY, session TEXT NOT NULL, number INTEGER NOT NULL, \
@@ -26,12 +29,14 @@ CREATE TABLE links (session TEXT PRIMARY KEY, open BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE block (id INTEGER PRIMARY KEY, rows INTEGER NOT NULL, oldest INTEGER NOT NULL, \
 newest INTEGER NOT NULL);
 CREATE TABLE page (id INTEGER PRIMARY KEY, rows BLOB NOT NULL);
-CREATE TABLE post (dim INTEGER NOT NULL, value TEXT NOT NULL, block INTEGER NOT NULL, \
-bits BLOB NOT NULL, PRIMARY KEY (dim, value, block)) WITHOUT ROWID;
+CREATE TABLE post (block INTEGER NOT NULL, dim INTEGER NOT NULL, value TEXT NOT NULL, \
+bits BLOB NOT NULL, PRIMARY KEY (block, dim, value)) WITHOUT ROWID;
+CREATE TABLE sum (block INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE host (name TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
 
 /// Changes with the meaning of what is kept.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// An open index file and its lock.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Zoned;
+use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::logs::Logs;
 use super::{escape, naming, when};
@@ -81,7 +81,8 @@ impl FilterArgs {
         let time = |what: &str, text: &Option<String>| {
             let text = text.as_deref();
             let at = text.map(|text| when::parse(text, &now)).transpose();
-            at.map_err(|why| wrong(what, why))
+            let at = at.map_err(|why| wrong(what, why))?;
+            Ok::<_, Failure>(at.map(whole))
         };
         let verdicts = [
             (self.denied, "deny"),
@@ -175,6 +176,15 @@ impl FilterArgs {
         }
         words.join(" ")
     }
+}
+
+/// The next whole microsecond. Records have no shorter times, so that the same ones are meant, and the index
+/// knows all about them.
+fn whole(at: Timestamp) -> Timestamp {
+    let beyond = i64::from(at.subsec_nanosecond().rem_euclid(1000));
+    let rest = if beyond == 0 { 0 } else { 1000 - beyond };
+    let up = at.checked_add(SignedDuration::from_nanos(rest));
+    up.unwrap_or(at)
 }
 
 fn is_status(text: &str) -> bool {
