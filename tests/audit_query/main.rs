@@ -10,6 +10,7 @@
 
 mod filters;
 mod index;
+mod many;
 mod oracle;
 mod report;
 mod support;

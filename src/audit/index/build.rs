@@ -75,8 +75,9 @@ pub(super) fn segments(store: &Store) -> Result<&Segments, Trouble> {
 
 fn segment(row: &SqlRow<'_>) -> Result<Segment, Trouble> {
     let damaged = || Trouble::disagrees("its list of logs is damaged");
-    let session: String = row.get(1)?;
-    let stamp: String = row.get(4)?;
+    // Every query reads all of them.
+    let text = |at| row.get_ref(at)?.as_str().map_err(|_| damaged());
+    let (session, stamp) = (text(1)?, text(4)?);
     let mut parts = stamp.split(' ');
     let mut next = || parts.next().ok_or_else(damaged);
     let stamp = Stamp {
@@ -320,6 +321,7 @@ impl<S: Source> Builder<'_, S> {
             }
             self.resume(&mut chain, &segment)?;
             (segment.name, segment.stamp, segment.broken) = (*name, *stamp, None);
+            segment.gone = false;
             self.known.insert(key, segment.clone());
             let opened = self.source.open(*name);
             let file = opened.map_err(|error| Trouble::Log(*name, error))?;

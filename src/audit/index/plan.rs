@@ -73,8 +73,8 @@ impl Plan {
             }
         }
         if let Some(process) = &filter.process {
-            plan.exact &= !process.contains('/');
-            plan.value(Dim::Program, process.rsplit('/').next().unwrap_or(process));
+            let whole = process.contains('/');
+            plan.value(if whole { Dim::Exe } else { Dim::Program }, process);
         }
         match filter
             .event

@@ -5,7 +5,7 @@ use super::super::{filter, words};
 
 /// The most words of one record that are looked up; behind them [`OVERFLOW`] stands for the rest, so that
 /// no jail can make the index many times longer than the log.
-const MAX_WORDS: usize = 64;
+const MAX_WORDS: usize = 256;
 
 /// The most labels of a suffix that is looked up at once.
 pub(super) const SUFFIX_LABELS: usize = 4;
@@ -36,6 +36,8 @@ pub(super) enum Dim {
     Text = 12,
     /// The segment that a row is of, by the index's number.
     Segment = 13,
+    /// The whole path of a program.
+    Exe = 14,
 }
 
 /// A value as it is looked up: no longer than its cap.
@@ -53,6 +55,7 @@ pub(super) fn each(facts: &Facts<'_>, put: &mut impl FnMut(Dim, &str)) {
         (Dim::Verdict, facts.verdict.as_deref()),
         (Dim::Method, about.method.as_deref()),
         (Dim::Program, about.program()),
+        (Dim::Exe, about.exe.as_deref()),
         (Dim::Rule, about.rule.as_deref()),
         (Dim::Thread, about.thread.as_deref()),
     ];
@@ -126,7 +129,7 @@ mod tests {
         each_path_word("/Repos/acme/x", |word| found.push(word.to_owned()));
         assert_eq!(found, ["repos", "acme", "repos acme", "x", "acme x"]);
         found.clear();
-        each_path_word(&"/x".repeat(99), |word| found.push(word.to_owned()));
+        each_path_word(&"/x".repeat(999), |word| found.push(word.to_owned()));
         assert_eq!(found.len(), 2 * MAX_WORDS);
         assert_eq!(found.last().unwrap(), OVERFLOW);
     }
