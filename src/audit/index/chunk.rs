@@ -14,13 +14,16 @@ use super::term::Dim;
 /// After how many rows a chunk is written: eight blocks.
 const FULL: usize = 8 * bits::ROWS;
 
+/// Bytes to and from the network, of a connection that is over.
+type Transferred = Option<(u64, u64)>;
+
 /// Rows and what they are found by.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
     /// Dimension and value, in one key, and their number.
     numbers: HashMap<Box<[u8]>, u32>,
-    /// Where a row's terms end, the row, and bytes to and from the network of a connection that is over.
-    rows: Vec<(usize, Row, Option<(u64, u64)>)>,
+    /// Where a row's terms end, the row, and its bytes.
+    rows: Vec<(usize, Row, Transferred)>,
     /// The terms of all rows.
     terms: Vec<u32>,
     key: Vec<u8>,
@@ -47,7 +50,7 @@ impl Chunk {
     }
 
     /// Ends a row, whose terms were put before.
-    pub(super) fn end_row(&mut self, row: Row, bytes: Option<(u64, u64)>) {
+    pub(super) fn end_row(&mut self, row: Row, bytes: Transferred) {
         self.rows.push((self.terms.len(), row, bytes));
     }
 

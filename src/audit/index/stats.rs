@@ -187,7 +187,9 @@ impl Sums {
         }
         let bytes = sum::read(&store.db, block)?;
         let mut closed = Bits::none();
-        bytes.iter().for_each(|(row, ..)| closed.set(*row));
+        for (row, ..) in &bytes {
+            closed.set(*row);
+        }
         mark(&closed, CLOSED);
         Ok(Self {
             kinds,

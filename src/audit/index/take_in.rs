@@ -56,8 +56,8 @@ pub(super) fn written(
         let thread = Builder::new().name("index".to_owned());
         let writer = thread.spawn_scoped(scope, move || write(db, &moved, &receive))?;
         let read = read(&chunks).and_then(|read| {
-            let sent = chunks.0.send(Piece::Read(read));
-            sent.map_err(|_| stopped())
+            let last = chunks.0.send(Piece::Read(read));
+            last.map_err(|_| stopped())
         });
         drop(chunks);
         let wrote = writer.join().unwrap_or_else(|_| Err(stopped()));
