@@ -272,10 +272,10 @@ fn the_index_answers_what_reading_every_record_answers() {
         assert_eq!(answered, expected, "{filter:?}");
         let count = index.count(&filter, &mut |note| notes.push(note)).unwrap();
         assert_eq!(count, expected.len() as u64, "{filter:?}");
-        let stats = index
+        let summed = index
             .stats(&filter, by, &mut |note| notes.push(note))
             .unwrap();
-        assert_eq!(in_order(stats), sums.stats(), "{by:?} {filter:?}");
+        assert_eq!(in_order(summed), sums.stats(), "{by:?} {filter:?}");
         assert_eq!(notes, []);
         let newest = index
             .find(&filter, (Order::Newest, 5), &mut |_| {})
