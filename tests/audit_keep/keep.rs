@@ -52,8 +52,17 @@ impl Kept {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.arg("audit").args(arguments).arg("--dir").arg(self.path());
-        for name in ["HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME"] {
+        command
+            .arg("audit")
+            .args(arguments)
+            .arg("--dir")
+            .arg(self.path());
+        for name in [
+            "HOME",
+            "XDG_CONFIG_HOME",
+            "XDG_CACHE_HOME",
+            "XDG_STATE_HOME",
+        ] {
             command.env(name, self.home.path());
         }
         command
@@ -124,10 +133,16 @@ pub(crate) fn write(
             uid,
             records,
             head,
-            state: if ended { LogState::Ended } else { LogState::Open },
+            state: if ended {
+                LogState::Ended
+            } else {
+                LogState::Open
+            },
         };
         if let Some(ledger) = ledger {
-            ledger.append(&[LedgerEvent::LogHead(head)], SECOND).unwrap();
+            ledger
+                .append(&[LedgerEvent::LogHead(head)], SECOND)
+                .unwrap();
         }
     }
     (session, log)
@@ -138,7 +153,8 @@ pub(crate) fn age(base: &Path, session: SessionId, days: [u64; 3]) {
     for (number, days) in (1..).zip(days) {
         let modified = SystemTime::now() - Duration::from_secs(days * 86_400 + 60);
         let file = File::open(segment(base, session, number)).unwrap();
-        file.set_times(FileTimes::new().set_modified(modified)).unwrap();
+        file.set_times(FileTimes::new().set_modified(modified))
+            .unwrap();
     }
 }
 

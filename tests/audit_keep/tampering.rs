@@ -162,7 +162,9 @@ fn a_signed_tombstone_of_another_head_does_not_fit_what_is_left() {
         };
         (pruned.session, pruned.last, pruned.head) = (whole, last, head);
         let ledger = open_ledger(base);
-        ledger.append(&[LedgerEvent::LogPruned(pruned)], SECOND).unwrap();
+        ledger
+            .append(&[LedgerEvent::LogPruned(pruned)], SECOND)
+            .unwrap();
     };
     let path = segment(PRUNED.kept.path(), whole, 1);
     let records = lines(&path);
@@ -198,9 +200,10 @@ fn who_is_killed_between_tombstone_and_removal_leaves_what_verifies_and_the_next
     let said = fs::read(ledger_path(kept.path())).unwrap();
     for (path, text) in &files {
         fs::write(path, text).unwrap();
-        let modified = std::time::SystemTime::now() - std::time::Duration::from_secs(100 * 86_400);
+        let modified = std::time::SystemTime::now() - std::time::Duration::from_hours(2400);
         let file = fs::File::open(path).unwrap();
-        file.set_times(fs::FileTimes::new().set_modified(modified)).unwrap();
+        file.set_times(fs::FileTimes::new().set_modified(modified))
+            .unwrap();
     }
     assert_eq!(both(kept.path(), &[]), Flaws::new());
     let (code, out, err) = kept.prune(&prune);
@@ -216,11 +219,16 @@ fn who_is_killed_between_tombstone_and_removal_leaves_what_verifies_and_the_next
     assert_eq!(kept.segments(one), [2, 3]);
 
     // The same said again is no contradiction.
-    let LedgerEvent::LogPruned(last) = entries(kept.path())[kept_tombstone(&kept, one)].event.clone() else {
+    let LedgerEvent::LogPruned(last) = entries(kept.path())[kept_tombstone(&kept, one)]
+        .event
+        .clone()
+    else {
         panic!("not a tombstone");
     };
     fs::remove_file(path).unwrap();
-    open_ledger(kept.path()).append(&[LedgerEvent::LogPruned(last)], SECOND).unwrap();
+    open_ledger(kept.path())
+        .append(&[LedgerEvent::LogPruned(last)], SECOND)
+        .unwrap();
     assert_eq!(both(kept.path(), &[]), Flaws::new());
 }
 

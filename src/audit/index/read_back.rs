@@ -112,7 +112,12 @@ impl<'a, S: Source> Reader<'a, S> {
         let about = match row.about {
             None => None,
             // Pruned: nobody can say any more what it goes back to.
-            Some((segment, _)) if self.segments.get(&segment).is_some_and(|known| known.gone()) => {
+            Some((segment, _))
+                if self
+                    .segments
+                    .get(&segment)
+                    .is_some_and(|known| known.gone()) =>
+            {
                 exact = false;
                 None
             }

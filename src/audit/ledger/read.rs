@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::anchor::Anchors;
 use super::entry::{
-    self, Entry, LedgerEvent, LogHead, LogPruned, LogState, Unsealed, checkpoint_message, rotation_message,
+    self, Entry, LedgerEvent, LogHead, LogPruned, LogState, Unsealed, checkpoint_message,
+    rotation_message,
 };
 use super::key::PublicKey;
 use crate::audit::chain::ChainHash;

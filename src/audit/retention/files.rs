@@ -192,7 +192,13 @@ mod tests {
 
     #[test]
     fn the_oldest_go_that_are_too_old_or_too_much() {
-        let files = || vec![beside("b", 10, 20), beside("a", 10, 10), beside("c", 10, 30)];
+        let files = || {
+            vec![
+                beside("b", 10, 20),
+                beside("a", 10, 10),
+                beside("c", 10, 30),
+            ]
+        };
         let names = |age: Option<u64>, size| -> String {
             let age = age.map(Duration::from_secs);
             let gone = beyond(files(), Keep { age, size }, Duration::from_secs(40));

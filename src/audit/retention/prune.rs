@@ -83,7 +83,9 @@ pub enum PruneError {
     #[error("{0}: {1}; nothing more was removed")]
     Segment(String, io::Error),
     /// No tombstone can be written.
-    #[error("{0}: it has no ledger, so nobody could tell removal from tampering; nothing was removed")]
+    #[error(
+        "{0}: it has no ledger, so nobody could tell removal from tampering; nothing was removed"
+    )]
     NoLedger(String),
     /// The tombstone was not written.
     #[error("{0}; nothing more was removed")]
@@ -118,10 +120,8 @@ impl Prune<'_> {
         let stored = inventory(self.folder)?;
         let held = self.held()?;
         let removals = plan(&stored, &held, self.retention.logs, now());
-        let planned: BTreeSet<SegmentName> = removals
-            .iter()
-            .map(|removal| removal.stored.name)
-            .collect();
+        let planned: BTreeSet<SegmentName> =
+            removals.iter().map(|removal| removal.stored.name).collect();
         let removed = self.remove(&removals, tell);
         let removed = removed.and_then(|()| self.bodies(&held, tell));
         if !matches!(removed, Ok(()) | Err(PruneError::NoLedger(_))) {
@@ -148,11 +148,7 @@ impl Prune<'_> {
     }
 
     /// Verifies the logs of these, says in the ledger that they go, and removes them.
-    fn remove(
-        &self,
-        removals: &[Removal],
-        tell: &mut dyn FnMut(Step),
-    ) -> Result<(), PruneError> {
+    fn remove(&self, removals: &[Removal], tell: &mut dyn FnMut(Step)) -> Result<(), PruneError> {
         let mut logs: BTreeMap<SessionId, Vec<Removal>> = BTreeMap::new();
         for removal in removals {
             let log = logs.entry(removal.stored.name.session).or_default();
@@ -168,7 +164,9 @@ impl Prune<'_> {
             match self.verify(contents, session)? {
                 Ok(ends) => {
                     for removal in removals {
-                        batch.tombstones.extend(self.tombstone(&ends, contents, removal));
+                        batch
+                            .tombstones
+                            .extend(self.tombstone(&ends, contents, removal));
                         batch.removals.push(removal);
                         if batch.tombstones.len() >= BATCH {
                             self.flush(std::mem::take(&mut batch), tell)?;
@@ -192,8 +190,7 @@ impl Prune<'_> {
         let mut comparison = Comparison::new(bound);
         let mut seen = |record, hash| comparison.see(record, hash);
         let report = verify_log_seen(self.folder, session, Begins::Behind(pruned), &mut seen);
-        let report =
-            report.map_err(|error| self.failed(SegmentName::first(session), error))?;
+        let report = report.map_err(|error| self.failed(SegmentName::first(session), error))?;
         let broken = report.broken.as_ref().map(ToString::to_string);
         let ends = report.ends.clone();
         let flaw = comparison.finish(&report).flaw;
@@ -223,7 +220,14 @@ impl Prune<'_> {
             .unwrap_or_default()
             .saturating_add(1);
         // Plain and packed, where a packer was killed: one segment all the same.
-        let again = name.packed && self.folder.open_segment(SegmentName { packed: false, ..name }).is_ok();
+        let again = name.packed
+            && self
+                .folder
+                .open_segment(SegmentName {
+                    packed: false,
+                    ..name
+                })
+                .is_ok();
         (first <= end.records && !again).then_some(LedgerEvent::LogPruned(LogPruned {
             session: name.session,
             uid: self.uid,
@@ -269,10 +273,15 @@ impl Prune<'_> {
         if self.retention.bodies == Keep::default() {
             return Ok(());
         }
-        let path = || self.folder.path().join(bodies::FOLDER).display().to_string();
+        let path = || {
+            self.folder
+                .path()
+                .join(bodies::FOLDER)
+                .display()
+                .to_string()
+        };
         let failed = |error| PruneError::Segment(path(), error);
-        let Some(folder) =
-            files::open(self.folder, Path::new(bodies::FOLDER)).map_err(failed)?
+        let Some(folder) = files::open(self.folder, Path::new(bodies::FOLDER)).map_err(failed)?
         else {
             return Ok(());
         };

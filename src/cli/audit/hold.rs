@@ -225,10 +225,16 @@ fn failed(session: SessionId, error: &std::io::Error) -> Failure {
         std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
         _ => Exit::Unavailable,
     };
-    Failure::new(exit, format!("hold on {session}: {error}; check the folder"))
+    Failure::new(
+        exit,
+        format!("hold on {session}: {error}; check the folder"),
+    )
 }
 
 fn folder_failed(places: &Places, error: &std::io::Error) -> Failure {
     let path = escape(&places.path().to_string_lossy());
-    Failure::new(Exit::Unavailable, format!("holds in {path}: {error}; check the folder"))
+    Failure::new(
+        Exit::Unavailable,
+        format!("holds in {path}: {error}; check the folder"),
+    )
 }

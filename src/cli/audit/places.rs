@@ -46,7 +46,9 @@ impl Places {
             folders.push((Some(uid), folder.map_err(folder_failure)?));
         }
         let locks = folders.iter().map(|(_, folder)| alone(folder));
-        let alone = locks.collect::<Result<_, _>>().map_err(prune_failure)?;
+        let alone = locks
+            .collect::<Result<_, _>>()
+            .map_err(|error| prune_failure(&error))?;
         Ok(Some(Self {
             path,
             folders,
@@ -61,7 +63,10 @@ impl Places {
             Some(proof) if !proof.holds() => {
                 let path = escape(&self.path.join(FOLDER).to_string_lossy());
                 let why = "it does not hold, so what it says is no proof: see portcullis audit verify; nothing was done";
-                Err(Failure::new(Exit::No, format!("audit ledger {path}: {why}")))
+                Err(Failure::new(
+                    Exit::No,
+                    format!("audit ledger {path}: {why}"),
+                ))
             }
             Some(_) if contents.entries > 0 => Ok(Some(contents)),
             _ => Ok(None),
@@ -111,8 +116,8 @@ fn users(path: &Path) -> Vec<u32> {
 }
 
 /// Nothing more was done.
-pub(super) fn prune_failure(error: PruneError) -> Failure {
-    let exit = match &error {
+pub(super) fn prune_failure(error: &PruneError) -> Failure {
+    let exit = match error {
         PruneError::Segment(_, error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Exit::NoPermission
         }

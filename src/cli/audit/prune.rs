@@ -133,11 +133,11 @@ pub(super) fn prune(arguments: &PruneArgs) -> Outcome {
             retention,
             dry_run: arguments.dry_run,
         };
-        held.extend(prune.held().map_err(prune_failure)?);
+        held.extend(prune.held().map_err(|error| prune_failure(&error))?);
         let run = prune.run(&mut |step| told.step(folder.path(), step));
         // One user's folder is in nobody else's way.
         if let Err(error) = run
-            && let Some(before) = failure.replace(prune_failure(error))
+            && let Some(before) = failure.replace(prune_failure(&error))
         {
             print::error(before.message);
         }
@@ -162,7 +162,7 @@ fn rules(arguments: &PruneArgs, path: &Path) -> Result<Retention, Failure> {
     let settings = if path == Path::new(notary::LOGS) {
         Settings::of_the_host()
     } else {
-        Settings::own(|name| std::env::var_os(name))
+        Settings::own(std::env::var_os)
     };
     let settings = settings.map_err(|error| Failure::new(Exit::Config, error))?;
     let mut retention = settings.retention;
@@ -221,7 +221,9 @@ impl Told {
                 let text = format!("{} in {}", self.count(gone), shown(&folder));
                 let done = self.sum.word("removed", "remove ");
                 let gone = counts(gone);
-                self.say(&Said::Bodies { folder, gone }, || format!("{done}   {text}"));
+                self.say(&Said::Bodies { folder, gone }, || {
+                    format!("{done}   {text}")
+                });
             }
             Step::Packed(stored, packed) => {
                 self.sum.packed += 1;
@@ -230,7 +232,8 @@ impl Told {
                 let saved = to.map_or(0, |after| stored.bytes.saturating_sub(after));
                 self.sum.saved_bytes += saved;
                 let text = format!("{}, {}", shown(&file), phrase::bytes(stored.bytes));
-                let to_text = to.map_or_else(String::new, |to| format!(" to {}", phrase::bytes(to)));
+                let to_text =
+                    to.map_or_else(String::new, |to| format!(" to {}", phrase::bytes(to)));
                 let done = self.sum.word("packed ", "pack   ");
                 let said = Said::Packed {
                     file,
@@ -243,7 +246,11 @@ impl Told {
                 self.sum.failed += 1;
                 let file = file(stored.name);
                 let error = error.to_string();
-                let text = format!("FAILED    {}: {}; it stays as it is", shown(&file), escape(&error));
+                let text = format!(
+                    "FAILED    {}: {}; it stays as it is",
+                    shown(&file),
+                    escape(&error)
+                );
                 self.say(&Said::NotPacked { file, error }, || text);
             }
         }
@@ -264,10 +271,17 @@ impl Told {
         let folder = log::folder(&caller);
         let gone = prune_output(&folder, keep, &stays, dry_run).map_err(|error| {
             let folder = escape(&folder.to_string_lossy());
-            Failure::new(Exit::Unavailable, format!("{folder}: {error}; check the folder"))
+            Failure::new(
+                Exit::Unavailable,
+                format!("{folder}: {error}; check the folder"),
+            )
         })?;
         if gone.count > 0 {
-            let text = format!("{} in {}", self.count(gone), escape(&folder.to_string_lossy()));
+            let text = format!(
+                "{} in {}",
+                self.count(gone),
+                escape(&folder.to_string_lossy())
+            );
             let done = self.sum.word("removed", "remove ");
             let said = Said::Output { gone: counts(gone) };
             self.say(&said, || format!("{done}   {text}"));
@@ -310,11 +324,17 @@ impl Sum {
         let mut parts = Vec::new();
         if self.removed > 0 {
             let bytes = phrase::bytes(self.removed_bytes);
-            parts.push(format!("{} segments ({bytes}) {would}removed", self.removed));
+            parts.push(format!(
+                "{} segments ({bytes}) {would}removed",
+                self.removed
+            ));
         }
         if self.files > 0 {
             let bytes = phrase::bytes(self.files_bytes);
-            parts.push(format!("{} files beside them ({bytes}) {would}removed", self.files));
+            parts.push(format!(
+                "{} files beside them ({bytes}) {would}removed",
+                self.files
+            ));
         }
         if self.packed > 0 && self.dry_run {
             parts.push(format!("{} would be packed", self.packed));
@@ -323,7 +343,10 @@ impl Sum {
             parts.push(format!("{} packed, which saved {bytes}", self.packed));
         }
         if self.broken > 0 {
-            parts.push(format!("{} broken logs stay: see portcullis audit verify", self.broken));
+            parts.push(format!(
+                "{} broken logs stay: see portcullis audit verify",
+                self.broken
+            ));
         }
         if self.failed > 0 {
             parts.push(format!("{} could not be packed", self.failed));

@@ -14,9 +14,7 @@ use crate::audit::folder::{LogFolder, file_name};
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
 use crate::audit::ledger::read::{Contents, LogName};
 use crate::audit::segment::SegmentName;
-use crate::audit::verify::{
-    Begins, Report, State, verify_file, verify_log_seen, verify_segment,
-};
+use crate::audit::verify::{Begins, Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
