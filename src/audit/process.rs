@@ -32,6 +32,16 @@ pub struct Process {
     pub shared_with: u32,
 }
 
+impl Process {
+    /// Everything that it says of itself, or that its file is called.
+    pub fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let parents = self.parents.iter_mut().map(|parent| &mut parent.exe);
+        std::iter::once(&mut self.exe)
+            .chain(&mut self.argv)
+            .chain(parents)
+    }
+}
+
 /// An ancestor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -77,7 +77,7 @@ impl Destination {
     pub(super) fn fail(&self, gate: &Gate, reason: DenyReason, detail: String) -> Refusal {
         let whom = (&self.host, self.port);
         gate.summary.count_refused(whom, self.transport, reason);
-        let (process, process_unknown) = self.by.fields();
+        let (process, process_unknown) = self.by.fields(&gate.keyring);
         gate.reporter.note(AuditEvent::EgressRefused {
             conn: self.conn,
             transport: self.transport,
@@ -122,7 +122,7 @@ impl Refusal {
         reason: DenyReason,
         detail: String,
     ) -> Self {
-        let (process, process_unknown) = gate.witness.by(conn).await.fields();
+        let (process, process_unknown) = gate.witness.by(conn).await.fields(&gate.keyring);
         let recorded = gate
             .reporter
             .record(AuditEvent::EgressRefused {
@@ -275,7 +275,7 @@ async fn record(
     request: &EgressRequest,
     decision: &Decision,
 ) -> Result<(), AuditLost> {
-    let (process, process_unknown) = by.fields();
+    let (process, process_unknown) = by.fields(&gate.keyring);
     let recorded = gate.reporter.record(AuditEvent::EgressDecided {
         conn,
         transport: request.transport,

@@ -62,7 +62,7 @@ impl Misplaced {
     pub(super) fn at(name: &str, place: &str) -> Self {
         Self {
             reason: DenyReason::CredentialMisplaced,
-            detail: format!("credential {name}: its placeholder stands {place}"),
+            detail: format!("the placeholder of credential {name} stands {place}"),
         }
     }
 
@@ -70,7 +70,7 @@ impl Misplaced {
     pub(super) fn echoed(name: &str) -> Self {
         Self {
             reason: DenyReason::CredentialMisplaced,
-            detail: format!("credential {name}: the answer holds its value"),
+            detail: format!("the answer holds the value of credential {name}"),
         }
     }
 }
@@ -350,7 +350,7 @@ impl Key {
     fn field(&self, text: &[u8]) -> Result<HeaderValue, Misplaced> {
         let mut field = HeaderValue::from_bytes(text).map_err(|_| Misplaced {
             reason: DenyReason::CredentialUnavailable,
-            detail: format!("credential {}: its value fits no header", self.name),
+            detail: format!("the value of credential {} fits no header", self.name),
         })?;
         // Not in a Debug text, not in an HPACK table (RFC 7541 section 7.1.3).
         field.set_sensitive(true);

@@ -175,7 +175,7 @@ fn a_placeholder_anywhere_else_stops_the_request() {
         assert_eq!(misplaced.reason, DenyReason::CredentialMisplaced);
         let detail = misplaced
             .detail
-            .strip_prefix("credential k: its placeholder stands ")
+            .strip_prefix("the placeholder of credential k stands ")
             .unwrap();
         detail.to_owned()
     };

@@ -50,7 +50,7 @@ impl Lookout {
                 host: destination.host.clone(),
             });
             if recorded.await.is_err() {
-                let detail = format!("credential {name}: its use cannot be recorded");
+                let detail = format!("the use of credential {name} cannot be recorded");
                 return Err(destination.fail(gate, DenyReason::AuditUnavailable, detail));
             }
         }

@@ -18,6 +18,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::keyring::Keyring;
+use super::placeholder;
 use crate::audit::process::{Process, ProcessUnknown};
 use crate::ids::ConnId;
 use crate::wire::frame;
@@ -41,11 +43,25 @@ pub(super) enum By {
 }
 
 impl By {
-    /// The two fields of a record.
-    pub(super) fn fields(&self) -> (Option<Box<Process>>, Option<ProcessUnknown>) {
+    /// The two fields of a record, without the session's own credentials: a process that found one may have it in its
+    /// command line.
+    pub(super) fn fields(
+        &self,
+        keyring: &Keyring,
+    ) -> (Option<Box<Process>>, Option<ProcessUnknown>) {
         match self {
             Self::Untold => (None, None),
-            Self::Process(process) => (Some(Box::new(Process::clone(process))), None),
+            Self::Process(process) => {
+                let mut process = Box::new(Process::clone(process));
+                for text in process.texts_mut() {
+                    if placeholder::find(keyring.values(), text.as_bytes()).is_some() {
+                        let bytes = std::mem::take(text).into_bytes();
+                        let (clean, _) = placeholder::scrub(keyring.values(), bytes);
+                        *text = String::from_utf8_lossy(&clean).into_owned();
+                    }
+                }
+                (Some(process), None)
+            }
             Self::Unknown(why) => (None, Some(*why)),
         }
     }

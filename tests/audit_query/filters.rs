@@ -261,7 +261,7 @@ fn sums_are_those_of_the_records() {
     let ran = folder.audit(&["stats", "--limit", "1"]);
     assert!(
         ran.out.starts_with(
-            "16 records of 2 sessions: 2 allowed, 2 denied, 1 asked; 1.0 kB up, 2.0 kB down\n\nHOST"
+            "records 16, sessions 2: 2 allowed, 2 denied, 1 asked; 1.0 kB up, 2.0 kB down\n\nHOST"
         ),
         "{}",
         ran.out

@@ -163,7 +163,7 @@ fn logs_that_were_removed_are_not_found_and_new_ones_are() {
     assert_eq!(folder.audit(&["query", "--count"]).out, "5\n");
     assert_eq!(
         folder.audit(&["stats"]).out.lines().next().unwrap(),
-        "5 records of 1 sessions: 1 allowed, 0 denied, 0 asked; 1.0 kB up, 2.0 kB down"
+        "records 5, sessions 1: 1 allowed, 0 denied, 0 asked; 1.0 kB up, 2.0 kB down"
     );
     fs::rename(&aside, &path).unwrap();
     assert_eq!(folder.found(&[]).0, ALL);

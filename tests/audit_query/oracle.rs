@@ -52,7 +52,7 @@ fn log(random: &mut Random, user: &str, start: &str) -> Book {
         let method = random.of(&["GET", "POST"]);
         let rule = random.of(&["r1", "r2"]);
         let rest = format!(
-            r#""method":"{method}","path":"{path}","rule":"{rule}","process":{{"exe":"{exe}"}},"#
+            r#""method":"{method}","path":"{path}","rule":"{rule}","process":{{"pid":7,"host_pid":107,"parents":[],"exe":"{exe}"}},"#
         );
         book.decided(conn % 9, host, verdict, &rest);
         match random.below(4) {

@@ -11,7 +11,7 @@ const HOSTILE: &str =
 fn hostile() -> Book {
     let mut book = Book::new("<i>eve</i>", "2026-03-01T10:00:00Z");
     let rest = format!(
-        r#""method":"GET","path":"{HOSTILE}","reason":"host_not_allowed","rule":"{HOSTILE}","process":{{"exe":"{HOSTILE}","argv":["{HOSTILE}"]}},"#
+        r#""method":"GET","path":"{HOSTILE}","reason":"host_not_allowed","rule":"{HOSTILE}","process":{{"pid":7,"host_pid":107,"parents":[],"exe":"{HOSTILE}","argv":["{HOSTILE}"]}},"#
     );
     let argv = format!(
         r#""argv":["{HOSTILE}"],"profile":"{HOSTILE}","mode":"{HOSTILE}","workspace":"{HOSTILE}","generation":"{HOSTILE}","isolation":{{"bwrap":"{HOSTILE}","landlock_abi":4,"seccomp_allowed":301,"shortfalls":[{{"what":"{HOSTILE}","needs":"{HOSTILE}"}}]}}"#
@@ -32,7 +32,7 @@ fn hostile() -> Book {
             "a.test",
             "deny",
             &rest.replace(
-                &format!(r#","process":{{"exe":"{HOSTILE}","argv":["{HOSTILE}"]}}"#),
+                &format!(r#","process":{{"pid":7,"host_pid":107,"parents":[],"exe":"{HOSTILE}","argv":["{HOSTILE}"]}}"#),
                 "",
             ),
         )

@@ -162,8 +162,8 @@ pub(crate) struct Ran {
 /// A session of alice's with something of everything.
 pub(crate) fn alice() -> Book {
     let mut book = Book::new("alice", "2026-03-01T10:00:00Z");
-    let pip = r#""rule":"r1","thread":"t-1","process":{"pid":7,"exe":"/usr/bin/pip","argv":["pip","install","flask"],"parents":[]},"#;
-    let curl = r#""method":"POST","path":"/repos/acme/secret","reason":"host_not_allowed","process":{"pid":8,"exe":"/usr/bin/curl","argv":["curl"],"parents":[]},"#;
+    let pip = r#""rule":"r1","thread":"t-1","process":{"pid":7,"host_pid":107,"exe":"/usr/bin/pip","argv":["pip","install","flask"],"parents":[]},"#;
+    let curl = r#""method":"POST","path":"/repos/acme/secret","reason":"host_not_allowed","process":{"pid":8,"host_pid":108,"exe":"/usr/bin/curl","argv":["curl"],"parents":[]},"#;
     book.started()
         .decided(1, "api.example.com", "allow", pip)
         .put(
@@ -172,7 +172,7 @@ pub(crate) fn alice() -> Book {
         )
         .put(
             "http.exchanged",
-            r#""conn":1,"method":"GET","path":"/repos/acme/issues","status":404"#,
+            r#""conn":1,"method":"GET","version":"HTTP/1.1","path":"/repos/acme/issues","status":404,"request_bytes":0,"response_bytes":12,"ms":5,"ended_by":"client""#,
         )
         .decided(2, "example.com", "deny", curl)
         .closed(1, 10, 20)
@@ -196,10 +196,13 @@ pub(crate) fn alice() -> Book {
 /// One of bob's, a day later.
 pub(crate) fn bob() -> Book {
     let mut book = Book::new("bob", "2026-03-02T10:00:00Z");
-    let python = r#""method":"GET","path":"/acme/repos","rule":"r1","process":{"pid":7,"exe":"/usr/local/bin/python","argv":["python"],"parents":[]},"#;
+    let python = r#""method":"GET","path":"/acme/repos","rule":"r1","process":{"pid":7,"host_pid":107,"exe":"/usr/local/bin/python","argv":["python"],"parents":[]},"#;
     book.started()
         .decided(1, "api.example.com", "allow", python)
-        .put("http.exchanged", r#""conn":1,"status":200"#)
+        .put(
+            "http.exchanged",
+            r#""conn":1,"method":"GET","version":"HTTP/1.1","status":200,"request_bytes":0,"response_bytes":12,"ms":5,"ended_by":"client""#,
+        )
         .closed(1, 1000, 2000)
         .ended();
     book

@@ -289,7 +289,7 @@ fn the_token_goes_to_what_codex_does_with_it_and_nowhere_else_of_the_account() {
         assert_eq!(
             details,
             BTreeSet::from([Some(
-                "credential chatgpt-sign-in: its placeholder stands in a request to a path that is not the credential's"
+                "the placeholder of credential chatgpt-sign-in stands in a request to a path that is not the credential's"
             )])
         );
     }

@@ -137,7 +137,7 @@ fn the_placeholder_is_worthless_elsewhere_and_its_use_is_refused() {
         let refused = scene.install.events("egress.refused");
         assert!(
             refused.iter().any(|record| record["detail"]
-                == "credential openai-api-key: its placeholder stands in another header than the credential's"),
+                == "the placeholder of credential openai-api-key stands in another header than the credential's"),
             "{refused:?}"
         );
         assert!(

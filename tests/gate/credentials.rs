@@ -45,7 +45,7 @@ fn refused(gate: &TestGate, place: &str) {
         (reason, detail),
         (
             DenyReason::CredentialMisplaced,
-            format!("credential k: its placeholder stands {place}")
+            format!("the placeholder of credential k stands {place}")
         )
     );
 }
@@ -187,7 +187,7 @@ fn an_answer_that_holds_the_value_does_not_enter_the_jail() {
     assert!(!received.contains("secret"), "{received}");
     gate.audit.wait_for("two refusals", |events| {
         let told = |event: &&AuditEvent| {
-            matches!(event, AuditEvent::EgressRefused { detail, .. } if detail == "credential k: the answer holds its value")
+            matches!(event, AuditEvent::EgressRefused { detail, .. } if detail == "the answer holds the value of credential k")
         };
         events.iter().filter(told).count() == 2
     });

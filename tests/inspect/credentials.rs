@@ -184,7 +184,7 @@ fn a_refusal_names_the_credential_and_the_place() {
         (
             Transport::Inspected,
             DenyReason::CredentialMisplaced,
-            "credential k: its placeholder stands in a request to a path that is not the credential's".to_owned()
+            "the placeholder of credential k stands in a request to a path that is not the credential's".to_owned()
         )
     );
     assert!(scene.origin.seen().is_empty());
@@ -209,7 +209,7 @@ fn an_origin_that_reflects_the_value_gets_no_answer_through() {
             (reason, detail.as_str()),
             (
                 DenyReason::CredentialMisplaced,
-                "credential k: the answer holds its value"
+                "the answer holds the value of credential k"
             )
         );
         assert_eq!(used(&scene), 1);

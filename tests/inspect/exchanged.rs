@@ -63,7 +63,10 @@ async fn a_request_is_told_once_with_its_answer_whatever_the_client_speaks() {
         AuditEvent::EgressDecided { conn, path, .. } => Some((*conn, path.clone())),
         _ => None,
     });
-    assert_eq!(decided.next_back(), Some((ConnId(2), Some("/a".to_owned()))));
+    assert_eq!(
+        decided.next_back(),
+        Some((ConnId(2), Some("/a".to_owned())))
+    );
 
     let mut client = H2::open(&scene).await;
     let (status, _) = client

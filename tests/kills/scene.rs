@@ -135,6 +135,8 @@ impl Ground {
     pub(crate) fn logs(&self) -> Vec<PathBuf> {
         let folder = self.install.path("home/.local/state/portcullis/audit");
         let entries = std::fs::read_dir(folder).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
+        let paths = entries.map(|entry| entry.unwrap().path());
+        // Beside them the ledger, and the folder of bodies.
+        paths.filter(|path| path.is_file()).collect()
     }
 }

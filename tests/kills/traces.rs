@@ -184,7 +184,10 @@ fn is_kept(below: &str) -> bool {
         name.strip_prefix(folder)
             .is_some_and(|name| !name.contains('/') && name.ends_with(ending))
     };
-    of("audit/", ".jsonl") || of("sessions/", ".log") || KEPT.contains(&name)
+    of("audit/", ".jsonl")
+        || name.starts_with("audit/ledger/")
+        || of("sessions/", ".log")
+        || KEPT.contains(&name)
 }
 
 /// What is kept of the host, not of a session.

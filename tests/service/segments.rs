@@ -12,12 +12,11 @@ fn a_log_is_read_over_its_segments_by_whoever_may() {
     let run = host.run(ADA, &["run", "-q", "--", "true"]);
     assert_eq!(run.status, Some(0), "{run:#?}");
     let folder = host.inside(&format!("/var/log/portcullis/{}", ADA.uid));
-    let first = fs::read_dir(&folder)
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let files = fs::read_dir(&folder).unwrap();
+    let first = files
+        .map(|file| file.unwrap().path())
+        .find(|file| file.is_file())
+        .unwrap();
     let id = first.file_stem().unwrap().to_str().unwrap().to_owned();
     let beside = |name: &str| -> PathBuf { folder.join(format!("{id}{name}")) };
     let (owner, text) = (fs::metadata(&first).unwrap(), fs::read(&first).unwrap());

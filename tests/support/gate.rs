@@ -427,6 +427,12 @@ impl AuditDouble {
         state.exchanges.clone()
     }
 
+    /// How many records have come, of all kinds.
+    pub(crate) fn received(&self) -> u64 {
+        let state = self.lock();
+        (state.events.len() + state.exchanges.len()) as u64
+    }
+
     pub(crate) fn events(&self) -> Vec<AuditEvent> {
         self.lock().events.clone()
     }

@@ -11,12 +11,12 @@
 //!
 //! Reading order: this file → [`confine`] → [`serve`] → [`outage`] → [`lane`] → [`bodies`].
 
+mod binder;
 mod bodies;
 pub mod confine;
 mod lane;
 mod outage;
 mod serve;
-mod witness;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,9 +24,9 @@ use std::process::ExitCode;
 
 use nix::sys::signal::SigSet;
 
+use self::binder::Binder;
 use self::bodies::Bodies;
 use self::confine::{ConfineError, Folders};
-use self::witness::Witness;
 use super::AuditEvent;
 use super::host;
 use super::ledger::append::KeyPlace;
@@ -91,7 +91,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     //    bodies that are there already.
     let (log, ended, on_failure) = open(&folder, &boot)?;
     let bodies = Bodies::open(&folder, durability(&boot));
-    let witness = witness(&folder, &boot, &log, ended.is_some())?;
+    let binder = binder(&folder, &boot, &log, ended.is_some())?;
     drop(folder);
     redact::prepare();
 
@@ -107,7 +107,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     drop(session.send(&AuditReply::Ready));
     Ok(Opened {
         log,
-        witness,
+        binder,
         bodies,
         ended,
         supply,
@@ -119,7 +119,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
 struct Opened {
     log: Log,
     /// Binds it into the ledger.
-    witness: Witness,
+    binder: Binder,
     bodies: Bodies,
     /// The place of `session.ended`, where the writer before kept it and died.
     ended: Option<u64>,
@@ -157,12 +157,12 @@ fn open(
 }
 
 /// Who binds the log into the ledger beside it: this process, where nobody else does.
-fn witness(
+fn binder(
     folder: &OwnedFd,
     boot: &WriterSupply,
     log: &Log,
     ended: bool,
-) -> Result<Witness, StartError> {
+) -> Result<Binder, StartError> {
     let (WriterSupply::Boot(boot) | WriterSupply::Resume(boot)) = boot else {
         let early = io::Error::other("a gate's channel came before it");
         return Err(StartError::Boot(WireError::Io(early)));
@@ -178,7 +178,7 @@ fn witness(
     } else {
         None
     };
-    Ok(Witness::new(ledger, boot.session, log.place(), ended))
+    Ok(Binder::new(ledger, boot.session, log.place(), ended))
 }
 
 fn as_long_as(log: Log, boot: &AuditBoot) -> Log {

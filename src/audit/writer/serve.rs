@@ -11,10 +11,10 @@ use rustix::io::Errno;
 use jiff::Timestamp;
 
 use super::Opened;
+use super::binder::Binder;
 use super::bodies::Bodies;
 use super::lane::{Lane, Request};
 use super::outage::Outage;
-use super::witness::Witness;
 use crate::audit::log::{Log, LogError};
 use crate::audit::{AuditEvent, Source, Status};
 use crate::exit::Exit;
@@ -36,7 +36,7 @@ const LAST_READS: usize = 64;
 pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     let Opened {
         log,
-        witness,
+        binder,
         bodies,
         ended,
         supply,
@@ -44,7 +44,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
     } = opened;
     let mut service = Service {
         log,
-        witness,
+        binder,
         bodies,
         session: Lane::new(Source::Session, session),
         gate: None,
@@ -71,7 +71,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         }
         service.read();
         service.commit();
-        service.witness.bind_if_due();
+        service.binder.bind_if_due();
         if let Some(exit) = service.turn() {
             return exit;
         }
@@ -80,7 +80,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
 
 struct Service {
     log: Log,
-    witness: Witness,
+    binder: Binder,
     bodies: Bodies,
     session: Lane,
     /// `None`: no gate yet.
@@ -149,7 +149,7 @@ impl Service {
         let retry = self.outage.as_ref().map(Outage::next);
         let left = until.into_iter().chain(retry).min();
         let left = left.map(|at| at.saturating_duration_since(Instant::now()));
-        let left = left.into_iter().chain(self.witness.patience()).min();
+        let left = left.into_iter().chain(self.binder.patience()).min();
         let timeout = left.map(Timespec::try_from).transpose();
         let timeout = timeout.map_err(|_| Errno::INVAL)?;
         match poll(&mut fds, timeout.as_ref()) {
@@ -295,9 +295,9 @@ impl Service {
             self.phase = Phase::Ended;
         }
         let ended = self.phase == Phase::Ended;
-        self.witness.committed(self.log.place(), ended);
+        self.binder.committed(self.log.place(), ended);
         if ended {
-            self.witness.bind_end();
+            self.binder.bind_end();
         }
         for (Asked { source, id, .. }, place) in batch.into_iter().zip(places) {
             let reply = match place {
@@ -351,7 +351,7 @@ impl Service {
         };
         if outage.end(&mut self.log).is_ok() {
             self.outage = None;
-            self.witness.committed(self.log.place(), false);
+            self.binder.committed(self.log.place(), false);
             self.answer(Source::Gate, &AuditReply::Writing);
         }
     }
@@ -399,8 +399,8 @@ impl Service {
         let closed = self.log.stage_capped(&ended, at);
         let closed = closed.and_then(|_| self.log.commit());
         if closed.is_ok() {
-            self.witness.committed(self.log.place(), true);
-            self.witness.bind_end();
+            self.binder.committed(self.log.place(), true);
+            self.binder.bind_end();
         }
         Some(kept(closed.is_ok() && self.log.sync().is_ok()))
     }

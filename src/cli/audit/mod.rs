@@ -1,7 +1,7 @@
 //! `portcullis audit`: follow, verify and tell what was recorded.
 //!
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
-//! terminal through [`escape`](super::print::escape).
+//! terminal through [`escape`].
 
 mod body;
 mod export;

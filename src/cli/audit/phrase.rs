@@ -155,9 +155,13 @@ pub(super) fn changes(files: &FileChanges) -> String {
     } else {
         ", of those that were looked at"
     };
+    let files_created = match files.created {
+        1 => "1 file created".to_owned(),
+        count => format!("{count} files created"),
+    };
     format!(
-        "{} files created, {} modified{later}{partly}",
-        files.created, files.modified
+        "{files_created}, {} modified{later}{partly}",
+        files.modified
     )
 }
 

@@ -80,7 +80,7 @@ pub(super) fn stats(arguments: &StatsArgs) -> Outcome {
 fn told(stats: &Stats, name: &str) -> Vec<String> {
     let total = &stats.total;
     let mut lines = vec![format!(
-        "{} records of {} sessions: {} allowed, {} denied, {} asked; {} up, {} down",
+        "records {}, sessions {}: {} allowed, {} denied, {} asked; {} up, {} down",
         total.records,
         stats.sessions,
         total.allowed,

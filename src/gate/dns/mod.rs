@@ -58,7 +58,7 @@ async fn answer(gate: &Gate, bytes: &[u8], inquiry: &Inquiry) -> Option<Vec<u8>>
         }
         Asked::Nothing => (String::new(), String::new(), DnsAnswer::Nothing, None),
     };
-    let (process, process_unknown) = inquiry.answer().await.fields();
+    let (process, process_unknown) = inquiry.answer().await.fields(&gate.keyring);
     let record = AuditEvent::DnsAsked {
         name,
         kind,

@@ -3,7 +3,6 @@
 //! Every record is checked before it is written: of a log that is broken, what holds is exported.
 
 mod output;
-mod time;
 
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -35,10 +34,10 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only records from this time on: `2026-01-31`, `2026-01-31T08:00`, RFC 3339, or how long ago as `2h` or `7d`
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
     /// Only records before this time
-    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
     #[command(flatten)]
     folder: FolderArg,
@@ -231,4 +230,9 @@ impl Export<'_> {
         }
         Ok(None)
     }
+}
+
+/// A point in time, seen from now.
+fn parse_time(text: &str) -> Result<Timestamp, String> {
+    super::when::parse(text, &jiff::Zoned::now())
 }

@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// How far the log is, and how far it is bound.
 #[derive(Debug)]
-pub(super) struct Witness {
+pub(super) struct Binder {
     /// `None`: somebody else binds this log.
     ledger: Option<Ledger>,
     session: SessionId,
@@ -35,7 +35,7 @@ pub(super) struct Witness {
     waited: bool,
 }
 
-impl Witness {
+impl Binder {
     /// For a log that has these records already.
     pub(super) fn new(
         ledger: Option<Ledger>,
@@ -43,7 +43,7 @@ impl Witness {
         (records, head): (u64, ChainHash),
         ended: bool,
     ) -> Self {
-        let mut witness = Self {
+        let mut binder = Self {
             ledger,
             session,
             records: 0,
@@ -54,8 +54,8 @@ impl Witness {
             retry: RETRY,
             waited: false,
         };
-        witness.committed((records, head), ended);
-        witness
+        binder.committed((records, head), ended);
+        binder
     }
 
     /// The log was committed up to here.
