@@ -110,6 +110,8 @@ fn an_untouched_log_is_complete_and_its_head_is_the_last_hash() {
         report,
         Report {
             part: None,
+            pruned: None,
+            ends: Vec::new(),
             session,
             records,
             head,

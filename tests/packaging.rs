@@ -35,9 +35,11 @@ const PROGRAMS: [&str; 6] = [
     "portcullisd",
 ];
 
-const UNITS: [&str; 6] = [
+const UNITS: [&str; 8] = [
     "portcullis-forward.service",
     "portcullis-notary.service",
+    "portcullis-prune.service",
+    "portcullis-prune.timer",
     "portcullis-sessions.service",
     "portcullis.slice",
     "portcullisd.service",

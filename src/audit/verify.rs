@@ -39,11 +39,38 @@ pub struct Report {
     /// Which record was the first, where it is a later segment that was verified: nothing is said of those before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<u64>,
+    /// How many records stood before these and were pruned, as the ledger says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruned: Option<u64>,
+    /// Where each segment ends that was read as a whole.
+    #[serde(skip)]
+    pub ends: Vec<SegmentEnd>,
     /// The first record that does not hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
     /// How often a record is older than the one before: the clock was set back, or they were forged.
     pub clock_set_back: u64,
+}
+
+/// Where a segment ends: what follows it goes on from there, whether or not it is still there itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentEnd {
+    /// Its number.
+    pub segment: u32,
+    /// The place of its last record in the log.
+    pub records: u64,
+    /// The hash of that one.
+    pub head: ChainHash,
+}
+
+/// Where a log may begin.
+#[derive(Debug, Clone, Copy)]
+pub enum Begins<'a> {
+    /// With its first record, or behind one of these segments, which were pruned: what the ledger says, signed. In
+    /// the order of their numbers.
+    Behind(&'a [SegmentEnd]),
+    /// With the first segment that is there, whose word is taken for what came before it.
+    Anywhere,
 }
 
 /// How a log ends.
@@ -56,6 +83,14 @@ pub enum State {
     Running,
     /// Without it, and nobody writes: the writer was killed, or the tail was cut off.
     Open,
+}
+
+impl Report {
+    /// The place of the last record that holds.
+    pub fn last(&self) -> u64 {
+        let before = self.part.map_or(0, |first| first.saturating_sub(1));
+        self.pruned.unwrap_or(before) + self.records
+    }
 }
 
 /// The first record that does not hold.
@@ -126,18 +161,25 @@ pub enum Flaw {
 /// Verifies a session's log over all of its segments, from the first record on: what `audit verify` says of one
 /// session. A log without any segment has no record.
 pub fn verify_log(store: &impl SegmentStore, session: SessionId) -> io::Result<Report> {
-    verify_log_seen(store, session, &mut |_, _| {})
+    verify_log_seen(store, session, Begins::Behind(&[]), &mut |_, _| {})
 }
 
-/// The same, and shows the place and the hash of each record that holds; more than once, if the log grows meanwhile.
+/// The same of a log as it is now: of one whose first segments are gone, the rest. Whether they were pruned or removed
+/// says the ledger alone.
+pub fn verify_rest(store: &impl SegmentStore, session: SessionId) -> io::Result<Report> {
+    verify_log_seen(store, session, Begins::Anywhere, &mut |_, _| {})
+}
+
+/// The same, from where the log may begin, and shows the place and the hash of each record that holds; more than once, if the log grows meanwhile.
 pub fn verify_log_seen(
     store: &impl SegmentStore,
     session: SessionId,
+    begins: Begins<'_>,
     seen: &mut dyn FnMut(u64, ChainHash),
 ) -> io::Result<Report> {
     let mut segments = store.list(session)?;
     for _ in 0..LOOKS {
-        let verified = verify_segments(store, session, &segments, seen);
+        let verified = verify_segments(store, (session, begins), &segments, seen);
         let is_final = match &verified {
             // Nothing follows, or what follows is written just now.
             Ok(report) if report.broken.is_none() => report.state != State::Open,
@@ -156,12 +198,12 @@ pub fn verify_log_seen(
         }
         segments = now;
     }
-    verify_segments(store, session, &segments, seen)
+    verify_segments(store, (session, begins), &segments, seen)
 }
 
 fn verify_segments(
     store: &impl SegmentStore,
-    session: SessionId,
+    (session, begins): (SessionId, Begins<'_>),
     segments: &[SegmentName],
     seen: &mut dyn FnMut(u64, ChainHash),
 ) -> io::Result<Report> {
@@ -170,8 +212,11 @@ fn verify_segments(
     let several = segments.len() > 1;
     let mut chain = Chain::new(Some(session));
     chain.seen = Some(seen);
+    let first = segments.first().map_or(u32::MAX, |first| first.number);
+    let number = chain.begin(begins, first);
     let mut broken = None;
-    for (segment, number) in segments.iter().zip(1..) {
+    let mut ends = Vec::new();
+    for (segment, number) in segments.iter().zip(number..) {
         if segment.number != number {
             let missing = SegmentName {
                 number,
@@ -186,17 +231,24 @@ fn verify_segments(
             });
             break;
         }
+        let is_last = segments.last() == Some(segment);
         let (segment, file) = open_either(store, *segment)?;
         broken = chain.take_segment(segment, file, several)?;
         if broken.is_some() {
             // The line that is being written right now.
-            let is_last = u32::try_from(segments.len()) == Ok(number);
             broken =
                 broken.filter(|broken| !(running && is_last && broken.flaw == Flaw::Truncated));
             break;
         }
+        ends.extend(chain.head().map(|head| SegmentEnd {
+            segment: number,
+            records: chain.seq,
+            head,
+        }));
     }
-    Ok(chain.report(broken, running))
+    let mut report = chain.report(broken, running);
+    report.ends = ends;
+    Ok(report)
 }
 
 /// Whether a writer holds the newest segment, or the one before while it makes another.
@@ -265,6 +317,8 @@ pub(super) struct Chain<'a> {
     pub(super) begins_anywhere: bool,
     /// The place of the first record, where it may have any.
     part: Option<u64>,
+    /// How many records before were pruned.
+    pruned: Option<u64>,
     /// The head, and the same as text: the next record repeats it.
     link: Option<(ChainHash, [u8; 64])>,
     /// Time of the last record, as text.
@@ -283,6 +337,7 @@ impl Chain<'_> {
             seq: 0,
             begins_anywhere: false,
             part: None,
+            pruned: None,
             link: None,
             ts: [0; 27],
             ended: false,
@@ -294,6 +349,28 @@ impl Chain<'_> {
     /// The hash of the last record that holds.
     pub(super) fn head(&self) -> Option<ChainHash> {
         self.link.map(|(hash, _)| hash)
+    }
+
+    /// Takes up the chain where a log may begin whose first segment that is there has this number (the highest if
+    /// none is), and answers the number that the first segment must have.
+    fn begin(&mut self, begins: Begins<'_>, first: u32) -> u32 {
+        match begins {
+            Begins::Behind(ends) => {
+                // What was to be removed, and is there all the same, is read as well.
+                let Some(end) = ends.iter().rev().find(|end| end.segment < first) else {
+                    return 1;
+                };
+                self.seq = end.records;
+                self.link = Some((end.head, end.head.to_hex()));
+                self.pruned = Some(end.records);
+                end.segment.saturating_add(1)
+            }
+            Begins::Anywhere if first > 1 && first < u32::MAX => {
+                self.begins_anywhere = true;
+                first
+            }
+            Begins::Anywhere => 1,
+        }
     }
 
     /// Goes on with a whole segment; answers the first record that does not hold.
@@ -346,6 +423,8 @@ impl Chain<'_> {
                 (false, false) => State::Open,
             },
             part: self.part,
+            pruned: self.pruned,
+            ends: Vec::new(),
             broken,
             clock_set_back: self.clock_set_back,
         }

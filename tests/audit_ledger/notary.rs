@@ -8,13 +8,23 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portcullis::audit::folder::file_name;
+use portcullis::audit::folder::{LogFolder, file_name};
 use portcullis::audit::ledger::anchor::Anchors;
+use portcullis::audit::ledger::append::KeyPlace;
+use portcullis::audit::ledger::entry::LogPruned;
 use portcullis::audit::ledger::read::{Bound, Contents};
-use portcullis::ids::SessionId;
+use portcullis::audit::ledger::{FOLDER, Ledger, LedgerEvent};
+use portcullis::audit::log::Log;
+use portcullis::audit::retention::Why;
+use portcullis::audit::segment::SegmentName;
+use portcullis::audit::{AuditEvent, EndedBy, Status};
+use portcullis::ids::{ConnId, SessionId};
+use portcullis::policy::Durability;
 use tempfile::TempDir;
 
-use super::support::{Flaws, Session, both, ledger_path, lines};
+use super::support::{
+    Flaws, HOST, SECOND, Session, both, hash_of, ledger_folder, ledger_path, lines,
+};
 
 /// A folder of logs of two users and the folder of the key.
 struct Host {
@@ -327,5 +337,83 @@ fn the_notary_needs_no_more_than_the_group_of_the_logs() {
     };
     assert_eq!(about("log/ledger/ledger.jsonl"), (NOTARY, AUDITORS, 0o640));
     assert_eq!(about("state/key"), (NOTARY, NOTARY, 0o600));
+    assert_eq!(both(&host.logs(), &[]), Flaws::new());
+}
+
+/// Two records, a segment of their own.
+fn two_more(log: &mut Log, ends: bool) {
+    let closed = AuditEvent::EgressClosed {
+        conn: ConnId(1),
+        bytes_up: 1,
+        bytes_down: 2,
+        ms: 3,
+        ended_by: EndedBy::Client,
+    };
+    let ended = AuditEvent::SessionEnded {
+        status: Status::Exited(0),
+        ms: 9,
+        files: None,
+    };
+    log.stage(closed.clone()).unwrap();
+    log.stage(if ends { ended } else { closed }).unwrap();
+    log.commit().unwrap();
+}
+
+#[test]
+fn what_is_pruned_is_no_alarm_and_what_is_left_of_a_log_is_followed() {
+    let host = Host::new();
+    let base = host.logs().join("1000");
+    let id = SessionId::generate();
+    let folder = LogFolder::open(&base).unwrap();
+    let log = Log::create(&folder, &base, (id, "ada"), Durability::Batch, HOST).unwrap();
+    let mut log = log.with_segments_of(1);
+    for _ in 0..3 {
+        two_more(&mut log, false);
+    }
+    // The writer of this one was killed, so that the notary waits for more of it.
+    let mut killed = host.session(1000);
+    killed.write(3);
+    let killed = killed.id;
+    let notary = host.notary();
+    host.await_bound(1000, id, |bound| bound.heads.contains_key(&6));
+    host.await_bound(1000, killed, |bound| bound.heads.contains_key(&3));
+
+    let prune = |session, number, first, last| {
+        let name = SegmentName {
+            number,
+            ..SegmentName::first(session)
+        };
+        let path = base.join(name.file_name());
+        let state = File::open(host.base.path().join("state")).unwrap();
+        let ledger = Ledger::open(
+            ledger_folder(&host.logs()),
+            &host.logs().join(FOLDER),
+            KeyPlace::In(state.into()),
+            Durability::Each,
+            HOST.into(),
+        );
+        let pruned = LedgerEvent::LogPruned(LogPruned {
+            session,
+            uid: Some(1000),
+            segment: number,
+            first,
+            last,
+            head: hash_of(lines(&path).last().unwrap()),
+            why: Why::Age,
+        });
+        ledger.unwrap().append(&[pruned], SECOND).unwrap();
+        fs::remove_file(path).unwrap();
+    };
+    prune(id, 1, 1, 2);
+    prune(killed, 1, 1, 3);
+    two_more(&mut log, false);
+    host.await_bound(1000, id, |bound| bound.heads.contains_key(&8));
+    assert_eq!(notary.end(Signal::SIGTERM), "");
+    // One that is started later begins behind what was pruned.
+    prune(id, 2, 3, 4);
+    let notary = host.notary();
+    two_more(&mut log, true);
+    host.await_bound(1000, id, ended);
+    assert_eq!(notary.end(Signal::SIGTERM), "");
     assert_eq!(both(&host.logs(), &[]), Flaws::new());
 }

@@ -227,6 +227,8 @@ pub(crate) fn whole(id: SessionId, records: u64, state: State, report: &Report) 
         head,
         state,
         part: None,
+        pruned: None,
+        ends: report.ends.clone(),
         broken: None,
         clock_set_back: 0,
     };

@@ -149,6 +149,10 @@ impl Work {
                     segment.check_growth(name, stamp, source)?;
                     changed.push((name, stamp));
                 }
+                // Over, so that its file was not looked at; and packed since.
+                (Some(segment), None) if segment.name.packed != name.packed => {
+                    changed.push((name, Stamp::default()));
+                }
                 (None, stamp) => changed.push((name, stamp.unwrap_or_default())),
                 (Some(segment), _) if segment.broken.is_some() => broken = Some(name.session),
                 (Some(_), _) => {}

@@ -98,7 +98,7 @@ impl<'a, S: Source> Reader<'a, S> {
         &mut self,
         row: &Row,
         filter: &Filter,
-        exact: bool,
+        mut exact: bool,
     ) -> Result<Option<Found>, Trouble> {
         let lies = || Trouble::disagrees("it names a place where no such record stands");
         let (name, line) = self.line(row.segment, row.offset)?;
@@ -111,6 +111,16 @@ impl<'a, S: Source> Reader<'a, S> {
         }
         let about = match row.about {
             None => None,
+            // Pruned: nobody can say any more what it goes back to.
+            Some((segment, _))
+                if self
+                    .segments
+                    .get(&segment)
+                    .is_some_and(|known| known.gone()) =>
+            {
+                exact = false;
+                None
+            }
             Some((segment, offset)) => {
                 let (other, line) = self.line(segment, offset)?;
                 if other.session != session || !is_of_session(&line) {

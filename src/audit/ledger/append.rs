@@ -6,20 +6,24 @@
 //! was never answered for: the next appender cuts it off. Anything else that does not hold ends it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
 use rustix::event::{Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::entry::{self, Entry, LedgerEvent, Place, checkpoint_message, rotation_message};
 use super::key::{self, KeyError, KeyFile, PublicKey, SigningKey};
+use super::read::LogName;
 use super::{FILE, FOLDER};
 use crate::audit::chain::ChainHash;
 use crate::audit::lock;
+use crate::audit::reader::Lines;
+use crate::audit::verify::SegmentEnd;
 use crate::policy::Durability;
 
 /// How much of the end is looked at, the second and third where the one before did not hold a key.
@@ -106,6 +110,20 @@ struct Tail {
     /// Where the next line begins. What stands there is cut off.
     length: u64,
     size: u64,
+}
+
+/// The open file, read from its start whatever its place is.
+struct FromStart<'a> {
+    file: &'a File,
+    offset: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
 }
 
 /// The lock, until it is dropped.
@@ -261,6 +279,32 @@ impl Ledger {
         Ok(self.current(&self.tail()?)?.public())
     }
 
+    /// Behind which segment a log begins by now, as the entries say: for who appends to them, and so trusts them.
+    pub fn pruned(&self, (uid, session): LogName) -> io::Result<Option<SegmentEnd>> {
+        let session_text = session.to_string();
+        let mut lines = Lines::new(BufReader::new(FromStart {
+            file: &self.file,
+            offset: 0,
+        }));
+        let mut end = None;
+        while let Some(line) = lines.next_line()? {
+            if memmem::find(line.bytes, session_text.as_bytes()).is_none() {
+                continue;
+            }
+            if let Ok(entry) = entry::parse(line.bytes)
+                && let LedgerEvent::LogPruned(pruned) = entry.event
+                && (pruned.uid, pruned.session) == (uid, session)
+            {
+                end = Some(SegmentEnd {
+                    segment: pruned.segment,
+                    records: pruned.last,
+                    head: pruned.head,
+                });
+            }
+        }
+        Ok(end)
+    }
+
     /// The open file, to be watched.
     pub fn path(&self) -> &Path {
         &self.path
@@ -346,9 +390,13 @@ impl Ledger {
             let key = match &entry.event {
                 LedgerEvent::KeyCreated { key } | LedgerEvent::Checkpoint { key, .. } => Some(*key),
                 LedgerEvent::KeyRotated { new, .. } => Some(*new),
-                LedgerEvent::LogHead(_) | LedgerEvent::LogBroken { .. } | LedgerEvent::Unknown => {
-                    None
-                }
+                LedgerEvent::LogHead(_)
+                | LedgerEvent::LogBroken { .. }
+                | LedgerEvent::LogPruned(_)
+                | LedgerEvent::BodiesPruned { .. }
+                | LedgerEvent::HoldSet { .. }
+                | LedgerEvent::HoldReleased { .. }
+                | LedgerEvent::Unknown => None,
             };
             let last: &Entry = last.get_or_insert(entry);
             if let Some(key) = key {

@@ -92,10 +92,10 @@ impl<'a> Comparison<'a> {
 
     /// A record that holds, and its hash.
     pub fn see(&mut self, record: u64, hash: ChainHash) {
-        let bound = self.bound.and_then(|bound| bound.heads.get(&record));
+        let bound = self.bound.and_then(|bound| bound.head(record));
         match bound {
-            Some(head) if *head == hash && self.differs.is_none() => self.agrees = record,
-            Some(head) if *head != hash => {
+            Some(head) if head == hash && self.differs.is_none() => self.agrees = record,
+            Some(head) if head != hash => {
                 self.differs.get_or_insert(record);
             }
             Some(_) | None => {}
@@ -104,7 +104,8 @@ impl<'a> Comparison<'a> {
 
     /// How the log stands, given how it verified.
     pub fn finish(self, report: &Report) -> Standing {
-        let (bound, unbound) = (self.agrees, report.records.saturating_sub(self.agrees));
+        let bound = self.agrees.max(report.pruned.unwrap_or_default());
+        let unbound = report.last().saturating_sub(bound);
         let flaw = self.flaw(report);
         Standing {
             bound,
@@ -120,13 +121,13 @@ impl<'a> Comparison<'a> {
             return Some(HeadFlaw::FoundBroken { record, flaw });
         }
         if let Some(record) = self.differs {
-            let first = self.agrees + 1;
+            let first = self.agrees.max(report.pruned.unwrap_or_default()) + 1;
             return Some(HeadFlaw::Differs { record, first });
         }
         let (last, _) = bound.heads.last_key_value()?;
         // A record that does not hold is named by itself.
-        let is_short = report.records < *last && report.broken.is_none();
-        let record = report.records + 1;
+        let is_short = report.last() < *last && report.broken.is_none();
+        let record = report.last() + 1;
         is_short.then_some(HeadFlaw::Truncated {
             record,
             bound: *last,
@@ -134,13 +135,25 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// A log that is not there.
-pub fn missing(bound: &Bound) -> Standing {
-    let last = bound.heads.last_key_value();
-    let bound = last.map_or(0, |(records, _)| *records);
+/// A log that is not there: pruned, or gone.
+pub fn missing(known: &Bound) -> Standing {
+    let last = known.heads.last_key_value();
+    let last = last.map_or(0, |(records, _)| *records);
+    let pruned = known.pruned.last().map_or(0, |end| end.records);
+    let flaw = match &known.broken {
+        _ if pruned == 0 => Some(HeadFlaw::Missing { bound: last }),
+        Some((record, flaw)) => Some(HeadFlaw::FoundBroken {
+            record: *record,
+            flaw: flaw.clone(),
+        }),
+        None => (pruned < last).then_some(HeadFlaw::Truncated {
+            record: pruned + 1,
+            bound: last,
+        }),
+    };
     Standing {
-        bound,
+        bound: pruned,
         unbound: 0,
-        flaw: Some(HeadFlaw::Missing { bound }),
+        flaw,
     }
 }

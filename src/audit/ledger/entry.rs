@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{PublicKey, Signature};
 use crate::audit::chain::ChainHash;
+use crate::audit::retention::Why;
 use crate::ids::SessionId;
 
 /// The version of the entry's form.
@@ -78,6 +79,49 @@ pub enum LedgerEvent {
         /// What is wrong with it; at most [`MAX_FLAW`] bytes.
         flaw: String,
     },
+    /// A segment of a log is removed, by the rules of retention. It counts once a checkpoint follows.
+    #[serde(rename = "log.pruned")]
+    LogPruned(LogPruned),
+    /// Bodies beside the logs are removed, by the rules of retention.
+    #[serde(rename = "bodies.pruned")]
+    BodiesPruned {
+        /// In whose folder; absent: the ledger's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// How many files.
+        count: u64,
+        /// How many bytes they had together.
+        bytes: u64,
+        /// None of them was written after this.
+        before: Timestamp,
+    },
+    /// Nothing of a session's log is removed from here on.
+    #[serde(rename = "hold.set")]
+    HoldSet {
+        /// What is held.
+        session: SessionId,
+        /// In whose folder; absent: the ledger's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// Who holds it.
+        by: String,
+        /// Why.
+        reason: String,
+    },
+    /// It may be again. It counts once a checkpoint follows.
+    #[serde(rename = "hold.released")]
+    HoldReleased {
+        /// What was held.
+        session: SessionId,
+        /// In whose folder; absent: the ledger's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
+        /// Who lifted it.
+        by: String,
+        /// Why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Everything before it is signed, see [`checkpoint_message`].
     #[serde(rename = "checkpoint")]
     Checkpoint {
@@ -105,6 +149,26 @@ pub struct LogHead {
     pub head: ChainHash,
     /// Whether that is `session.ended`.
     pub state: LogState,
+}
+
+/// A segment that is removed: what its log goes on from is known, and signed, without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogPruned {
+    /// Whose log.
+    pub session: SessionId,
+    /// In whose folder; absent: the ledger's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Its number.
+    pub segment: u32,
+    /// The place of its first record. The last one of the segment before is the one before this.
+    pub first: u64,
+    /// The place of its last record.
+    pub last: u64,
+    /// The hash of that one.
+    pub head: ChainHash,
+    /// By which rule.
+    pub why: Why,
 }
 
 /// Whether a log can have more records.
@@ -267,7 +331,7 @@ mod tests {
             Err(Unsealed::NotAnEntry)
         );
         let (open, _) = text.split_once(r#","hash""#).unwrap();
-        let open = open.replace("log.head", "log.pruned");
+        let open = open.replace("log.head", "log.later");
         let hash = prev.follow(open.as_bytes());
         let entry = parse(format!(r#"{open},"hash":"{hash}"}}"#).as_bytes()).unwrap();
         assert_eq!(entry.event, LedgerEvent::Unknown);

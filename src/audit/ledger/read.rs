@@ -4,18 +4,20 @@
 //! checkpoint is in the chain and not signed yet. A last line that is not whole is what an appender was
 //! writing, or was when it was killed: the next one cuts it off.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, BufRead};
 
 use serde::Serialize;
 
 use super::anchor::Anchors;
 use super::entry::{
-    self, Entry, LedgerEvent, LogState, Unsealed, checkpoint_message, rotation_message,
+    self, Entry, LedgerEvent, LogHead, LogPruned, LogState, Unsealed, checkpoint_message,
+    rotation_message,
 };
 use super::key::PublicKey;
 use crate::audit::chain::ChainHash;
 use crate::audit::reader::{Ending, Lines};
+use crate::audit::verify::SegmentEnd;
 use crate::ids::SessionId;
 
 /// What the ledger says, as far as it holds.
@@ -37,6 +39,12 @@ pub struct Contents {
     pub broken: Option<BrokenEntry>,
     /// What it says of each session.
     pub sessions: HashMap<LogName, Bound>,
+    /// The sessions that are held: of their logs nothing is removed.
+    pub holds: BTreeSet<LogName>,
+    /// Segments that were removed, as is said and not signed yet.
+    unsigned: Vec<LogName>,
+    /// Holds that were lifted, as is said and not signed yet.
+    released: Vec<LogName>,
 }
 
 /// In whose folder a log is (`None`: in the ledger's own), and whose it is.
@@ -51,6 +59,58 @@ pub struct Bound {
     pub ended: bool,
     /// The log was found to be broken: first record and flaw.
     pub broken: Option<(u64, String)>,
+    /// The segments that were removed, from the first on: the log begins behind the last of them. Signed, all of them.
+    pub pruned: Vec<SegmentEnd>,
+}
+
+impl Bound {
+    /// The hash that a record must have.
+    pub fn head(&self, record: u64) -> Option<ChainHash> {
+        let pruned = || self.pruned.iter().find(|end| end.records == record);
+        let head = self.heads.get(&record).copied();
+        head.or_else(|| pruned().map(|end| end.head))
+    }
+
+    /// A head that was bound; answers whether it can be.
+    fn bind(&mut self, head: &LogHead) -> bool {
+        let last = self.heads.last_key_value();
+        let repeats = last == Some((&head.records, &head.head));
+        let backwards = last.is_some_and(|(records, _)| *records >= head.records);
+        let contradicts = self
+            .head(head.records)
+            .is_some_and(|known| known != head.head);
+        if contradicts || (backwards || self.ended) && !repeats {
+            return false;
+        }
+        self.heads.insert(head.records, head.head);
+        self.ended |= head.state == LogState::Ended;
+        true
+    }
+
+    /// A segment that was removed: it follows the one before it, or says the same again. `None`: it contradicts what
+    /// was said before; otherwise, whether it is new.
+    fn prune(&mut self, pruned: &LogPruned) -> Option<bool> {
+        let end = SegmentEnd {
+            segment: pruned.segment,
+            records: pruned.last,
+            head: pruned.head,
+        };
+        let before = self.pruned.last();
+        if before == Some(&end) {
+            // Whoever was to remove it was killed.
+            return Some(false);
+        }
+        let (segment, records) = before.map_or((0, 0), |end| (end.segment, end.records));
+        let follows = segment.checked_add(1) == Some(pruned.segment)
+            && records.checked_add(1) == Some(pruned.first)
+            && pruned.first <= pruned.last;
+        let agrees = |head: &ChainHash| *head == pruned.head;
+        let holds = follows && self.heads.get(&pruned.last).is_none_or(agrees);
+        holds.then(|| {
+            self.pruned.push(end);
+            true
+        })
+    }
 }
 
 /// An entry that does not hold.
@@ -101,6 +161,11 @@ pub enum EntryFlaw {
     /// The sessions' heads contradict one another.
     #[error("a log that had more records by then, or had ended")]
     Backwards,
+    /// A segment that was removed contradicts what was said before.
+    #[error(
+        "removes a segment that does not follow the one removed before it, or is not as it was bound"
+    )]
+    Pruned,
 }
 
 /// What a key that somebody noted says of the ledger.
@@ -131,7 +196,18 @@ impl Contents {
             }
             anchors.meet(contents.entries, line.bytes);
         }
+        contents.drop_unsigned();
         Ok(contents)
+    }
+
+    /// That something was removed counts only where it is signed: who can write the file alone could say so.
+    fn drop_unsigned(&mut self) {
+        for name in self.unsigned.drain(..) {
+            if let Some(bound) = self.sessions.get_mut(&name) {
+                bound.pruned.pop();
+            }
+        }
+        self.released.clear();
     }
 
     /// What this key says of it.
@@ -199,19 +275,30 @@ impl Contents {
                 }
                 *count += 1;
                 self.signed = Some((entry.seq, entry.ts.clone()));
+                self.unsigned.clear();
+                for name in self.released.drain(..) {
+                    self.holds.remove(&name);
+                }
             }
             LedgerEvent::LogHead(head) => {
                 let bound = self.sessions.entry((head.uid, head.session)).or_default();
-                let last = bound.heads.last_key_value();
-                let repeats = last == Some((&head.records, &head.head));
-                if last.is_some_and(|(records, _)| *records >= head.records && !repeats)
-                    || bound.ended && !repeats
-                {
+                if !bound.bind(head) {
                     return Err(EntryFlaw::Backwards);
                 }
-                bound.heads.insert(head.records, head.head);
-                bound.ended |= head.state == LogState::Ended;
             }
+            LedgerEvent::LogPruned(pruned) => {
+                let name = (pruned.uid, pruned.session);
+                let bound = self.sessions.entry(name).or_default();
+                if bound.prune(pruned).ok_or(EntryFlaw::Pruned)? {
+                    self.unsigned.push(name);
+                }
+            }
+            LedgerEvent::HoldSet { session, uid, .. } => {
+                let name = (*uid, *session);
+                self.released.retain(|released| *released != name);
+                self.holds.insert(name);
+            }
+            LedgerEvent::HoldReleased { session, uid, .. } => self.released.push((*uid, *session)),
             LedgerEvent::LogBroken {
                 session,
                 uid,
@@ -221,7 +308,7 @@ impl Contents {
                 let bound = self.sessions.entry((*uid, *session)).or_default();
                 bound.broken.get_or_insert_with(|| (*record, flaw.clone()));
             }
-            LedgerEvent::Unknown => {}
+            LedgerEvent::BodiesPruned { .. } | LedgerEvent::Unknown => {}
         }
         Ok(())
     }

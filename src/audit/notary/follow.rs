@@ -14,7 +14,7 @@ use crate::audit::ledger::{LedgerEvent, LogHead, LogState};
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::record::SealedLine;
 use crate::audit::segment::SegmentName;
-use crate::audit::verify::Flaw;
+use crate::audit::verify::{Flaw, SegmentEnd};
 use crate::ids::SessionId;
 
 /// How much is read at a time.
@@ -27,6 +27,8 @@ pub struct Followed {
     session: SessionId,
     /// Which segment is read, and up to where.
     segment: u32,
+    /// The last record before that segment: its place and its hash.
+    start: (u64, ChainHash),
     offset: u64,
     records: u64,
     head: ChainHash,
@@ -53,35 +55,46 @@ impl Followed {
             return None;
         }
         let last = bound.and_then(|bound| bound.heads.last_key_value());
-        let expected = last.map(|(records, head)| (*records, *head));
-        Some(Self {
+        let last = last.map(|(records, head)| (*records, *head));
+        let genesis = (0, ChainHash::genesis(session));
+        let mut log = Self {
             uid,
             session,
             segment: 1,
+            start: genesis,
             offset: 0,
             records: 0,
-            head: ChainHash::genesis(session),
+            head: genesis.1,
             ended: false,
-            bound: expected,
-            expected,
-        })
+            bound: last,
+            expected: None,
+        };
+        match bound.and_then(|bound| bound.pruned.last()) {
+            Some(end) => log.begin_behind(*end),
+            None => log.restart(),
+        }
+        Some(log)
     }
 
-    /// The same log, to be read again from its start, as far as it is bound. A writer takes back what it could not
-    /// write as a whole (a full disk): that may have been read, and was never acknowledged.
-    #[must_use]
-    pub fn again(&self) -> Self {
-        Self {
-            uid: self.uid,
-            session: self.session,
-            segment: 1,
-            offset: 0,
-            records: 0,
-            head: ChainHash::genesis(self.session),
-            ended: false,
-            bound: self.bound,
-            expected: self.bound,
-        }
+    /// The segment that is read is to be read again. A writer takes back what it could not write as a whole (a full
+    /// disk): that may have been read, and was never acknowledged.
+    pub fn restart(&mut self) {
+        self.offset = 0;
+        (self.records, self.head) = self.start;
+        self.ended = false;
+        self.expected = self.bound.filter(|(records, _)| *records > self.records);
+    }
+
+    /// This segment and those before it were pruned.
+    pub fn begin_behind(&mut self, end: SegmentEnd) {
+        self.segment = end.segment.saturating_add(1);
+        self.start = (end.records, end.head);
+        self.restart();
+    }
+
+    /// Which segment is read.
+    pub fn segment(&self) -> u32 {
+        self.segment
     }
 
     /// How many records are read and not bound.
@@ -157,6 +170,7 @@ impl Followed {
                 break;
             }
             (self.segment, self.offset) = (self.segment + 1, 0);
+            self.start = (self.records, self.head);
         }
         // The whole log was read, and is not as long as it was.
         Ok(self.expected.map(|_| self.gone()))

@@ -229,7 +229,11 @@ impl Notary {
             let path = folder.path().join(crate::audit::folder::file_name(name.1));
             let read = match log.read(folder) {
                 Ok(Some(_)) => {
-                    *log = log.again();
+                    // Pruned, which is on record before it is done; or taken back by its writer.
+                    match self.ledger.pruned(name) {
+                        Ok(Some(end)) if end.segment >= log.segment() => log.begin_behind(end),
+                        _ => log.restart(),
+                    }
                     log.read(folder)
                 }
                 read => read,

@@ -1,19 +1,23 @@
 //! Retention: how long and how much of the logs is kept, what is packed meanwhile, and what is not touched.
 //!
 //! Owns: the rules ([`rules`]), what a folder holds ([`inventory`]), which of it has to go ([`plan`], pure), legal
-//! holds ([`hold`]), packing closed segments ([`pack`]). Never: removes what
-//! is written, held, or does not verify (that is evidence), and nothing without a tombstone: the ledger says,
-//! signed, what was removed before it is.
+//! holds ([`hold`]), packing closed segments ([`pack`]), and doing all of it ([`prune`]), also with what lies beside
+//! logs ([`files`]). Never: removes what
+//! is written, held, or does not verify (that is evidence), and nothing of a log without a tombstone: the ledger
+//! says, signed, what is removed before it is.
 //!
-//! Reading order: [`rules`] → [`inventory`] → [`plan`] → [`hold`] → [`pack`].
+//! Reading order: [`rules`] → [`inventory`] → [`plan`] → [`hold`] → [`pack`] → [`files`] → [`prune`].
 
+pub mod files;
 pub mod hold;
 pub mod inventory;
 pub mod pack;
 pub mod plan;
+pub mod prune;
 pub mod rules;
 
 pub use hold::Hold;
 pub use inventory::Stored;
 pub use plan::{Removal, Why};
+pub use prune::{Prune, PruneError, Step};
 pub use rules::{Keep, Retention};

@@ -101,13 +101,21 @@ fn public(folder: &Path) -> Result<PublicKey, Failure> {
 }
 
 fn rotate(folder: &Path) -> Result<(PublicKey, PublicKey), Failure> {
-    let failed = |error: LedgerError| {
-        let exit = match error {
-            LedgerError::NotContinued { .. } => Exit::No,
-            _ => Exit::Unavailable,
-        };
-        Failure::new(exit, error)
+    let (ledger, opened) = open_ledger(folder)?;
+    ledger.rotate(&opened).map_err(ledger_failure)
+}
+
+/// Nothing was appended.
+pub(super) fn ledger_failure(error: LedgerError) -> Failure {
+    let exit = match error {
+        LedgerError::NotContinued { .. } => Exit::No,
+        _ => Exit::Unavailable,
     };
+    Failure::new(exit, error)
+}
+
+/// Opens a ledger that is there, to be appended to, and its folder.
+pub(super) fn open_ledger(folder: &Path) -> Result<(Ledger, OwnedFd), Failure> {
     let open = |path: &Path| -> Result<OwnedFd, Failure> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
         rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
@@ -125,7 +133,6 @@ fn rotate(folder: &Path) -> Result<(PublicKey, PublicKey), Failure> {
     } else {
         KeyPlace::Beside
     };
-    let ledger =
-        Ledger::open(&opened, folder, place, Durability::Each, host::id()).map_err(failed)?;
-    ledger.rotate(&opened).map_err(failed)
+    let ledger = Ledger::open(&opened, folder, place, Durability::Each, host::id());
+    Ok((ledger.map_err(ledger_failure)?, opened))
 }

@@ -195,7 +195,10 @@ impl Source for Logs {
         let own = folder.map(LogFolder::all_segments).transpose();
         let mut all = own.map_err(io::Error::other)?.unwrap_or_default();
         all.retain(|segment| !self.kept.contains(&segment.session));
-        all.extend(self.kept.iter().copied().map(SegmentName::first));
+        for session in &self.kept {
+            // The first of them may be pruned, or packed, and there may be more.
+            all.extend(self.list_now(*session)?);
+        }
         Ok(all)
     }
 

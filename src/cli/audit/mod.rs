@@ -7,12 +7,15 @@ mod body;
 mod export;
 mod filters;
 mod forward;
+mod hold;
 mod indexed;
 mod key;
 mod logs;
 mod naming;
 pub(super) mod phrase;
+mod places;
 mod prove;
+mod prune;
 mod query;
 mod report;
 mod show;
@@ -119,6 +122,29 @@ Examples:
   portcullis audit report 0192f0 -o report.html    one file, without scripts or anything from elsewhere
   portcullis audit report 0192f0 --format md")]
     Report(report::ReportArgs),
+    /// Remove what is older or more than is kept, and pack what is closed
+    #[command(after_help = "\
+Examples:
+  portcullis audit prune --dry-run                by the rules of audit.toml, [retention]; only say what
+  portcullis audit prune --older-than 90d --max-size 20G
+  portcullis audit prune --pack-after 12h
+  portcullis audit prune --dir /var/log/portcullis     as root, what the service keeps, by /etc/portcullis/audit.toml
+
+Whole segments of logs go, the oldest first. The ledger says so, signed, before they do, so that audit verify
+still holds. Logs that are written or held stay; one that does not verify stays as well, and the exit code is 1.
+Where there is no ledger nothing is removed.")]
+    Prune(prune::PruneArgs),
+    /// Keep sessions' logs whatever the rules say, until `release`; or list what is held
+    #[command(after_help = "\
+Examples:
+  portcullis audit hold 0192f0 --reason 'case 2026-17'
+  portcullis audit hold                                what is held, since when, by whom and why")]
+    Hold(hold::HoldArgs),
+    /// Hold them no more: the rules count again
+    #[command(after_help = "\
+Examples:
+  portcullis audit release 0192f0 --reason 'case closed'")]
+    Release(hold::ReleaseArgs),
 }
 
 /// Where the logs are.
@@ -142,6 +168,9 @@ pub fn run(command: AuditCommand) -> Outcome {
         AuditCommand::Index(command) => query::index(&command),
         AuditCommand::Stats(arguments) => stats::stats(&arguments),
         AuditCommand::Report(arguments) => report::report(&arguments),
+        AuditCommand::Prune(arguments) => prune::prune(&arguments),
+        AuditCommand::Hold(arguments) => hold::hold(&arguments),
+        AuditCommand::Release(arguments) => hold::release(&arguments),
     }
 }
 

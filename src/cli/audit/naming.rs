@@ -12,8 +12,17 @@ const CANDIDATES: usize = 8;
 /// The one session that this names.
 pub(super) fn find(folder: &Logs, name: &str) -> Result<SessionId, Failure> {
     let sessions = folder.sessions()?;
-    choose(&sessions, name).map_err(|why| {
-        let path = escape(&folder.path().to_string_lossy());
+    among(&sessions, name, folder.path())
+}
+
+/// The one of these that this names.
+pub(super) fn among(
+    sessions: &[SessionId],
+    name: &str,
+    path: &std::path::Path,
+) -> Result<SessionId, Failure> {
+    choose(sessions, name).map_err(|why| {
+        let path = escape(&path.to_string_lossy());
         Failure::new(
             Exit::Usage,
             format!("session {:?} in {path}: {why}", escape(name)),

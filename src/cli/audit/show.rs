@@ -7,7 +7,7 @@ use super::{FolderArg, body, finish, log_failure, naming, phrase, verify};
 use crate::audit::Counted;
 use crate::audit::folder::file_name;
 use crate::audit::summary::{Destination, SessionSummary, Start};
-use crate::audit::verify::{Report, State, verify_log};
+use crate::audit::verify::{Report, State, verify_rest};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -37,7 +37,7 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
     let log = path.join(file_name(session));
-    let report = verify_log(&folder, session).map_err(|error| log_failure(&log, &error))?;
+    let report = verify_rest(&folder, session).map_err(|error| log_failure(&log, &error))?;
     match seq {
         Some(seq) if arguments.body => body::show(&folder, (session, seq), report.records),
         Some(seq) => show_record(&folder, (session, seq), &report, arguments.json),
@@ -82,9 +82,11 @@ fn show_record(
     })?;
     let Some(text) = found else {
         let broken = report.broken.as_ref().map(|broken| format!("; {broken}"));
+        let from = report.part.map(|first| format!(" from record {first} on"));
         let count = format!(
-            "{} records hold{}",
+            "{} records hold{}{}",
             report.records,
+            from.unwrap_or_default(),
             broken.unwrap_or_default()
         );
         let text = format!("session {session} has no record {seq}: {}", escape(&count));
@@ -155,6 +157,13 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if summary.last.is_some() {
         let (user, host) = (escape(&summary.user), escape(&summary.host_id));
         lines.push(format!("user       {user} on host {host}"));
+    }
+    if let Some(first) = report.part {
+        let before = first.saturating_sub(1);
+        lines.push(format!(
+            "before     records 1 to {before} are gone, and with them how it started: pruned, or removed, as \
+             `portcullis audit verify` says"
+        ));
     }
     lines.push(format!("ended      {}", ending(summary, report)));
     if let Some(by) = &summary.stopped_by {

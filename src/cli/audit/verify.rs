@@ -14,7 +14,7 @@ use crate::audit::folder::{LogFolder, file_name};
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
 use crate::audit::ledger::read::{Contents, LogName};
 use crate::audit::segment::SegmentName;
-use crate::audit::verify::{Report, State, verify_file, verify_log_seen, verify_segment};
+use crate::audit::verify::{Begins, Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
 use crate::exit::Exit;
@@ -69,6 +69,7 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         json: arguments.json,
         exit: Exit::Success,
         goes_on: true,
+        pruned: 0,
     };
     if arguments.sessions.is_empty() {
         let here: BTreeSet<LogName> = logs.iter().filter_map(Log::name).collect();
@@ -79,18 +80,30 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         let mut gone: Vec<_> = gone.collect();
         gone.sort_by_key(|(name, _)| **name);
         for ((uid, session), bound) in gone {
+            let standing = missing(bound);
+            let pruned = standing.flaw.is_none();
+            told.pruned += u64::from(pruned);
+            if pruned && !arguments.json {
+                continue;
+            }
             told.log(&Verified {
                 log: place(&path, *uid).join(file_name(*session)),
                 report: Report {
                     session: Some(*session),
                     records: 0,
                     head: None,
-                    state: State::Open,
+                    state: if bound.ended {
+                        State::Complete
+                    } else {
+                        State::Open
+                    },
                     part: None,
+                    pruned: pruned.then_some(standing.bound),
+                    ends: Vec::new(),
                     broken: None,
                     clock_set_back: 0,
                 },
-                ledger: Some(missing(bound)),
+                ledger: Some(standing),
             })?;
         }
     }
@@ -123,6 +136,8 @@ struct Told {
     exit: Exit,
     /// Somebody still reads.
     goes_on: bool,
+    /// Logs that are gone as a whole, as the ledger says.
+    pruned: u64,
 }
 
 impl Told {
@@ -144,6 +159,14 @@ impl Told {
     }
 
     fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
+        if self.pruned > 0 && !self.json && self.goes_on {
+            let logs = if self.pruned == 1 { "log" } else { "logs" };
+            self.goes_on = line(format_args!(
+                "pruned    {} {logs} as a whole, as the ledger says",
+                self.pruned
+            ))
+            .is_ok();
+        }
         let Some(proof) = proof else {
             if whole && !self.json && self.goes_on {
                 drop(line(
@@ -250,16 +273,19 @@ impl Log {
         let bound = ledger
             .zip(self.name())
             .map(|(ledger, name)| ledger.sessions.get(&name));
-        let mut comparison = Comparison::new(bound.flatten());
+        let bound_here = bound.flatten();
+        let pruned = bound_here.map_or(&[][..], |bound| bound.pruned.as_slice());
+        let begins = Begins::Behind(pruned);
+        let mut comparison = Comparison::new(bound_here);
         let mut seen = |record, hash| comparison.see(record, hash);
         let (log, report) = match self {
             Self::InFolder(folder, session) => {
                 let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, &mut seen))
+                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
             }
             Self::OfUser(folder, _, session) => {
                 let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, &mut seen))
+                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
             }
             Self::AtPath(path) => {
                 let name = path.file_name().and_then(OsStr::to_str);
@@ -329,12 +355,15 @@ pub(super) fn findings(report: &Report) -> String {
     let part = report.part.map(|first| {
         format!(" from record {first} on: part of a log, whose other segments were not looked at")
     });
+    let pruned = report
+        .pruned
+        .map(|before| format!(" after {before} that were pruned, as the ledger says"));
     let head = report.head.map(|head| format!(", head {head}"));
     let open = (report.state == State::Open)
         .then(|| "; not closed: its writer was killed, or its tail was cut off".to_owned());
     let times = report.clock_set_back;
     let clock = (times > 0).then(|| format!("; warning: the clock was set back {times} times"));
-    [Some(count), part, head, open, clock]
+    [Some(count), part, pruned, head, open, clock]
         .into_iter()
         .flatten()
         .collect()

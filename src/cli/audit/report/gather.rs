@@ -1,7 +1,7 @@
 //! What a report tells, gathered in one pass over a session's log, as far as the log holds.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, BufReader, Read};
+use std::io;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -11,8 +11,8 @@ use super::super::{log_failure, phrase};
 use super::series::Series;
 use crate::audit::facts::{Facts, Links, Place};
 use crate::audit::summary::SessionSummary;
-use crate::audit::verify::{Flaw, Report, State, verify};
-use crate::audit::{AuditEvent, AuditRecord, lock};
+use crate::audit::verify::{Report, verify_rest};
+use crate::audit::{AuditEvent, AuditRecord};
 use crate::cli::failure::Failure;
 use crate::ids::SessionId;
 use crate::policy::{self, DenyReason, EgressRequest, Host, Port, Transport, Verdict};
@@ -89,7 +89,7 @@ pub(super) struct Approval {
 pub(super) fn gather(logs: &Logs, session: SessionId) -> Result<Story, Failure> {
     let path = logs.path().join(crate::audit::folder::file_name(session));
     let failed = |error: io::Error| log_failure(&path, &error);
-    let report = verified(logs, session)?;
+    let report = verify_rest(logs, session).map_err(failed)?;
     let mut left = report.records;
     let mut story = Story {
         session,
@@ -127,33 +127,6 @@ pub(super) fn gather(logs: &Logs, session: SessionId) -> Result<Story, Failure> 
         .denials
         .sort_by_key(|denial| std::cmp::Reverse(denial.count));
     Ok(story)
-}
-
-/// Verifies all segments as the one log that they are.
-fn verified(logs: &Logs, session: SessionId) -> Result<Report, Failure> {
-    let path = logs.path().join(crate::audit::folder::file_name(session));
-    let failed = |error: io::Error| log_failure(&path, &error);
-    let mut whole: Box<dyn Read> = Box::new(io::empty());
-    let mut running = false;
-    for segment in logs.segments(session)? {
-        let file = logs.open_segment(segment).map_err(failed)?;
-        running |= lock::is_held(&file).map_err(failed)?;
-        whole = if segment.packed {
-            Box::new(whole.chain(zstd::Decoder::new(file).map_err(failed)?))
-        } else {
-            Box::new(whole.chain(file))
-        };
-    }
-    let source = BufReader::with_capacity(256 << 10, whole);
-    let mut report = verify(source, Some(session)).map_err(failed)?;
-    if running && report.state == State::Open {
-        report.state = State::Running;
-        // The line that is being written right now.
-        report.broken = report
-            .broken
-            .filter(|broken| broken.flaw != Flaw::Truncated);
-    }
-    Ok(report)
 }
 
 impl Story {
