@@ -245,7 +245,8 @@ pub fn seal(
     // The event serialises as an object of its own: its opening brace becomes the comma, its closing one goes.
     let event = serde_json::to_string(event)?;
     open.push(',');
-    open.push_str(event.trim_start_matches('{').trim_end_matches('}'));
+    let fields = event.strip_prefix('{').unwrap_or(&event);
+    open.push_str(fields.strip_suffix('}').unwrap_or(fields));
     open = format!(r#"{open},"prev":"{prev}""#);
     let hash = prev.follow(open.as_bytes());
     buffer.extend_from_slice(open.as_bytes());
