@@ -324,8 +324,9 @@ impl Sum {
         let mut parts = Vec::new();
         if self.removed > 0 {
             let bytes = phrase::bytes(self.removed_bytes);
+            let s = if self.removed == 1 { "" } else { "s" };
             parts.push(format!(
-                "{} segments ({bytes}) {would}removed",
+                "{} segment{s} ({bytes}) {would}removed",
                 self.removed
             ));
         }
