@@ -104,7 +104,7 @@ mod tests {
     fn a_program_is_called_by_the_last_name_of_its_file() {
         for (exe, name) in [
             ("/usr/bin/curl", "curl"),
-            ("/work/a (deleted)", "a"),
+            ("/opt/a (deleted)", "a"),
             ("", ""),
             ("odd", "odd"),
         ] {

@@ -468,7 +468,7 @@ mod tests {
         let mut process = Process {
             pid: 12,
             host_pid: 4711,
-            exe: "/work/a\u{1b}[2J (deleted)".to_owned(),
+            exe: "/opt/a\u{1b}[2J (deleted)".to_owned(),
             argv: Vec::new(),
             parents: Vec::new(),
             shared_with: 0,
