@@ -13,6 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use portcullis::audit::settings::Settings;
 use portcullis::policy::profile::{LayerText, Overlays, builtin};
 use portcullis::policy::{Overrides, Profile, Requirements};
 
@@ -50,6 +51,12 @@ fn read_profile(text: &str) -> Result<(), String> {
 
 fn read_requirements(text: &str) -> Result<(), String> {
     Requirements::parse("requirements.toml", text)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+fn read_audit(text: &str) -> Result<(), String> {
+    Settings::parse("audit.toml", text)
         .map(drop)
         .map_err(|error| error.to_string())
 }
@@ -418,6 +425,13 @@ fn the_page_of_requirements_has_every_key_that_they_have_and_no_other() {
     assert_eq!(same.len(), 4, "{same:?}");
     let (words, _) = compare("portcullis-requirements.5", read_requirements, &same);
     assert!(words > 10, "{words}");
+}
+
+#[test]
+fn the_page_of_the_audit_has_every_key_that_its_file_has_and_no_other() {
+    let (words, _) = compare("portcullis-audit.toml.5", read_audit, &BTreeSet::new());
+    assert!(words >= 9, "{words}");
+    assert_eq!(read_audit(&example("portcullis-audit.toml.5")), Ok(()));
 }
 
 #[test]

@@ -653,6 +653,7 @@ fn the_debian_package_is_whole_and_what_it_unpacks_works() {
         "usr/share/fish/vendor_completions.d/portcullis.fish",
         "usr/share/man/man1/portcullis-run.1.gz",
         "usr/share/man/man1/portcullis.1.gz",
+        "usr/share/man/man5/portcullis-audit.toml.5.gz",
         "usr/share/man/man5/portcullis-profile.5.gz",
         "usr/share/man/man5/portcullis-requirements.5.gz",
         "usr/share/man/man8/portcullisd.8.gz",

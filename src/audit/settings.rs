@@ -17,6 +17,15 @@ use crate::sys::admin_file;
 /// The host's.
 pub const HOSTS: &str = "/etc/portcullis/audit.toml";
 
+/// The tables that stand once.
+const TABLES: [&str; 5] = [
+    "retention",
+    "retention.logs",
+    "retention.bodies",
+    "retention.output",
+    "metrics",
+];
+
 /// What the file says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -66,8 +75,20 @@ impl Settings {
     /// What this text says; `place` names it in errors.
     pub fn parse(place: &str, text: &str) -> Result<Self, SettingsError> {
         let wrong = |error: String| SettingsError(format!("{place}: {error}"));
-        let file: SettingsFile = toml::from_str(text)
-            .map_err(|error| wrong(error.to_string().trim().replace('\n', " ")))?;
+        let told = |error: toml::de::Error| wrong(error.to_string().trim().replace('\n', " "));
+        let table: toml::Table = toml::from_str(text).map_err(told)?;
+        // serde would take a list for a table, by the order of its fields.
+        for path in TABLES {
+            let value = path.split('.').try_fold(None, |above, key| {
+                let above: Option<&toml::Value> = above;
+                let table = above.map_or(Some(&table), toml::Value::as_table)?;
+                table.get(key).map(Some)
+            });
+            if value.flatten().is_some_and(|value| !value.is_table()) {
+                return Err(wrong(format!("{path}: expected a table")));
+            }
+        }
+        let file: SettingsFile = toml::from_str(text).map_err(told)?;
         Ok(Self {
             retention: file.retention.read().map_err(wrong)?,
         })
@@ -106,6 +127,14 @@ mod tests {
             Ok(Settings::default())
         );
         assert!(Settings::parse("audit.toml", "[retain]\n").is_err());
+        for list in [
+            "[[retention]]",
+            "[[retention.logs]]",
+            "metrics = [\"/run/m\"]",
+        ] {
+            let error = Settings::parse("audit.toml", list).unwrap_err();
+            assert!(error.to_string().ends_with("expected a table"), "{error}");
+        }
     }
 
     #[test]
