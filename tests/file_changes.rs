@@ -12,6 +12,12 @@ mod cli;
 use cli::{EVERYONE, Install, Who};
 use serde_json::{Value, json};
 
+/// Lets what was written become older than a session that starts now: the clock that tells its beginning moves in
+/// steps, and what changed within one counts as the session's.
+fn grow_old() {
+    std::thread::sleep(std::time::Duration::from_millis(100));
+}
+
 /// The `files` of the last record.
 fn files(install: &Install) -> Value {
     let records = install.records();
@@ -26,6 +32,7 @@ fn a_session_that_only_looks_has_changed_nothing() {
         let install = Install::new(who);
         install.write("work/Makefile", "all:");
         install.write("work/.git/config", "");
+        grow_old();
         install.run(&[], &["sh", "-c", "cat Makefile; ls -la .git"]);
         let none = json!({"created": 0, "modified": 0, "complete": true, "executed_later": []});
         assert_eq!(files(&install), none, "{who:?}");
@@ -40,6 +47,7 @@ fn what_a_session_leaves_is_counted_and_what_others_execute_is_named() {
         install.write("work/src/main.c", "int main;");
         // A file of the same age that nobody touches.
         install.write("work/package.json", "{}");
+        grow_old();
         let script = "mkdir -p lib .github/workflows; echo all: evil >> Makefile; touch lib/evil.pth notes \
                       .github/workflows/ci.yml; rm src/main.c; cp /bin/true tool; touch -d 1990-01-01 notes";
         install.run(&[], &["sh", "-c", script]);

@@ -298,17 +298,17 @@ mod tests {
 
     use super::*;
 
-    /// A folder with something in it, and a moment that is certainly later: the clock that stamps files moves in
-    /// steps of up to ten milliseconds.
+    /// A folder with something in it, and a moment that is certainly later: files may bear the exact time, while the
+    /// clock of the beginning moves in steps and lags behind it.
     fn before() -> (tempfile::TempDir, Beginning) {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("src")).unwrap();
         fs::write(base.path().join("src/old.rs"), "old").unwrap();
         fs::write(base.path().join("Makefile"), "all:").unwrap();
-        let stamped = Beginning::now();
+        let written = clock_gettime(ClockId::Realtime);
         loop {
             let now = Beginning::now();
-            if (now.wall.tv_sec, now.wall.tv_nsec) > (stamped.wall.tv_sec, stamped.wall.tv_nsec) {
+            if (now.wall.tv_sec, now.wall.tv_nsec) > (written.tv_sec, written.tv_nsec) {
                 return (base, now);
             }
             std::thread::sleep(Duration::from_millis(1));
