@@ -32,9 +32,9 @@ pub(super) struct Entry {
 
 #[derive(Debug)]
 struct Closed {
-    up: u64,
-    down: u64,
-    ms: u64,
+    up: Option<u64>,
+    down: Option<u64>,
+    ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl Entry {
                 self.denied = Some((status, format!("refused by Portcullis: {reason}: {detail}")));
             }
             "egress.closed" => {
-                let number = |name| seen.number(name).unwrap_or_default();
+                let number = |name| seen.number(name);
                 self.closed = Some(Closed {
                     up: number("bytes_up"),
                     down: number("bytes_down"),
@@ -181,10 +181,10 @@ impl Entry {
         let version = version.unwrap_or_default();
         let sent = exchanged
             .and_then(|one| one.up)
-            .or(closed.map(|one| one.up));
+            .or(closed.and_then(|one| one.up));
         let got = exchanged
             .and_then(|one| one.down)
-            .or(closed.map(|one| one.down));
+            .or(closed.and_then(|one| one.down));
         let (status, comment) = self.status();
         let media_type = exchanged.and_then(|one| one.response_type.as_deref());
         let request_type = exchanged.and_then(|one| one.request_type.as_deref());
@@ -261,7 +261,7 @@ impl Entry {
         let exchanged = self.exchanged.as_ref();
         // Both count from the decision.
         let all = exchanged.and_then(|one| one.ms);
-        let all = all.or(self.closed.as_ref().map(|one| one.ms)).map(ms);
+        let all = all.or(self.closed.as_ref().and_then(|one| one.ms)).map(ms);
         let rest = (all.unwrap_or_default() - made).max(0.0);
         let wait = exchanged.and_then(|one| one.first_byte).map(ms);
         let wait = wait.map_or(0.0, |first| (first - made).clamp(0.0, rest));
