@@ -141,7 +141,6 @@ pub fn prune_main() -> ExitCode {
 
 /// Has `portcullis-auditor` take the place of this process, with its arguments.
 fn auditor() -> Outcome {
-    use std::os::unix::process::CommandExt;
     let failed = |error: std::io::Error| {
         let name = "portcullis-auditor";
         Failure::new(
@@ -150,12 +149,7 @@ fn auditor() -> Outcome {
         )
     };
     let program = beside::installed("portcullis-auditor").map_err(failed)?;
-    let mut command = std::process::Command::new(program);
-    let mut words = std::env::args_os();
-    if let Some(name) = words.next() {
-        command.arg0(name);
-    }
-    Err(failed(command.args(words).exec()))
+    Err(failed(beside::become_it(&program, std::env::args_os())))
 }
 
 fn start(run: impl FnOnce(Verb) -> Outcome) -> ExitCode {

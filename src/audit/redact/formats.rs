@@ -379,7 +379,7 @@ pub(super) const FORMATS: &[Format] = &[
     ),
     format(
         "form-part",
-        Trigger::AnyCase(&[r#"name=""#, r#"name=\"#]),
+        Trigger::AnyCase(&[r#"name=""#, r"name=\"]),
         concat!(
             r#"(?i)name=\\*"[a-z0-9_.\[\]-]{0,60}"#,
             keys!(),
