@@ -15,7 +15,7 @@ use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Sweeper, Witness};
-use crate::sys::harden;
+use crate::sys::{harden, memory};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
@@ -541,6 +541,8 @@ impl Live {
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
+        // What reading profiles and the command line took.
+        memory::give_back();
         let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let system = |source| LaunchError::System {
             what: "watch the jail",
