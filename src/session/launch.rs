@@ -217,8 +217,8 @@ impl Companions {
         if self.recording && self.record_end(plan, &outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        // The ends of their channels end both.
-        drop((self.gate, self.audit));
+        // The ends of their channels end both; first the writer's, which has the ledger to sign.
+        drop((self.audit, self.gate));
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
