@@ -8,6 +8,7 @@ mod export;
 mod filters;
 mod forward;
 mod hold;
+mod host;
 mod indexed;
 mod key;
 mod logs;

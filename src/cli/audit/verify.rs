@@ -4,19 +4,23 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::logs::Logs;
-use super::{FolderArg, finish, folder_failure, log_failure, naming, no_sessions, prove};
-use crate::audit::folder::{LogFolder, file_name};
+use super::host::{Host, Word};
+use super::logs::{Home, Logs, of_user};
+use super::{FolderArg, finish, log_failure, naming, no_sessions, prove};
+use crate::audit::folder::file_name;
+use crate::audit::ledger::anchor::Anchors;
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
-use crate::audit::ledger::read::{Contents, LogName};
+use crate::audit::ledger::read::{Bound, Contents, LogName};
+use crate::audit::ledger::{FILE, FOLDER};
+use crate::audit::notary::LOGS;
 use crate::audit::segment::SegmentName;
 use crate::audit::verify::{Begins, Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
-use crate::cli::print::{escape, line};
+use crate::cli::print::{self, escape, line};
+use crate::cli::service;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 
@@ -53,16 +57,38 @@ struct Verified {
 pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     let path = arguments.folder.path()?;
     let noted = arguments.key.as_deref().map(prove::noted_key).transpose()?;
-    let anchors = prove::anchors(&arguments.anchors)?;
     let by_path = !arguments.sessions.is_empty() && arguments.sessions.iter().all(is_path);
+    // The ledgers first: what comes into them while logs are read speaks of records that were not there yet.
+    let host = if by_path || arguments.folder.path.is_some() || !service::is_there() {
+        None
+    } else {
+        // What was kept elsewhere is of the ledger in the caller's own folder, if there is one.
+        let own = path.join(FOLDER).join(FILE).exists();
+        let anchors = if own { &[][..] } else { &arguments.anchors };
+        let key = noted.filter(|_| !own);
+        let mut host = Host::find(key, anchors)?;
+        if let Some(noted) = noted.filter(|noted| own && host.has(noted)) {
+            host = Host::find(Some(noted), &[])?;
+        }
+        Some((host, own))
+    };
+    let others = |(host, own): &(Host, bool)| !own || noted.is_some_and(|key| host.has(&key));
+    let noted = noted.filter(|_| !host.as_ref().is_some_and(others));
+    let anchors = match &host {
+        Some((_, false)) => Anchors::default(),
+        _ => prove::anchors(&arguments.anchors)?,
+    };
     let (contents, proof) = if by_path && noted.is_none() && anchors.count == 0 {
         (Contents::default(), None)
     } else {
-        // The ledger first: what comes into it while logs are read speaks of records that were not there yet.
         prove::ledger(&path, noted, anchors)?
     };
-    let logs = logs(arguments, &path)?;
-    if logs.is_empty() && proof.is_none() && !arguments.json {
+    let all = Logs::find(&arguments.folder)?;
+    let host = host.map(|(host, _)| host);
+    let host = host.filter(|_| all.as_ref().is_some_and(Logs::has_service));
+    let logs = logs(arguments, all.as_ref(), &path)?;
+    let known = proof.is_some() || host.as_ref().is_some_and(Host::is_there);
+    if logs.is_empty() && !known && !arguments.json {
         return no_sessions(&path);
     }
     let mut told = Told {
@@ -71,47 +97,20 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         goes_on: true,
         pruned: 0,
     };
-    if arguments.sessions.is_empty() {
-        let here: BTreeSet<LogName> = logs.iter().filter_map(Log::name).collect();
-        let gone = contents
-            .sessions
-            .iter()
-            .filter(|(name, _)| !here.contains(name));
-        let mut gone: Vec<_> = gone.collect();
-        gone.sort_by_key(|(name, _)| **name);
-        for ((uid, session), bound) in gone {
-            let standing = missing(bound);
-            let pruned = standing.flaw.is_none();
-            told.pruned += u64::from(pruned);
-            if pruned && !arguments.json {
-                continue;
-            }
-            told.log(&Verified {
-                log: place(&path, *uid).join(file_name(*session)),
-                report: Report {
-                    session: Some(*session),
-                    records: 0,
-                    head: None,
-                    state: if bound.ended {
-                        State::Complete
-                    } else {
-                        State::Open
-                    },
-                    part: None,
-                    pruned: pruned.then_some(standing.bound),
-                    ends: Vec::new(),
-                    broken: None,
-                    clock_set_back: 0,
-                },
-                ledger: Some(standing),
-            })?;
+    let ledgers = Ledgers {
+        own: proof.as_ref().map(|_| &contents),
+        host: host.as_ref().filter(|host| host.is_there()),
+    };
+    let whole = arguments.sessions.is_empty();
+    if whole {
+        for gone in ledgers.gone(&logs, &path) {
+            told.gone(&gone)?;
         }
     }
-    let against = proof.as_ref().map(|_| &contents);
     let mut failure = None;
     prove::each(
         &logs,
-        |log| log.verify(against),
+        |log| log.verify(ledgers),
         |verified| {
             let outcome = verified.and_then(|verified| told.log(&verified));
             failure = outcome.err();
@@ -121,12 +120,95 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     if let Some(failure) = failure {
         return Err(failure);
     }
-    told.proof(proof.as_ref(), arguments.sessions.is_empty())?;
+    told.pruned();
+    if let Some(host) = &host {
+        told.host(&host.word)?;
+    }
+    let own = logs.iter().any(|log| log.is_own());
+    told.proof(proof.as_ref(), whole && (own || host.is_none()))?;
     // A closed pipe does not make a broken log whole.
     if told.exit == Exit::Success {
         finish(Ok(()))
     } else {
         Ok(told.exit)
+    }
+}
+
+/// What logs are held to.
+#[derive(Clone, Copy)]
+struct Ledgers<'a> {
+    /// The ledger beside them.
+    own: Option<&'a Contents>,
+    /// The one of the host, for those that the service keeps.
+    host: Option<&'a Host>,
+}
+
+impl<'a> Ledgers<'a> {
+    /// What is said of a log, if there is a ledger that could.
+    fn bound(self, log: &Log<'_>) -> Option<Option<&'a Bound>> {
+        match log {
+            Log::At(_, Home::Service, session) => self.host.map(|host| host.bound(*session)),
+            Log::At(logs, home, session) => {
+                let name = (logs.uid(*home), *session);
+                self.own.map(|own| own.sessions.get(&name))
+            }
+            Log::AtPath(_) => None,
+        }
+    }
+
+    /// Logs that are known and not there.
+    fn gone(self, logs: &[Log<'_>], path: &Path) -> Vec<Verified> {
+        let mut here: BTreeSet<LogName> = BTreeSet::new();
+        let mut kept: BTreeSet<SessionId> = BTreeSet::new();
+        for log in logs {
+            match log {
+                Log::At(_, Home::Service, session) => drop(kept.insert(*session)),
+                Log::At(logs, home, session) => drop(here.insert((logs.uid(*home), *session))),
+                Log::AtPath(_) => {}
+            }
+        }
+        let own = self.own.into_iter().flat_map(|own| &own.sessions);
+        let own = own.filter(|(name, _)| !here.contains(*name));
+        let host = self.host.into_iter().flat_map(Host::sessions);
+        let host = host.filter(|((_, session), _)| !kept.contains(session));
+        let own = own.map(|known| (path, known));
+        let mut gone: Vec<_> = own
+            .chain(host.map(|known| (Path::new(LOGS), known)))
+            .collect();
+        gone.sort_by_key(|(_, (name, _))| **name);
+        let gone = gone.into_iter();
+        gone.map(|(path, ((uid, session), bound))| {
+            let log = of_user(path, *uid).join(file_name(*session));
+            Verified::gone(log, *session, bound)
+        })
+        .collect()
+    }
+}
+
+impl Verified {
+    /// Of a log that is not there.
+    fn gone(log: PathBuf, session: SessionId, bound: &Bound) -> Self {
+        let standing = missing(bound);
+        let state = if bound.ended {
+            State::Complete
+        } else {
+            State::Open
+        };
+        Self {
+            log,
+            report: Report {
+                session: Some(session),
+                records: 0,
+                head: None,
+                state,
+                part: None,
+                pruned: standing.flaw.is_none().then_some(standing.bound),
+                ends: Vec::new(),
+                broken: None,
+                clock_set_back: 0,
+            },
+            ledger: Some(standing),
+        }
     }
 }
 
@@ -158,7 +240,17 @@ impl Told {
         Ok(())
     }
 
-    fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
+    /// A log that is gone; one that was pruned as a whole is counted only, for people.
+    fn gone(&mut self, gone: &Verified) -> Result<(), Failure> {
+        let pruned = gone.report.pruned.is_some();
+        self.pruned += u64::from(pruned);
+        if pruned && !self.json {
+            return Ok(());
+        }
+        self.log(gone)
+    }
+
+    fn pruned(&mut self) {
         if self.pruned > 0 && !self.json && self.goes_on {
             let logs = if self.pruned == 1 { "log" } else { "logs" };
             self.goes_on = line(format_args!(
@@ -167,6 +259,9 @@ impl Told {
             ))
             .is_ok();
         }
+    }
+
+    fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
         let Some(proof) = proof else {
             if whole && !self.json && self.goes_on {
                 drop(line(
@@ -183,10 +278,34 @@ impl Told {
         } else {
             proof.lines()
         };
+        self.lines(lines);
+        Ok(())
+    }
+
+    fn host(&mut self, word: &Word) -> Result<(), Failure> {
+        match word {
+            _ if !word.holds() => self.exit = Exit::No,
+            Word::Failed(_) if self.exit == Exit::Success => self.exit = Exit::Unavailable,
+            _ => {}
+        }
+        let lines = match word {
+            _ if !self.json => word.lines(),
+            Word::Read(proof) => vec![json(proof)?],
+            Word::Answered(answered) => vec![json(answered)?],
+            // For whoever reads the lines of logs: they are without a word on the ledger.
+            Word::None(_) | Word::Failed(_) => {
+                word.lines().iter().for_each(print::error);
+                return Ok(());
+            }
+        };
+        self.lines(lines);
+        Ok(())
+    }
+
+    fn lines(&mut self, lines: Vec<String>) {
         for text in lines {
             self.goes_on = self.goes_on && line(text).is_ok();
         }
-        Ok(())
     }
 }
 
@@ -195,10 +314,8 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// What is to be verified, opened only when its turn comes.
-enum Log {
-    InFolder(Arc<Logs>, SessionId),
-    /// In a folder of a user's, below that of a host.
-    OfUser(Arc<LogFolder>, u32, SessionId),
+enum Log<'a> {
+    At(&'a Logs, Home, SessionId),
     AtPath(PathBuf),
 }
 
@@ -208,84 +325,54 @@ fn is_path(name: &String) -> bool {
     name.contains(['/', '.'])
 }
 
-/// The folder of a user's logs, or that of all.
-fn place(path: &Path, uid: Option<u32>) -> PathBuf {
-    uid.map_or_else(|| path.to_owned(), |uid| path.join(uid.to_string()))
-}
-
-fn logs(arguments: &VerifyArgs, path: &Path) -> Result<Vec<Log>, Failure> {
-    let folder = Logs::find(&arguments.folder)?.map(Arc::new);
+fn logs<'a>(
+    arguments: &VerifyArgs,
+    logs: Option<&'a Logs>,
+    path: &Path,
+) -> Result<Vec<Log<'a>>, Failure> {
     if arguments.sessions.is_empty() {
-        let Some(folder) = folder else {
+        let Some(logs) = logs else {
             return Ok(Vec::new());
         };
-        let own = folder.sessions()?.into_iter();
-        let own = own.map(|id| Log::InFolder(folder.clone(), id));
-        return Ok(own.chain(of_users(path)?).collect());
+        let mut all = logs.all()?;
+        all.sort_by_key(|(session, home)| (*home, *session));
+        let all = all.into_iter();
+        return Ok(all.map(|(id, home)| Log::At(logs, home, id)).collect());
     }
     let find = |name: &String| {
         if is_path(name) {
             return Ok(Log::AtPath(name.into()));
         }
-        let folder = folder.clone().ok_or_else(|| naming::unknown(path, name))?;
-        let session = naming::find(&folder, name)?;
-        Ok(Log::InFolder(folder, session))
+        let logs = logs.ok_or_else(|| naming::unknown(path, name))?;
+        let (session, home) = naming::find_home(logs, name)?;
+        Ok(Log::At(logs, home, session))
     };
     arguments.sessions.iter().map(find).collect()
 }
 
-/// The logs in the folders of users, as the service keeps them.
-fn of_users(path: &Path) -> Result<Vec<Log>, Failure> {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return Ok(Vec::new());
-    };
-    let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    let mut uids: Vec<u32> = entries
-        .flatten()
-        .filter_map(|entry| uid(&entry.file_name()))
-        .collect();
-    uids.sort_unstable();
-    let mut logs = Vec::new();
-    for uid in uids {
-        let folder = LogFolder::open(&place(path, Some(uid))).map_err(folder_failure)?;
-        let folder = Arc::new(folder);
-        let sessions = folder.sessions().map_err(folder_failure)?;
-        logs.extend(
-            sessions
-                .into_iter()
-                .map(|id| Log::OfUser(folder.clone(), uid, id)),
-        );
-    }
-    Ok(logs)
-}
-
-impl Log {
-    /// What the ledger calls it.
-    fn name(&self) -> Option<LogName> {
-        match self {
-            Self::InFolder(_, session) => Some((None, *session)),
-            Self::OfUser(_, uid, session) => Some((Some(*uid), *session)),
-            Self::AtPath(_) => None,
-        }
+impl Log<'_> {
+    /// Whether it is in the folder itself.
+    fn is_own(&self) -> bool {
+        matches!(self, Self::At(_, Home::Folder(_), _))
     }
 
-    fn verify(&self, ledger: Option<&Contents>) -> Result<Verified, Failure> {
-        let bound = ledger
-            .zip(self.name())
-            .map(|(ledger, name)| ledger.sessions.get(&name));
+    fn verify(&self, ledgers: Ledgers<'_>) -> Result<Verified, Failure> {
+        let bound = ledgers.bound(self);
         let bound_here = bound.flatten();
         let pruned = bound_here.map_or(&[][..], |bound| bound.pruned.as_slice());
         let begins = Begins::Behind(pruned);
         let mut comparison = Comparison::new(bound_here);
         let mut seen = |record, hash| comparison.see(record, hash);
         let (log, report) = match self {
-            Self::InFolder(folder, session) => {
-                let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
-            }
-            Self::OfUser(folder, _, session) => {
-                let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
+            Self::At(logs, home, session) => {
+                let uid = |host: &Host| host.uid(*session);
+                let place = match home {
+                    Home::Service => of_user(Path::new(LOGS), ledgers.host.map(uid)),
+                    Home::Folder(_) => logs.place(*home).to_owned(),
+                };
+                let within = logs.within(*home);
+                let report = verify_log_seen(&within, *session, begins, &mut seen);
+                (place.join(file_name(*session)), report)
             }
             Self::AtPath(path) => {
                 let name = path.file_name().and_then(OsStr::to_str);
