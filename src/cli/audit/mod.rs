@@ -3,6 +3,7 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`].
 
+mod against;
 mod body;
 mod export;
 mod filters;

@@ -7,20 +7,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::host::{Host, Word};
-use super::logs::{Home, Logs, of_user};
+use super::against::{Ledgers, Name};
+use super::host::Word;
+use super::logs::{Home, Logs};
 use super::{FolderArg, finish, log_failure, naming, no_sessions, prove};
-use crate::audit::folder::file_name;
-use crate::audit::ledger::anchor::Anchors;
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
-use crate::audit::ledger::read::{Bound, Contents, LogName};
-use crate::audit::ledger::{FILE, FOLDER};
-use crate::audit::notary::LOGS;
+use crate::audit::ledger::read::Bound;
 use crate::audit::segment::SegmentName;
 use crate::audit::verify::{Begins, Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{self, escape, line};
-use crate::cli::service;
 use crate::exit::Exit;
 use crate::ids::SessionId;
 
@@ -57,38 +53,23 @@ struct Verified {
 pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     let path = arguments.folder.path()?;
     let noted = arguments.key.as_deref().map(prove::noted_key).transpose()?;
-    let by_path = !arguments.sessions.is_empty() && arguments.sessions.iter().all(is_path);
-    // The ledgers first: what comes into them while logs are read speaks of records that were not there yet.
-    let host = if by_path || arguments.folder.path.is_some() || !service::is_there() {
-        None
+    let whole = arguments.sessions.is_empty();
+    let by_path = !whole && arguments.sessions.iter().all(is_path);
+    let mut ledgers = if by_path && noted.is_none() && arguments.anchors.is_empty() {
+        Ledgers::none(&path)
     } else {
-        // What was kept elsewhere is of the ledger in the caller's own folder, if there is one.
-        let own = path.join(FOLDER).join(FILE).exists();
-        let anchors = if own { &[][..] } else { &arguments.anchors };
-        let key = noted.filter(|_| !own);
-        let mut host = Host::find(key, anchors)?;
-        if let Some(noted) = noted.filter(|noted| own && host.has(noted)) {
-            host = Host::find(Some(noted), &[])?;
-        }
-        Some((host, own))
-    };
-    let others = |(host, own): &(Host, bool)| !own || noted.is_some_and(|key| host.has(&key));
-    let noted = noted.filter(|_| !host.as_ref().is_some_and(others));
-    let anchors = match &host {
-        Some((_, false)) => Anchors::default(),
-        _ => prove::anchors(&arguments.anchors)?,
-    };
-    let (contents, proof) = if by_path && noted.is_none() && anchors.count == 0 {
-        (Contents::default(), None)
-    } else {
-        prove::ledger(&path, noted, anchors)?
+        Ledgers::find(&arguments.folder, (noted, &arguments.anchors))?
     };
     let all = Logs::find(&arguments.folder)?;
-    let host = host.map(|(host, _)| host);
-    let host = host.filter(|_| all.as_ref().is_some_and(Logs::has_service));
     let logs = logs(arguments, all.as_ref(), &path)?;
-    let known = proof.is_some() || host.as_ref().is_some_and(Host::is_there);
-    if logs.is_empty() && !known && !arguments.json {
+    let here: BTreeSet<Name> = logs.iter().filter_map(Log::name).collect();
+    let is_kept = |name: &Name| matches!(name, Name::Kept(_));
+    let has_service = all.as_ref().is_some_and(Logs::has_service);
+    let asked = noted.is_some() || !arguments.anchors.is_empty();
+    if !has_service || !(whole || asked || here.iter().any(is_kept)) {
+        ledgers.forget_host();
+    }
+    if logs.is_empty() && !ledgers.any() && !arguments.json {
         return no_sessions(&path);
     }
     let mut told = Told {
@@ -97,20 +78,16 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         goes_on: true,
         pruned: 0,
     };
-    let ledgers = Ledgers {
-        own: proof.as_ref().map(|_| &contents),
-        host: host.as_ref().filter(|host| host.is_there()),
-    };
-    let whole = arguments.sessions.is_empty();
     if whole {
-        for gone in ledgers.gone(&logs, &path) {
-            told.gone(&gone)?;
+        for (name, bound) in ledgers.gone(&here) {
+            let log = ledgers.place(name);
+            told.gone(&Verified::gone(log, name.session(), bound))?;
         }
     }
     let mut failure = None;
     prove::each(
         &logs,
-        |log| log.verify(ledgers),
+        |log| log.verify(&ledgers),
         |verified| {
             let outcome = verified.and_then(|verified| told.log(&verified));
             failure = outcome.err();
@@ -121,67 +98,17 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         return Err(failure);
     }
     told.pruned();
-    if let Some(host) = &host {
-        told.host(&host.word)?;
+    let host = ledgers.host();
+    if let Some(word) = host {
+        told.host(word)?;
     }
-    let own = logs.iter().any(|log| log.is_own());
-    told.proof(proof.as_ref(), whole && (own || host.is_none()))?;
+    let own = here.iter().any(|name| !is_kept(name));
+    told.proof(ledgers.proof.as_ref(), whole && (own || host.is_none()))?;
     // A closed pipe does not make a broken log whole.
     if told.exit == Exit::Success {
         finish(Ok(()))
     } else {
         Ok(told.exit)
-    }
-}
-
-/// What logs are held to.
-#[derive(Clone, Copy)]
-struct Ledgers<'a> {
-    /// The ledger beside them.
-    own: Option<&'a Contents>,
-    /// The one of the host, for those that the service keeps.
-    host: Option<&'a Host>,
-}
-
-impl<'a> Ledgers<'a> {
-    /// What is said of a log, if there is a ledger that could.
-    fn bound(self, log: &Log<'_>) -> Option<Option<&'a Bound>> {
-        match log {
-            Log::At(_, Home::Service, session) => self.host.map(|host| host.bound(*session)),
-            Log::At(logs, home, session) => {
-                let name = (logs.uid(*home), *session);
-                self.own.map(|own| own.sessions.get(&name))
-            }
-            Log::AtPath(_) => None,
-        }
-    }
-
-    /// Logs that are known and not there.
-    fn gone(self, logs: &[Log<'_>], path: &Path) -> Vec<Verified> {
-        let mut here: BTreeSet<LogName> = BTreeSet::new();
-        let mut kept: BTreeSet<SessionId> = BTreeSet::new();
-        for log in logs {
-            match log {
-                Log::At(_, Home::Service, session) => drop(kept.insert(*session)),
-                Log::At(logs, home, session) => drop(here.insert((logs.uid(*home), *session))),
-                Log::AtPath(_) => {}
-            }
-        }
-        let own = self.own.into_iter().flat_map(|own| &own.sessions);
-        let own = own.filter(|(name, _)| !here.contains(*name));
-        let host = self.host.into_iter().flat_map(Host::sessions);
-        let host = host.filter(|((_, session), _)| !kept.contains(session));
-        let own = own.map(|known| (path, known));
-        let mut gone: Vec<_> = own
-            .chain(host.map(|known| (Path::new(LOGS), known)))
-            .collect();
-        gone.sort_by_key(|(_, (name, _))| **name);
-        let gone = gone.into_iter();
-        gone.map(|(path, ((uid, session), bound))| {
-            let log = of_user(path, *uid).join(file_name(*session));
-            Verified::gone(log, *session, bound)
-        })
-        .collect()
     }
 }
 
@@ -351,13 +278,17 @@ fn logs<'a>(
 }
 
 impl Log<'_> {
-    /// Whether it is in the folder itself.
-    fn is_own(&self) -> bool {
-        matches!(self, Self::At(_, Home::Folder(_), _))
+    /// What ledgers call it.
+    fn name(&self) -> Option<Name> {
+        match self {
+            Self::At(logs, home, session) => Some(Name::of(logs, *home, *session)),
+            Self::AtPath(_) => None,
+        }
     }
 
-    fn verify(&self, ledgers: Ledgers<'_>) -> Result<Verified, Failure> {
-        let bound = ledgers.bound(self);
+    fn verify(&self, ledgers: &Ledgers) -> Result<Verified, Failure> {
+        let name = self.name();
+        let bound = name.and_then(|name| ledgers.bound(name));
         let bound_here = bound.flatten();
         let pruned = bound_here.map_or(&[][..], |bound| bound.pruned.as_slice());
         let begins = Begins::Behind(pruned);
@@ -365,14 +296,10 @@ impl Log<'_> {
         let mut seen = |record, hash| comparison.see(record, hash);
         let (log, report) = match self {
             Self::At(logs, home, session) => {
-                let uid = |host: &Host| host.uid(*session);
-                let place = match home {
-                    Home::Service => of_user(Path::new(LOGS), ledgers.host.map(uid)),
-                    Home::Folder(_) => logs.place(*home).to_owned(),
-                };
+                let log = ledgers.place(Name::of(logs, *home, *session));
                 let within = logs.within(*home);
                 let report = verify_log_seen(&within, *session, begins, &mut seen);
-                (place.join(file_name(*session)), report)
+                (log, report)
             }
             Self::AtPath(path) => {
                 let name = path.file_name().and_then(OsStr::to_str);
