@@ -207,7 +207,7 @@ impl<'a> Facts<'a> {
     }
 }
 
-impl<'a> About<'a> {
+impl About<'_> {
     /// The name of the program: the last part of its path.
     pub fn program(&self) -> Option<&str> {
         self.exe

@@ -112,17 +112,19 @@ impl Ledgers {
         self.proof.is_some() || self.host.as_ref().is_some_and(Host::is_there)
     }
 
-    /// What is said of a log, if there is a ledger that could.
-    pub(super) fn bound(&self, name: Name) -> Option<Option<&Bound>> {
+    /// Whether there is a ledger that could say something of a log.
+    pub(super) fn knows(&self, name: Name) -> bool {
         match name {
-            Name::Kept(session) => {
-                let host = self.host.as_ref().filter(|host| host.is_there())?;
-                Some(host.bound(session))
-            }
-            Name::Beside(uid, session) => {
-                self.proof.as_ref()?;
-                Some(self.contents.sessions.get(&(uid, session)))
-            }
+            Name::Kept(_) => self.host.as_ref().is_some_and(Host::is_there),
+            Name::Beside(..) => self.proof.is_some(),
+        }
+    }
+
+    /// What is said of a log.
+    pub(super) fn bound(&self, name: Name) -> Option<&Bound> {
+        match name {
+            Name::Kept(session) => self.host.as_ref()?.bound(session),
+            Name::Beside(uid, session) => self.contents.sessions.get(&(uid, session)),
         }
     }
 

@@ -53,7 +53,8 @@ pub(super) struct Answered {
     /// Its file.
     ledger: PathBuf,
     /// It was not read here.
-    answered: bool,
+    #[serde(rename = "answered")]
+    by_notary: bool,
     /// Whether all of it holds.
     holds: bool,
     /// The keys that signed, in their order.
@@ -129,7 +130,7 @@ impl Host {
         let key_flaw = noted.filter(|key| !keys.contains(key)).map(KeyFlaw::Other);
         let word = Word::Answered(Answered {
             ledger,
-            answered: true,
+            by_notary: true,
             holds,
             keys,
             key_given: noted.is_some(),

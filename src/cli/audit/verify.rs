@@ -289,10 +289,9 @@ impl Log<'_> {
     fn verify(&self, ledgers: &Ledgers) -> Result<Verified, Failure> {
         let name = self.name();
         let bound = name.and_then(|name| ledgers.bound(name));
-        let bound_here = bound.flatten();
-        let pruned = bound_here.map_or(&[][..], |bound| bound.pruned.as_slice());
+        let pruned = bound.map_or(&[][..], |bound| bound.pruned.as_slice());
         let begins = Begins::Behind(pruned);
-        let mut comparison = Comparison::new(bound_here);
+        let mut comparison = Comparison::new(bound);
         let mut seen = |record, hash| comparison.see(record, hash);
         let (log, report) = match self {
             Self::At(logs, home, session) => {
@@ -312,7 +311,8 @@ impl Log<'_> {
             }
         };
         let report = report.map_err(|error| log_failure(&log, &error))?;
-        let ledger = bound.map(|_| comparison.finish(&report));
+        let known = name.filter(|name| ledgers.knows(*name));
+        let ledger = known.map(|_| comparison.finish(&report));
         Ok(Verified {
             log,
             report,
