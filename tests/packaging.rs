@@ -29,12 +29,14 @@ const NOTARY_EXPOSURE: &str = "10";
 /// The same of what answers for it: it has to know who asks.
 const ANSWER_EXPOSURE: &str = "6";
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 8] = [
     "portcullis",
     "portcullis-audit",
+    "portcullis-auditor",
     "portcullis-gate",
     "portcullis-init",
     "portcullis-notary",
+    "portcullis-prune",
     "portcullisd",
 ];
 
