@@ -149,7 +149,7 @@ impl Credential {
     }
 
     fn hold(&self, seeds: &[&str]) {
-        let text: String = seeds.iter().map(|seed| format!("{seed}\n")).collect();
+        let text = seeds.join("\n") + "\n";
         fs::write(self.0.path().join("audit-key"), text).unwrap();
     }
 

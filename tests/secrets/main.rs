@@ -134,11 +134,11 @@ fn a_secret_is_in_no_record_and_no_body_and_what_stands_beside_it_is() {
         .unwrap();
     let variable = format!("PLANTED={}", environment.secret);
     let profile = profile.display().to_string();
-    let named = plants
+    let session = plants
         .iter()
         .find(|plant| plant.place == "session's name")
         .unwrap();
-    let name = format!("{}-{}", named.innocent, named.secret);
+    let name = format!("{}-{}", session.innocent, session.secret);
     let flags = [
         "run", "-p", &profile, "--name", &name, "--env", &variable, "--",
     ]
