@@ -20,8 +20,10 @@ mod service;
 #[expect(dead_code, reason = "shared with other suites")]
 mod terminal;
 
+mod bodies;
 mod frames;
 mod launch;
+mod ledger;
 mod others;
 mod segments;
 mod surviving;
