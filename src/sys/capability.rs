@@ -32,9 +32,19 @@ fn drop_to(permitted: &CapsHashSet) -> Result<(), CapsError> {
         caps::clear(None, CapSet::Bounding)?;
     }
     caps::clear(None, CapSet::Ambient)?;
-    caps::clear(None, CapSet::Inheritable)?;
-    caps::clear(None, CapSet::Effective)?;
-    caps::set(None, CapSet::Permitted, permitted)
+    let none = CapsHashSet::new();
+    for (set, wanted) in [
+        (CapSet::Inheritable, &none),
+        (CapSet::Effective, &none),
+        (CapSet::Permitted, permitted),
+    ] {
+        // Whoever started us may have taken all of them, and capset(2) with them: systemd's filter does
+        // (`SystemCallFilter=~@privileged`).
+        if caps::read(None, set)? != *wanted {
+            caps::set(None, set, wanted)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps these, permitted and effective, of those that there are, and passes none on: no program that is

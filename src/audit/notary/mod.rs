@@ -104,13 +104,19 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
 
 /// The key of the service manager, if there is one; otherwise the one in the state folder.
 fn key_place(state: &Path) -> Result<KeyPlace, StartError> {
-    if let Some(credentials) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-        let given = KeyFile::credential(folder(Path::new(&credentials))?, CREDENTIAL);
-        if let Some(key) = given.map_err(StartError::Credential)? {
-            return Ok(KeyPlace::Given(key));
-        }
+    match given_key().map_err(StartError::Credential)? {
+        Some(key) => Ok(KeyPlace::Given(key)),
+        None => Ok(KeyPlace::In(folder(state)?)),
     }
-    Ok(KeyPlace::In(folder(state)?))
+}
+
+/// The key that the service manager gives to this process, if it gives one. What else signs in the notary's place
+/// (`portcullis audit prune`) takes it as well.
+pub fn given_key() -> Result<Option<KeyFile>, KeyError> {
+    let Some(credentials) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
+        return Ok(None);
+    };
+    KeyFile::credential(folder(Path::new(&credentials))?, CREDENTIAL)
 }
 
 /// One line to who runs us; lost if nobody reads.

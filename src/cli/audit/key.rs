@@ -129,7 +129,14 @@ pub(super) fn open_ledger(folder: &Path) -> Result<(Ledger, OwnedFd), Failure> {
     let opened = open(folder)?;
     // The service has its key in another place: whoever reads the ledger cannot read it.
     let place = if folder.parent() == Some(Path::new(notary::LOGS)) {
-        KeyPlace::In(open(Path::new(notary::STATE))?)
+        let given = notary::given_key().map_err(|error| {
+            let name = notary::CREDENTIAL;
+            Failure::new(Exit::Unavailable, format!("credential {name}: {error}"))
+        })?;
+        match given {
+            Some(key) => KeyPlace::Given(key),
+            None => KeyPlace::In(open(Path::new(notary::STATE))?),
+        }
     } else {
         KeyPlace::Beside
     };
