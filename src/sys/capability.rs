@@ -82,3 +82,28 @@ pub fn left() -> Result<Vec<String>, CapsError> {
     }
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+    use seccompiler::SeccompAction;
+
+    use super::*;
+    use crate::sys::seccomp;
+
+    #[test]
+    fn who_has_none_gives_them_up_where_a_filter_refuses_capset() {
+        // On a thread of its own: capabilities and filters are a thread's.
+        let thread = std::thread::spawn(|| {
+            drop_all().unwrap();
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+            let table = seccomp::Table::from([(libc::SYS_capset, Vec::new())]);
+            seccomp::install(&seccomp::refuse(table, errno).unwrap()).unwrap();
+            let refused = caps::set(None, CapSet::Effective, &CapsHashSet::new());
+            assert!(refused.is_err(), "capset(2) works");
+            drop_all().unwrap();
+        });
+        thread.join().unwrap();
+    }
+}
