@@ -43,6 +43,8 @@ FILES = {
     "/usr/lib/portcullis/portcullis-init": "root:root 755",
     "/usr/lib/portcullis/portcullis-audit": "root:root 755",
     "/usr/lib/portcullis/portcullis-notary": "root:root 755",
+    "/usr/lib/portcullis/portcullis-auditor": "root:root 755",
+    "/usr/lib/portcullis/portcullis-prune": "root:root 755",
     "/etc/portcullis": "root:root 755",
     "/run/portcullis": "root:root 755",
     CONTROL: "root:root 666",

@@ -149,8 +149,8 @@ if boot() == 2:
     def bound_open():
         for session in sessions():
             count = len(records(service_log(session)))
-            heads = {"session": session, "records": count, "state": "open"}
-            eventually("it is bound", lambda heads=heads: any(heads.items() <= entry.items() for entry in ledger("log.head")))
+            head = {"session": session, "records": count, "state": "open"}.items()
+            eventually("it is bound", lambda head=head: any(head <= entry.items() for entry in ledger("log.head")))
             told(session)
         ledger_holds()
 
