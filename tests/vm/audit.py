@@ -51,9 +51,6 @@ RECEIVED = "/var/tmp/received"
 # What is told to whom.
 ELSEWHERE = f"""
 [[forward]]
-name = "journal"
-kind = "journald"
-[[forward]]
 name = "siem"
 kind = "syslog"
 address = "tcp://127.0.0.1:6514"

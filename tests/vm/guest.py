@@ -404,9 +404,10 @@ def journal(*wanted):
 
 
 def audited(more=""):
-    """Forwards, anchors and prunes as an administrator has it done, if nobody has yet; `more` is in the settings."""
+    """Forwards to the journal, anchors there and prunes, as an administrator has it done; `more` is in the settings."""
     with open(SETTINGS, "w") as file:
-        file.write("[[anchor]]\nkind = 'journald'\n[retention.logs]\nage = '90d'\n" + more)
+        file.write("[[anchor]]\nkind = 'journald'\n[[forward]]\nname = 'journal'\nkind = 'journald'\n")
+        file.write("[retention.logs]\nage = '90d'\n" + more)
     root("systemctl", "enable", "--now", FORWARD, "portcullis-prune.timer").ok()
     root("systemctl", "restart", FORWARD).ok()
     eventually(f"{FORWARD} runs", lambda: shown(FORWARD, "ActiveState") == "active")
