@@ -32,9 +32,19 @@ fn drop_to(permitted: &CapsHashSet) -> Result<(), CapsError> {
         caps::clear(None, CapSet::Bounding)?;
     }
     caps::clear(None, CapSet::Ambient)?;
-    caps::clear(None, CapSet::Inheritable)?;
-    caps::clear(None, CapSet::Effective)?;
-    caps::set(None, CapSet::Permitted, permitted)
+    let none = CapsHashSet::new();
+    for (set, wanted) in [
+        (CapSet::Inheritable, &none),
+        (CapSet::Effective, &none),
+        (CapSet::Permitted, permitted),
+    ] {
+        // Whoever started us may have taken all of them, and capset(2) with them: systemd's filter does
+        // (`SystemCallFilter=~@privileged`).
+        if caps::read(None, set)? != *wanted {
+            caps::set(None, set, wanted)?;
+        }
+    }
+    Ok(())
 }
 
 /// Keeps these, permitted and effective, of those that there are, and passes none on: no program that is
@@ -71,4 +81,29 @@ pub fn left() -> Result<Vec<String>, CapsError> {
         );
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::libc;
+    use seccompiler::SeccompAction;
+
+    use super::*;
+    use crate::sys::seccomp;
+
+    #[test]
+    fn who_has_none_gives_them_up_where_a_filter_refuses_capset() {
+        // On a thread of its own: capabilities and filters are a thread's.
+        let thread = std::thread::spawn(|| {
+            drop_all().unwrap();
+            rustix::thread::set_no_new_privs(true).unwrap();
+            let errno = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+            let table = seccomp::Table::from([(libc::SYS_capset, Vec::new())]);
+            seccomp::install(&seccomp::refuse(table, errno).unwrap()).unwrap();
+            let refused = caps::set(None, CapSet::Effective, &CapsHashSet::new());
+            assert!(refused.is_err(), "capset(2) works");
+            drop_all().unwrap();
+        });
+        thread.join().unwrap();
+    }
 }

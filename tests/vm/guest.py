@@ -31,6 +31,11 @@ PACKAGE = "/host/portcullis.deb"
 CONTROL = "/run/portcullis/control.sock"
 OPERATORS = "portcullis-operators"
 AUDITORS = "portcullis-auditors"
+LOGS = "/var/log/portcullis"
+LEDGER = f"{LOGS}/ledger/ledger.jsonl"
+SETTINGS = "/etc/portcullis/audit.toml"
+NOTARY = "portcullis-notary.service"
+FORWARD = "portcullis-forward.service"
 
 _checks = []
 
@@ -288,14 +293,18 @@ def is_group_of(name, session):
 
 
 def processes(part=""):
-    """Processes of Portcullis: pid to command line, as far as it has this part. Zombies do not count."""
+    """Processes of Portcullis: pid to command line, as far as it has this part. Zombies do not count, nor do the
+    notary and what forwards: they are of no session, and as long as there is a host."""
     found = {}
     for path in glob.glob("/proc/[0-9]*"):
         try:
             line = text(f"{path}/cmdline").replace("\0", " ").strip()
             name = text(f"{path}/comm").strip()
             state = text(f"{path}/stat").rpartition(")")[2].split()[0]
+            unit = os.path.basename(text(f"{path}/cgroup").strip())
         except OSError:
+            continue
+        if unit in (NOTARY, FORWARD):
             continue
         if state != "Z" and (name.startswith("portcullis") or "portcullis" in line.partition(" ")[0]) and part in line:
             found[int(os.path.basename(path))] = line
@@ -353,12 +362,52 @@ def join(name, group):
 
 def service_log(session):
     """The log of a session that the service keeps: those of all users but root."""
-    found = glob.glob(f"/var/log/portcullis/**/{session}.jsonl", recursive=True)
-    same(len(found), 1, f"logs of {session} below /var/log/portcullis")
+    found = glob.glob(f"{LOGS}/**/{session}.jsonl", recursive=True)
+    same(len(found), 1, f"logs of {session} below {LOGS}")
     return found[0]
+
+
+def shown(unit, name):
+    """What systemd says of a unit."""
+    return root("systemctl", "show", f"--property={name}", "--value", unit).ok()
+
+
+def process_of(unit):
+    """Its main process; 0: it has none."""
+    return int(shown(unit, "MainPID"))
 
 
 def daemon():
     """The process of portcullisd."""
-    pid = root("systemctl", "show", "--property=MainPID", "--value", "portcullisd.service").ok()
-    return int(pid)
+    return process_of("portcullisd.service")
+
+
+def ledger(event):
+    """Its entries of this kind."""
+    return [entry for entry in records(LEDGER) if entry["event"] == event]
+
+
+def bound(*sessions):
+    """Waits until the ledger has how these ended, and gives how many records each has."""
+    def ends():
+        heads = {entry["session"]: entry for entry in ledger("log.head") if entry["state"] == "ended"}
+        return all(session in heads for session in sessions) and heads
+
+    heads = eventually("their ends are bound", ends)
+    return {session: heads[session]["records"] for session in sessions}
+
+
+def journal(*wanted):
+    """Entries of the journal, oldest first: dictionaries."""
+    lines = root("journalctl", "--quiet", "--all", "--output=json", *wanted).ok().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def audited(more=""):
+    """Forwards to the journal, anchors there and prunes, as an administrator has it done; `more` is in the settings."""
+    with open(SETTINGS, "w") as file:
+        file.write("[[anchor]]\nkind = 'journald'\n[[forward]]\nname = 'journal'\nkind = 'journald'\n")
+        file.write("[retention.logs]\nage = '90d'\n" + more)
+    root("systemctl", "enable", "--now", FORWARD, "portcullis-prune.timer").ok()
+    root("systemctl", "restart", FORWARD).ok()
+    eventually(f"{FORWARD} runs", lambda: shown(FORWARD, "ActiveState") == "active")

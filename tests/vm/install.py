@@ -6,8 +6,11 @@ import os
 from guest import (
     AUDITORS,
     CONTROL,
+    LOGS,
+    NOTARY,
     OPERATORS,
     Person,
+    bound,
     check,
     contains,
     daemon,
@@ -24,6 +27,7 @@ from guest import (
     root,
     same,
     service_log,
+    shown,
     text,
 )
 from scene import FETCH, FORKS, HOG, MEMORY, TASKS, fetch, held, origin, to_origin
@@ -39,12 +43,14 @@ FILES = {
     "/usr/lib/portcullis/portcullis-init": "root:root 755",
     "/usr/lib/portcullis/portcullis-audit": "root:root 755",
     "/usr/lib/portcullis/portcullis-notary": "root:root 755",
+    "/usr/lib/portcullis/portcullis-auditor": "root:root 755",
+    "/usr/lib/portcullis/portcullis-prune": "root:root 755",
     "/etc/portcullis": "root:root 755",
     "/run/portcullis": "root:root 755",
     CONTROL: "root:root 666",
     "/var/lib/portcullis": "root:root 700",
-    "/var/log/portcullis": f"root:{AUDITORS} 750",
-    "/var/log/portcullis/ledger": f"portcullis-notary:{AUDITORS} 2750",
+    LOGS: f"root:{AUDITORS} 750",
+    f"{LOGS}/ledger": f"portcullis-notary:{AUDITORS} 2750",
 }
 
 
@@ -64,12 +70,12 @@ def id_of(name):
 def latest(person, event):
     """The last record of this kind in any log of theirs that the service keeps."""
     found = []
-    for folder, _, files in os.walk("/var/log/portcullis"):
+    for folder, _, files in os.walk(LOGS):
         for file in files:
             if file.endswith(".jsonl"):
                 found += [one for one in records(os.path.join(folder, file)) if one["event"] == event]
     found = [one for one in found if one["user"] == person.name]
-    holds(found, f"no {event} of {person.name} below /var/log/portcullis")
+    holds(found, f"no {event} of {person.name} below {LOGS}")
     return max(found, key=lambda one: one["ts"])
 
 
@@ -108,19 +114,9 @@ def first():
     path = service_log(started["session"])
     same(mode(path), f"portcullis-audit:{AUDITORS} 640")
     # The notary runs with the service, under a user of its own, and binds what has ended.
-    same(root("systemctl", "is-active", "portcullis-notary.service").out, "active\n")
-    same(mode("/var/lib/portcullis-notary/key"), "portcullis-notary:portcullis-notary 600")
-    same(mode("/var/log/portcullis/ledger/ledger.jsonl"), f"portcullis-notary:{AUDITORS} 640")
-    eventually(
-        "the end is bound",
-        lambda: any(
-            one.get("session") == started["session"] and one["state"] == "ended"
-            for one in records("/var/log/portcullis/ledger/ledger.jsonl")
-            if one["event"] == "log.head"
-        ),
-    )
-    verified = root("portcullis", "audit", "verify", "--dir", "/var/log/portcullis").ok()
-    contains(verified, "signed up to entry")
+    same((shown(NOTARY, "ActiveState"), shown(NOTARY, "NRestarts")), ("active", "0"))
+    bound(started["session"])
+    contains(root("portcullis", "audit", "verify", "--dir", LOGS).ok(), "signed up to entry")
 
 
 @check("input, output and the status are the command's own, for a user and for root")

@@ -4,7 +4,11 @@ import glob
 import os
 
 from guest import (
+    FORWARD,
+    LOGS,
+    SETTINGS,
     Person,
+    audited,
     check,
     eventually,
     groups,
@@ -16,6 +20,7 @@ from guest import (
     processes,
     root,
     same,
+    shown,
     text,
 )
 
@@ -24,14 +29,20 @@ PLACES = [
     "/usr/bin/portcullis",
     "/usr/lib/portcullis",
     "/usr/share/portcullis",
+    "/run/portcullis-forward",
 ]
 # What says that the socket is enabled stays as well, so that a new installation finds it so.
 KEPT_UNTIL_PURGED = [
     "/etc/portcullis",
+    "/etc/systemd/system/multi-user.target.wants/portcullis-forward.service",
     "/etc/systemd/system/sockets.target.wants/portcullisd.socket",
+    "/etc/systemd/system/timers.target.wants/portcullis-prune.timer",
     "/run/portcullis",
     "/var/lib/portcullis",
-    "/var/log/portcullis",
+    "/var/lib/portcullis-forward",
+    "/var/lib/portcullis-notary",
+    "/var/lib/systemd/timers/stamp-portcullis-prune.timer",
+    LOGS,
 ]
 BEFORE = None
 
@@ -41,6 +52,7 @@ def before():
     install()
     ALICE = Person("alice")
     ALICE.write("work.txt", "hers\n")
+    audited()
     ALICE.portcullis("run", "--standalone", "--", "true").ok()
     ALICE.detach("--limit", "memory=256M", script="sleep 4711")
     eventually("the command runs", lambda: jailed("4711"))
@@ -60,8 +72,9 @@ def hers():
 
 @check("removing it ends its sessions and takes its programs and units, and leaves settings and logs")
 def removed():
-    logs = glob.glob("/var/log/portcullis/**/*.jsonl", recursive=True)
+    logs = glob.glob(f"{LOGS}/**/*.jsonl", recursive=True)
     holds(logs, "there are no logs")
+    same([path for path in KEPT_UNTIL_PURGED if not os.path.lexists(path)], [], "the check is about what is there")
     done = root("dpkg", "--remove", "portcullis", seconds=300)
     same(done.status, 0, done.out + done.err)
     eventually("the jail is gone", lambda: not jailed("4711"))
@@ -70,10 +83,14 @@ def removed():
     same([path for path in PLACES if os.path.lexists(path)], [])
     same([path for path in logs if not os.path.exists(path)], [], "logs that are gone")
     holds(os.path.exists("/etc/portcullis/portcullis.toml"), "the settings are gone")
+    holds(os.path.exists(SETTINGS), f"{SETTINGS} is gone")
+    same((shown(FORWARD, "ActiveState"), root("systemctl", "--failed", "--plain", "--no-legend").out), ("inactive", ""))
 
 
 @check("purging it leaves nothing of it")
 def purged():
+    # The administrator's own, which stays until they remove it.
+    os.remove(SETTINGS)
     done = root("dpkg", "--purge", "portcullis", seconds=300)
     same(done.status, 0, done.out + done.err)
     holds(not is_installed(), "dpkg still knows it")

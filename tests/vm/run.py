@@ -24,7 +24,7 @@ REBOOT, CRASH = 90, 91
 # No topic takes longer, in seconds.
 TOPIC_LIMIT = 600
 # The order matters: what runs standalone needs a machine without the package, and purging ends it.
-TOPICS = ["standalone", "install", "two_users", "no_user_namespaces", "restart", "upgrade", "reboot", "purge"]
+TOPICS = ["standalone", "install", "two_users", "no_user_namespaces", "restart", "audit", "upgrade", "reboot", "purge"]
 
 
 def main():

@@ -3,8 +3,12 @@
 import os
 
 from guest import (
+    FORWARD,
+    NOTARY,
     PACKAGE,
     Person,
+    audited,
+    bound,
     check,
     daemon,
     eventually,
@@ -13,6 +17,7 @@ from guest import (
     install,
     jailed,
     main,
+    process_of,
     processes,
     records,
     root,
@@ -30,6 +35,7 @@ def before():
     global ALICE, SESSION, WAITED
     install()
     ALICE = Person("alice")
+    audited()
     SESSION = ALICE.detach("--name", "nightly", script="sleep 4711")
     WAITED = ALICE.start([ALICE.program, "run", "--", "sh", "-c", "echo ready; read line; echo \"<$line>\"; exit 7"])
     same(WAITED.stdout.readline(), "ready\n")
@@ -40,13 +46,17 @@ def upgraded():
     with open(CONFIGURATION, "a") as file:
         file.write("\n# A line of the administrator's.\n")
     jail, old = eventually("the command runs", lambda: jailed("4711")), daemon()
+    before = [process_of(unit) for unit in (NOTARY, FORWARD)]
     done = root("dpkg", "-i", PACKAGE, seconds=300)
     same(done.status, 0, done.out + done.err)
     same(jailed("4711"), jail)
     eventually("it is listed", lambda: SESSION in ALICE.sessions())
     holds(text(CONFIGURATION).endswith("\n# A line of the administrator's.\n"), text(CONFIGURATION))
     eventually("the new portcullisd runs", lambda: daemon() not in (0, old))
-    holds(not os.readlink(f"/proc/{daemon()}/exe").endswith(" (deleted)"), "the old program still serves")
+    for unit, was in zip((NOTARY, FORWARD), before, strict=True):
+        eventually(f"the new {unit} runs", lambda unit=unit, was=was: process_of(unit) not in (0, was))
+    for pid in (daemon(), process_of(NOTARY), process_of(FORWARD)):
+        holds(not os.readlink(f"/proc/{pid}/exe").endswith(" (deleted)"), f"the old program of {pid} still serves")
     same(root("systemctl", "is-active", "portcullisd.socket").out, "active\n")
 
 
@@ -56,6 +66,7 @@ def ended():
     same((WAITED.returncode, out), (7, "<word>\n"), err)
     same(ALICE.portcullis("stop", "nightly").ok(), SESSION)
     same(records(service_log(SESSION))[-1]["event"], "session.ended")
+    bound(SESSION)
     root("/usr/bin/portcullis", "audit", "verify", cwd="/root").ok()
 
 
