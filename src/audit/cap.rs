@@ -173,6 +173,8 @@ impl AuditEvent {
             | Self::GateRestarted { .. }
             | Self::LogResumed { .. }
             | Self::GateLost { .. }
+            | Self::WitnessRestarted { .. }
+            | Self::WitnessLost { .. }
             | Self::DnsDropped { .. }
             | Self::BodySkipped(_)
             | Self::EgressDialed { .. }

@@ -282,6 +282,20 @@ pub enum AuditEvent {
         /// Milliseconds from `session.started` to this record.
         ms: u64,
     },
+    /// The witness ended by itself, and another one is about to take its place: of connections made meanwhile nobody can
+    /// say which process made them (`no_witness`).
+    #[serde(rename = "witness.restarted")]
+    WitnessRestarted {
+        /// Milliseconds for which there was none, from when it was noticed to this record.
+        ms: u64,
+    },
+    /// The witness ended by itself, and none takes its place: from here on nobody can say which process made a
+    /// connection.
+    #[serde(rename = "witness.lost")]
+    WitnessLost {
+        /// Milliseconds for which another one was tried.
+        ms: u64,
+    },
     /// Somebody had the session ended.
     #[serde(rename = "session.stopping")]
     SessionStopping {
@@ -353,6 +367,8 @@ impl AuditEvent {
             Self::LogResumed { .. } => "log.resumed",
             Self::RecordsLost { .. } => "records.lost",
             Self::GateLost { .. } => "gate.lost",
+            Self::WitnessRestarted { .. } => "witness.restarted",
+            Self::WitnessLost { .. } => "witness.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
             Self::SessionAttached { .. } => "session.attached",
@@ -378,6 +394,8 @@ impl AuditEvent {
             | Self::PolicyRejected { .. }
             | Self::GateRestarted { .. }
             | Self::GateLost { .. }
+            | Self::WitnessRestarted { .. }
+            | Self::WitnessLost { .. }
             | Self::SessionStopping { .. }
             | Self::SessionForwarded { .. }
             | Self::SessionAttached { .. }
@@ -415,8 +433,8 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
-    /// share of the machine.
+    /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `witness.*`, `policy.rejected`, and `limit.hit` of a
+    /// time or a share of the machine.
     Session,
     /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.

@@ -60,6 +60,12 @@ pub struct SessionSummary {
     /// How many records could not be kept, as `records.lost` tells.
     #[serde(skip_serializing_if = "is_zero")]
     pub records_lost: u64,
+    /// How often another witness took the place of one that died: connections made meanwhile name no process.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub witness_restarts: u64,
+    /// Whether the witness was lost for good: connections made since name no process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub witness_lost: bool,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -282,6 +288,8 @@ impl SessionSummary {
                 self.records_lost = self.records_lost.saturating_add(count);
             }
             AuditEvent::GateLost { .. } => self.gate_lost = true,
+            AuditEvent::WitnessRestarted { .. } => self.witness_restarts += 1,
+            AuditEvent::WitnessLost { .. } => self.witness_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms, files } => {

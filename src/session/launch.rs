@@ -14,7 +14,8 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Witness};
+use crate::jail::witness::Subject;
+use crate::jail::{self, Footing, GivenGroups, Interceptor, Running};
 use crate::sys::harden;
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
@@ -28,6 +29,7 @@ use super::error::LaunchError;
 use super::jail_trust::JailTrust;
 use super::known_bwrap;
 use super::limits::Limits;
+use super::observer::Observer;
 use super::plan::{LaunchRequest, Plan};
 use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
@@ -388,8 +390,13 @@ impl Jail {
         let (diagnostics, missing) = jail::witness::take_diagnostics(&mut confined.listeners);
         confined.isolation.shortfalls.extend(missing);
         // Init waits for our word, so its number is its own.
-        let asks = diagnostics.as_ref();
-        let witness = Witness::start(&self.program, confined.pid, asks, plan.footing)?;
+        let subject = Subject::of(confined.pid, diagnostics)?;
+        let program = self.program.try_clone();
+        let program = program.map_err(|source| LaunchError::System {
+            what: "pass portcullis-init",
+            source,
+        })?;
+        let observer = Observer::start(program, subject, plan.footing, plan.service.clone())?;
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {
@@ -411,7 +418,7 @@ impl Jail {
         confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions
             .gate
-            .serve(confined.listeners, witness, signals)?;
+            .serve(confined.listeners, observer, signals)?;
         companions.since = Instant::now();
         desk.introduce(plan.described(confined.isolation.clone(), confined.pid));
         companions

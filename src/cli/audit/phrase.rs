@@ -120,6 +120,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 escape(why)
             )
         }
+        AuditEvent::WitnessRestarted { ms } => {
+            format!(
+                "there was none for {}: no process is named meanwhile",
+                duration(*ms)
+            )
+        }
+        AuditEvent::WitnessLost { .. } => "no process is named from here on".to_owned(),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };

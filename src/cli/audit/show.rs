@@ -203,6 +203,15 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }
+    if summary.witness_restarts > 0 {
+        let often = times(summary.witness_restarts);
+        lines.push(format!(
+            "witness    restarted {often}: connections made meanwhile name no process"
+        ));
+    }
+    if summary.witness_lost {
+        lines.push("witness    lost: connections made since name no process".to_owned());
+    }
     if let Some(files) = &summary.files {
         lines.push(format!("files      {}", phrase::changes(files)));
         lines.extend(files.executed_later.iter().map(|file| {

@@ -58,44 +58,68 @@ const WAITING: usize = 16 << 10;
 /// A gate that does not read for so long is not told any more.
 const UNREAD: Duration = Duration::from_secs(1);
 
-/// The session's side. Dropping it kills the helper.
+/// What a witness has to know of its jail: kept for the next one, should it die.
+#[derive(Debug)]
+pub struct Subject {
+    /// Init's folder under `/proc`.
+    init: OwnedFd,
+    /// A socket of the jail's network namespace, as init made it.
+    diagnostics: Option<OwnedFd>,
+}
+
+impl Subject {
+    /// The jail of this process, which must not end meanwhile. `diagnostics` as init made it, if it could.
+    pub fn of(init: Pid, diagnostics: Option<OwnedFd>) -> Result<Self, JailError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = format!("/proc/{}", init.as_raw_nonzero());
+        let init = rustix::fs::open(folder, flags, Mode::empty())
+            .map_err(|errno| Witness::failed(errno.into()))?;
+        Ok(Self { init, diagnostics })
+    }
+}
+
+/// The session's side. Dropping it ends the helper.
 #[derive(Debug)]
 pub struct Witness {
     channel: Channel,
-    process: Child,
+    /// `None`: somebody else has started it.
+    process: Option<Child>,
 }
 
 impl Witness {
-    /// Starts the process, the program of init with one argument, for the jail of this process, which must not end
-    /// meanwhile. `diagnostics` as init made it, if it could.
-    pub fn start(
-        program: &File,
-        init: Pid,
-        diagnostics: Option<&OwnedFd>,
-        footing: Footing,
-    ) -> Result<Self, JailError> {
-        let failed = |source| JailError::Start {
-            what: "portcullis-init witness",
+    const WHO: &'static str = "portcullis-init witness";
+
+    fn failed(source: std::io::Error) -> JailError {
+        JailError::Start {
+            what: Self::WHO,
             source,
-        };
-        let (channel, theirs) = Channel::pair().map_err(failed)?;
-        set_socket_timeout(&channel, Timeout::Send, Some(UNREAD))
-            .map_err(|errno| failed(errno.into()))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = format!("/proc/{}", init.as_raw_nonzero());
-        let folder =
-            rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        let fds: Vec<_> = std::iter::once(folder.as_fd())
-            .chain(diagnostics.map(AsFd::as_fd))
-            .collect();
-        // It fits the socket, so nobody waits.
-        let sent = channel.send_with(&Order::Jail, &fds);
-        sent.map_err(|error| failed(std::io::Error::other(error)))?;
+        }
+    }
+
+    /// Starts the process, the program of init with one argument, for this jail.
+    pub fn start(program: &File, subject: &Subject, footing: Footing) -> Result<Self, JailError> {
+        let (channel, theirs) = Channel::pair().map_err(Self::failed)?;
+        let mut witness = Self::with(channel, subject)?;
         let spawn = Spawn::new(Path::new(&proc_path(program)))
             .arg("witness")
             .fd(theirs, 3)
             .own_process_group();
-        let process = footing.raise(spawn).start().map_err(failed)?;
+        let process = footing.raise(spawn).start().map_err(Self::failed)?;
+        witness.process = Some(process);
+        Ok(witness)
+    }
+
+    /// One that somebody else has started, by the channel to it: it is told of this jail.
+    pub fn with(channel: Channel, subject: &Subject) -> Result<Self, JailError> {
+        set_socket_timeout(&channel, Timeout::Send, Some(UNREAD))
+            .map_err(|errno| Self::failed(errno.into()))?;
+        let fds: Vec<_> = std::iter::once(subject.init.as_fd())
+            .chain(subject.diagnostics.as_ref().map(AsFd::as_fd))
+            .collect();
+        // It fits the socket, so nobody waits.
+        let sent = channel.send_with(&Order::Jail, &fds);
+        sent.map_err(|error| Self::failed(std::io::Error::other(error)))?;
+        let process = None;
         Ok(Self { channel, process })
     }
 
@@ -109,11 +133,21 @@ impl Witness {
     }
 }
 
+impl AsFd for Witness {
+    /// What becomes readable when it dies: it never speaks to the session.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
 impl Drop for Witness {
     fn drop(&mut self) {
-        // It holds nothing that needs an end of its own. An error means that it is gone.
-        self.process.kill().ok();
-        self.process.wait().ok();
+        // It holds nothing that needs an end of its own. An error means that it is gone. One that is not ours ends with
+        // its channel.
+        if let Some(process) = &mut self.process {
+            process.kill().ok();
+            process.wait().ok();
+        }
     }
 }
 
@@ -156,6 +190,10 @@ fn serve() -> Result<(), WireError> {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidData).into());
     };
     let diagnostics = fds.next();
+    if let Some(diagnostics) = &diagnostics {
+        // Whoever had it before may have died over an answer.
+        sockets::drain(diagnostics);
+    }
     // Before nobody may look at us any more, ourselves included.
     let mount = folder::mount_of_sockets(channel.as_fd());
     confine().map_err(std::io::Error::other)?;
