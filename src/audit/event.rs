@@ -387,6 +387,19 @@ impl AuditEvent {
         }
     }
 
+    /// Whether it tells of a death or of a loss: that has happened whether or not it is on record, and lets nothing
+    /// through.
+    pub fn tells_of_a_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::GateRestarted { .. }
+                | Self::GateLost { .. }
+                | Self::WitnessRestarted { .. }
+                | Self::WitnessLost { .. }
+                | Self::RecordsLost { .. }
+        )
+    }
+
     /// Who may report it.
     pub fn source(&self) -> Source {
         match self {
