@@ -256,6 +256,18 @@ pub enum AuditEvent {
         /// Bytes of a last record that was written only in part, and cut off. It was not acknowledged.
         lost_bytes: u64,
     },
+    /// The disk did not take what was written to a segment of the log, as it said late (fsync(2)): that segment is given up,
+    /// and this is the first record of another. Nothing that came after the last record below was acknowledged from there.
+    #[serde(rename = "log.sync_failed")]
+    LogSyncFailed {
+        /// The number of the segment that is given up.
+        segment: u32,
+        /// The place in the log of the last record in it that the disk is known to have. What follows it there, if anything
+        /// does, may not be there after the next start of the machine.
+        records: u64,
+        /// What the disk said.
+        why: String,
+    },
     /// Records could not be kept for a while: a full disk, a slow one. The first record after that while, or behind
     /// those that waited.
     #[serde(rename = "records.lost")]
@@ -365,6 +377,7 @@ impl AuditEvent {
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateRestarted { .. } => "gate.restarted",
             Self::LogResumed { .. } => "log.resumed",
+            Self::LogSyncFailed { .. } => "log.sync_failed",
             Self::RecordsLost { .. } => "records.lost",
             Self::GateLost { .. } => "gate.lost",
             Self::WitnessRestarted { .. } => "witness.restarted",
@@ -415,6 +428,7 @@ impl AuditEvent {
             | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
             Self::LogResumed { .. }
+            | Self::LogSyncFailed { .. }
             | Self::RecordsLost {
                 by: LostBy::Writer, ..
             } => Source::Writer,
@@ -452,7 +466,7 @@ pub enum Source {
     /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.
     Gate,
-    /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.
+    /// The audit writer itself: `log.resumed`, `log.sync_failed`, `records.lost`. No channel is its own.
     Writer,
 }
 

@@ -57,6 +57,9 @@ pub struct SessionSummary {
     /// How often another writer went on with the log: a record that stands twice was sent again.
     #[serde(skip_serializing_if = "is_zero")]
     pub log_resumed: u64,
+    /// How often the disk did not take what was written to a segment, which was given up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sync_failures: u64,
     /// How many records could not be kept, as `records.lost` tells.
     #[serde(skip_serializing_if = "is_zero")]
     pub records_lost: u64,
@@ -284,6 +287,7 @@ impl SessionSummary {
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
             AuditEvent::LogResumed { .. } => self.log_resumed += 1,
+            AuditEvent::LogSyncFailed { .. } => self.sync_failures += 1,
             AuditEvent::RecordsLost { count, .. } => {
                 self.records_lost = self.records_lost.saturating_add(count);
             }

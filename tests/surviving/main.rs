@@ -17,6 +17,7 @@ mod disk;
 mod dns;
 mod ends;
 mod gate;
+mod late;
 #[path = "../ask/scene.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod scene;

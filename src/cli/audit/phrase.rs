@@ -103,6 +103,14 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
         AuditEvent::LogResumed { lost_bytes } => resumed(*lost_bytes),
+        AuditEvent::LogSyncFailed {
+            segment,
+            records,
+            why,
+        } => format!(
+            "segment {segment} is given up after record {records}: {}",
+            escape(why)
+        ),
         AuditEvent::RecordsLost {
             count,
             kinds,

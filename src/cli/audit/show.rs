@@ -194,6 +194,12 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
             "log        resumed {often} by another writer: a record may stand there twice"
         ));
     }
+    if summary.sync_failures > 0 {
+        let often = times(summary.sync_failures);
+        lines.push(format!(
+            "disk       failed {often} to take what was written: see log.sync_failed"
+        ));
+    }
     if summary.records_lost > 0 {
         let count = summary.records_lost;
         lines.push(format!(

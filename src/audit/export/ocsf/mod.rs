@@ -102,6 +102,7 @@ impl Session {
                 | "witness.lost"
                 | "policy.rejected"
                 | "log.resumed"
+                | "log.sync_failed"
                 | "records.lost"
                 | "dns.dropped"
         ) {
