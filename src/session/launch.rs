@@ -15,7 +15,7 @@ use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::witness::Subject;
-use crate::jail::{self, Footing, GivenGroups, Interceptor, Running};
+use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Sweeper, Witness};
 use crate::sys::harden;
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
@@ -79,10 +79,11 @@ pub fn run(
     if plan.service.is_none() {
         jail::cgroup::make_room(&plan.profile.limits);
     }
+    let helpers = Helpers::start()?;
     let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| {
         tell(Progress::Note(note));
     })?;
-    let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
+    let (mut companions, jail) = start(&plan, helpers, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     let live = live.and_then(|live| {
         let system = |source| LaunchError::System {
@@ -121,12 +122,13 @@ fn step_aside() -> Result<(Signals, Footing), LaunchError> {
 /// Steps 3 and 4, in the order that the policy asks for.
 fn start(
     plan: &Plan,
+    helpers: Helpers,
     desk: &Desk,
     signals: &mut Signals,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
     if plan.trust.is_none() {
-        let jail = build(plan, None, tell)?;
+        let jail = build(plan, helpers, None, tell)?;
         let mut companions = Companions::start(plan, desk)?;
         let ready = companions.ready(signals);
         return Ok((companions, ready.map(|_| jail)));
@@ -134,7 +136,7 @@ fn start(
     let mut companions = Companions::start(plan, desk)?;
     let jail = companions.ready(signals).and_then(|authority| {
         let trust = plan.jail_trust(authority.as_deref())?;
-        build(plan, trust.as_ref(), tell)
+        build(plan, helpers, trust.as_ref(), tell)
     });
     Ok((companions, jail))
 }
@@ -274,15 +276,38 @@ struct Jail {
     interceptor: Option<Interceptor>,
     /// portcullis-init, for helpers that are started later.
     program: File,
+    /// Waits to be told of the jail; the gate's from then on.
+    witness: Option<Witness>,
     /// The host's sockets that show, for the record.
     sockets: Vec<ShownSocket>,
     /// Limits that are not in force, for the record.
     shortfalls: Vec<Shortfall>,
 }
 
+/// What step 3 starts before it knows what it will be for, because its start takes as long as all that is
+/// settled meanwhile.
+struct Helpers {
+    /// portcullis-init.
+    program: File,
+    sweeper: Sweeper,
+}
+
+impl Helpers {
+    fn start() -> Result<Self, LaunchError> {
+        let program = companions::installed("portcullis-init")?;
+        let program = File::open(&program).map_err(|source| CompanionError::Start {
+            path: program,
+            source,
+        })?;
+        let sweeper = Sweeper::start(&program)?;
+        Ok(Self { program, sweeper })
+    }
+}
+
 /// Step 3, our side.
 fn build(
     plan: &Plan,
+    Helpers { program, sweeper }: Helpers,
     trust: Option<&JailTrust>,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Jail, LaunchError> {
@@ -293,15 +318,10 @@ fn build(
     let bundled = &plan.command.bundled_bwrap;
     let bwrap = plan.footing.find_bwrap(path, trusted, bundled)?;
     let bwrap = known_bwrap::version(bwrap, &plan.caller.state_folder(), &plan.writable)?;
-    let program = companions::installed("portcullis-init")?;
-    let program = File::open(&program).map_err(|source| CompanionError::Start {
-        path: program,
-        source,
-    })?;
     let transparent = plan.profile.network.transparent;
     let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
     let given = given_groups(plan)?;
-    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
+    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), Some(sweeper), given)?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
@@ -328,11 +348,14 @@ fn build(
     let (init, theirs) = Channel::pair().map_err(system)?;
     init.learn_sender().map_err(system)?;
     let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
+    // While bubblewrap mounts.
+    let witness = Witness::start(&program, plan.footing)?;
     Ok(Jail {
         running,
         init,
         interceptor: interceptor.transpose()?,
         program,
+        witness: Some(witness),
         sockets,
         shortfalls: settled.shortfalls,
     })
@@ -391,12 +414,15 @@ impl Jail {
         confined.isolation.shortfalls.extend(missing);
         // Init waits for our word, so its number is its own.
         let subject = Subject::of(confined.pid, diagnostics)?;
+        let witness = self.witness.take();
+        let witness = witness.ok_or(CompanionError::Unexpected("witness"))?;
         let program = self.program.try_clone();
         let program = program.map_err(|source| LaunchError::System {
             what: "pass portcullis-init",
             source,
         })?;
-        let observer = Observer::start(program, subject, plan.footing, plan.service.clone())?;
+        let starter = (program, plan.footing, plan.service.clone());
+        let observer = Observer::new(witness, subject, starter)?;
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {

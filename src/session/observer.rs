@@ -32,14 +32,13 @@ enum By {
 }
 
 impl Observer {
-    /// Starts the first one, as the session may at this point of its launch; `program` is that of init.
-    pub fn start(
-        program: File,
+    /// Has this one look at this jail. Another is started from the program of init, on this footing, or by the service.
+    pub fn new(
+        witness: Witness,
         subject: Subject,
-        footing: Footing,
-        service: Option<Shared>,
+        (program, footing, service): (File, Footing, Option<Shared>),
     ) -> Result<Self, JailError> {
-        let witness = Witness::start(&program, &subject, footing)?;
+        witness.watch(&subject)?;
         Ok(Self {
             subject,
             by: service.map_or(By::Ourselves(program, footing), By::Service),
@@ -69,14 +68,15 @@ impl Observer {
     }
 
     fn another(&self) -> Option<Witness> {
-        match &self.by {
-            By::Ourselves(program, footing) => {
-                Witness::start(program, &self.subject, *footing).ok()
-            }
+        let witness = match &self.by {
+            By::Ourselves(program, footing) => Witness::start(program, *footing),
             By::Service(service) => {
                 let channel = service.borrow_mut().another_witness().ok()?;
-                Witness::with(channel, &self.subject).ok()
+                Witness::served(channel)
             }
-        }
+        };
+        let witness = witness.ok()?;
+        witness.watch(&self.subject).ok()?;
+        Some(witness)
     }
 }

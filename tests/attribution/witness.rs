@@ -68,8 +68,8 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
     let init = children(first)[0];
     let program_file = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
     let pid = rustix::process::Pid::from_raw(init.try_into().unwrap()).unwrap();
-    let subject = Subject::of(pid, None).unwrap();
-    let witness = Witness::start(&program_file, &subject, Footing::Own).unwrap();
+    let witness = Witness::start(&program_file, Footing::Own).unwrap();
+    witness.watch(&Subject::of(pid, None).unwrap()).unwrap();
     let channel = Channel::from(witness.channel().unwrap());
     let ask = |id, protocol, client, server| {
         let asked = Asked {

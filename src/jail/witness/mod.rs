@@ -37,6 +37,7 @@ use super::footing::Footing;
 use crate::audit::Shortfall;
 use crate::audit::process::ProcessUnknown;
 use crate::exit::Exit;
+use crate::sys::beside::{self, Errors};
 use crate::sys::capability::{self, Capability};
 use crate::sys::fd::{self, proc_path};
 use crate::sys::process::Spawn;
@@ -72,8 +73,8 @@ impl Subject {
     pub fn of(init: Pid, diagnostics: Option<OwnedFd>) -> Result<Self, JailError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = format!("/proc/{}", init.as_raw_nonzero());
-        let init = rustix::fs::open(folder, flags, Mode::empty())
-            .map_err(|errno| Witness::failed(errno.into()))?;
+        let init =
+            rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
         Ok(Self { init, diagnostics })
     }
 }
@@ -82,45 +83,61 @@ impl Subject {
 #[derive(Debug)]
 pub struct Witness {
     channel: Channel,
-    /// `None`: somebody else has started it.
-    process: Option<Child>,
+    process: Helper,
+}
+
+/// Its process, by the way it was started.
+#[derive(Debug)]
+enum Helper {
+    /// Without a copy of the session in between.
+    Beside(beside::Process),
+    /// With rights that the caller does not have.
+    Raised(Child),
+    /// By the service: it ends with its channel.
+    Served,
 }
 
 impl Witness {
-    const WHO: &'static str = "portcullis-init witness";
-
-    fn failed(source: std::io::Error) -> JailError {
-        JailError::Start {
-            what: Self::WHO,
-            source,
-        }
+    /// Starts the process, the program of init with one argument. It confines itself at once, while the jail is
+    /// still being made, and waits for it.
+    pub fn start(program: &File, footing: Footing) -> Result<Self, JailError> {
+        let (channel, theirs) = Channel::pair().map_err(failed)?;
+        impatient(&channel)?;
+        let path = proc_path(program);
+        let path = Path::new(&path);
+        let process = match footing {
+            Footing::Own => {
+                let fds = [(theirs.into(), 3)];
+                beside::start(path, Some("witness"), Errors::Dropped, &fds).map(Helper::Beside)
+            }
+            Footing::Given => {
+                let spawn = Spawn::new(path).arg("witness").fd(theirs, 3);
+                let spawn = footing.raise(spawn.own_process_group());
+                spawn.start().map(Helper::Raised)
+            }
+        };
+        let process = process.map_err(failed)?;
+        Ok(Self { channel, process })
     }
 
-    /// Starts the process, the program of init with one argument, for this jail.
-    pub fn start(program: &File, subject: &Subject, footing: Footing) -> Result<Self, JailError> {
-        let (channel, theirs) = Channel::pair().map_err(Self::failed)?;
-        let mut witness = Self::with(channel, subject)?;
-        let spawn = Spawn::new(Path::new(&proc_path(program)))
-            .arg("witness")
-            .fd(theirs, 3)
-            .own_process_group();
-        let process = footing.raise(spawn).start().map_err(Self::failed)?;
-        witness.process = Some(process);
-        Ok(witness)
+    /// One that the service has started, by the channel to it.
+    pub fn served(channel: Channel) -> Result<Self, JailError> {
+        impatient(&channel)?;
+        let process = Helper::Served;
+        Ok(Self { channel, process })
     }
 
-    /// One that somebody else has started, by the channel to it: it is told of this jail.
-    pub fn with(channel: Channel, subject: &Subject) -> Result<Self, JailError> {
-        set_socket_timeout(&channel, Timeout::Send, Some(UNREAD))
-            .map_err(|errno| Self::failed(errno.into()))?;
+    /// Tells it its jail.
+    pub fn watch(&self, subject: &Subject) -> Result<(), JailError> {
         let fds: Vec<_> = std::iter::once(subject.init.as_fd())
             .chain(subject.diagnostics.as_ref().map(AsFd::as_fd))
             .collect();
-        // It fits the socket, so nobody waits.
-        let sent = channel.send_with(&Order::Jail, &fds);
-        sent.map_err(|error| Self::failed(std::io::Error::other(error)))?;
-        let process = None;
-        Ok(Self { channel, process })
+        match self.channel.send_with(&Order::Jail, &fds) {
+            // One that has ended does not keep a session from starting: another is tried, and the records say so.
+            Ok(()) | Err(WireError::Closed) => Ok(()),
+            // It fits the socket, so nobody waits.
+            Err(error) => Err(failed(std::io::Error::other(error))),
+        }
     }
 
     /// An end of a new channel, for a gate; the one before is not listened to any more.
@@ -142,12 +159,30 @@ impl AsFd for Witness {
 
 impl Drop for Witness {
     fn drop(&mut self) {
-        // It holds nothing that needs an end of its own. An error means that it is gone. One that is not ours ends with
-        // its channel.
-        if let Some(process) = &mut self.process {
-            process.kill().ok();
-            process.wait().ok();
+        // It holds nothing that needs an end of its own. An error means that it is gone.
+        match &mut self.process {
+            Helper::Beside(process) => {
+                process.kill().ok();
+                process.wait().ok();
+            }
+            Helper::Raised(process) => {
+                process.kill().ok();
+                process.wait().ok();
+            }
+            Helper::Served => {}
         }
+    }
+}
+
+/// One that hangs must not stop the session as well.
+fn impatient(channel: &Channel) -> Result<(), JailError> {
+    set_socket_timeout(channel, Timeout::Send, Some(UNREAD)).map_err(|errno| failed(errno.into()))
+}
+
+fn failed(source: std::io::Error) -> JailError {
+    JailError::Start {
+        what: "portcullis-init witness",
+        source,
     }
 }
 
@@ -184,6 +219,9 @@ pub(super) fn main() -> ExitCode {
 fn serve() -> Result<(), WireError> {
     let channel = Channel::from(fd::inherit(3)?);
     signal::ignore_all()?;
+    // Before nobody may look at us any more, ourselves included.
+    let mount = folder::mount_of_sockets(channel.as_fd());
+    confine().map_err(std::io::Error::other)?;
     let first = channel.recv_with::<Order>()?;
     let mut fds = first.fds.into_iter();
     let (Order::Jail, Some(init)) = (first.message, fds.next()) else {
@@ -194,9 +232,6 @@ fn serve() -> Result<(), WireError> {
         // Whoever had it before may have died over an answer.
         sockets::drain(diagnostics);
     }
-    // Before nobody may look at us any more, ourselves included.
-    let mount = folder::mount_of_sockets(channel.as_fd());
-    confine().map_err(std::io::Error::other)?;
     let jail = Jail::of(&Folder::with(init, 0), mount)?;
     let desk = Desk {
         jail,
