@@ -216,8 +216,18 @@ impl Companions {
     ) -> Result<Report, LaunchError> {
         // A gate that was lost has no summary; its loss was told when it happened, and is recorded.
         let summary = self.gate.drain().ok();
-        if self.recording && self.record_end(plan, &outcome, summary.is_some()).is_err() {
-            tell(Progress::Notice(Notice::AuditLost));
+        if self.recording
+            && let Err(error) = self.record_end(plan, &outcome, summary.is_some())
+        {
+            match (&outcome, error) {
+                // It says so itself, and nothing has begun.
+                (Err(LaunchError::Companion(CompanionError::Append(_))), _) => {}
+                (_, error @ CompanionError::Append(_)) => {
+                    let line = format!("the end of this session is not on record: {error}");
+                    tell(Progress::Notice(Notice::Problem(line)));
+                }
+                _ => tell(Progress::Notice(Notice::AuditLost)),
+            }
         }
         // The ends of their channels end both.
         drop((self.gate, self.audit));

@@ -21,6 +21,7 @@ mod service;
 mod terminal;
 
 mod frames;
+mod full;
 mod launch;
 mod others;
 mod segments;
