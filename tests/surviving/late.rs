@@ -25,6 +25,16 @@ chown "$3:$3" "$2"
 chmod 700 "$2"
 "#;
 
+/// The same, whose own blocks are there only once they are written: the journal's are not.
+const HOLLOW: &str = r#"
+mount -t tmpfs -o size=64m tmpfs "$1"
+truncate -s 16m "$1/image"
+mke2fs -q -F -t ext4 -b 4096 -J size=4 -N 256 "$1/image"
+mount -o loop "$1/image" "$2"
+chown "$3:$3" "$2"
+chmod 700 "$2"
+"#;
+
 /// From now on there is room for what it has, which the file system's own blocks are, and for nothing new.
 const FULL: &str = r#"
 fstrim "$2"
@@ -58,7 +68,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn mount(scene: &Scene) -> Self {
+    fn mount(scene: &Scene, how: &str) -> Self {
         for folder in [
             "home/.local",
             "home/.local/state",
@@ -73,7 +83,7 @@ impl Disk {
             logs: scene.install.path("home/.local/state/portcullis/audit"),
         };
         fs::create_dir(&disk.below).unwrap();
-        disk.does(WHOLE);
+        disk.does(how);
         disk
     }
 
@@ -139,7 +149,7 @@ fn has(segments: &[Vec<Value>], path: &String) -> bool {
 fn a_segment_that_the_disk_fails_late_is_given_up_and_the_next_says_so() {
     for tables in [EACH, EACH_AND_ON] {
         let scene = Scene::new(Who::User, "", tables);
-        let disk = Disk::mount(&scene);
+        let disk = Disk::mount(&scene, WHOLE);
         let mut session = scene.session(&[]);
         let mut answered = ask_until(&scene, &mut session, "200", "before");
         disk.does(FULL);
@@ -197,30 +207,35 @@ fn a_segment_that_the_disk_fails_late_is_given_up_and_the_next_says_so() {
 
 #[test]
 fn a_disk_that_dies_stops_a_session_and_what_was_acknowledged_is_there_afterwards() {
-    let scene = Scene::new(Who::User, "", EACH);
-    let disk = Disk::mount(&scene);
-    let mut session = scene.session(&[]);
-    let mut answered = Vec::new();
-    for _ in 0..20 {
-        answered.extend(ask_until(&scene, &mut session, "200", "before"));
+    // By the first, write(2) says so; by the second fdatasync(2) does, after which the file system is read-only.
+    for (made, dies) in [(WHOLE, DEAD), (HOLLOW, FULL)] {
+        let scene = Scene::new(Who::User, "", EACH);
+        let disk = Disk::mount(&scene, made);
+        let mut session = scene.session(&[]);
+        let mut answered = Vec::new();
+        for _ in 0..20 {
+            answered.extend(ask_until(&scene, &mut session, "200", "before"));
+        }
+        disk.does(dies);
+        answered.extend(ask_until(&scene, &mut session, "503", "dies"));
+        let sent = scene.allowed.log.connections();
+        for _ in 0..3 {
+            assert_eq!(session.does(&scene.act("http", "/dead")), "503");
+        }
+        assert_eq!(scene.allowed.log.connections(), sent);
+        let (status, errors) = session.end();
+        assert_eq!(status, Some(0), "{errors}");
+        assert!(errors.contains("audit blocked"), "{errors}");
+        assert!(errors.contains("Input/output error"), "{errors}");
+        disk.does(ROOM);
+        disk.does(AFRESH);
+        let segments = disk.segments();
+        assert_eq!(segments.len(), 1);
+        for path in &answered {
+            assert!(has(&segments, path), "{path} {segments:#?}");
+        }
+        let verified = scene.install.portcullis(["audit", "verify"]);
+        let verified = String::from_utf8(verified.stdout).unwrap();
+        assert!(!verified.contains("does not"), "{verified}");
     }
-    disk.does(DEAD);
-    let sent = scene.allowed.log.connections();
-    for _ in 0..3 {
-        assert_eq!(session.does(&scene.act("http", "/dead")), "503");
-    }
-    assert_eq!(scene.allowed.log.connections(), sent);
-    let (status, errors) = session.end();
-    assert_eq!(status, Some(0), "{errors}");
-    assert!(errors.contains("audit blocked"), "{errors}");
-    assert!(errors.contains("Input/output error"), "{errors}");
-    disk.does(AFRESH);
-    let segments = disk.segments();
-    assert_eq!(segments.len(), 1);
-    for path in &answered {
-        assert!(has(&segments, path), "{path} {segments:#?}");
-    }
-    let verified = scene.install.portcullis(["audit", "verify"]);
-    let verified = String::from_utf8(verified.stdout).unwrap();
-    assert!(!verified.contains("does not"), "{verified}");
 }
