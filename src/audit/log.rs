@@ -154,6 +154,18 @@ struct Link {
     seq: u64,
 }
 
+/// Whether the disk has the name of the segment that is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Name {
+    /// It has, or nobody wants to know.
+    #[default]
+    Kept,
+    /// It is to be asked.
+    Owed,
+    /// It failed to take it. What it says of the same folder next is not about that name: another is needed.
+    Failed,
+}
+
 /// What failed and has to be done first.
 #[derive(Debug, Clone, Copy, Default)]
 struct Owed {
@@ -161,10 +173,8 @@ struct Owed {
     cut: bool,
     /// The file is not locked.
     lock: bool,
-    /// The folder may not have the file's name on the disk.
-    name: bool,
-    /// It did not take it: a file with another name is needed.
-    another: bool,
+    /// Whether the folder has the file's name on the disk.
+    name: Name,
 }
 
 /// What a log was like that is continued.
@@ -313,7 +323,7 @@ impl Log {
             staged_day: 0,
             owed: Owed {
                 // The writer before may have died in between.
-                name: durability == Durability::Each,
+                name: name_of_new(durability),
                 ..Owed::default()
             },
             doubted: None,
@@ -434,12 +444,10 @@ impl Log {
             lock::hold(&self.file)?;
             self.owed.lock = false;
         }
-        if self.owed.name && !self.owed.another {
-            // After an error a second one of the same folder says nothing about the name.
-            self.owed.another = true;
+        if self.owed.name == Name::Owed {
+            self.owed.name = Name::Failed;
             rustix::fs::fsync(&self.folder)?;
-            self.owed.another = false;
-            self.owed.name = false;
+            self.owed.name = Name::Kept;
         }
         Ok(())
     }
@@ -451,14 +459,15 @@ impl Log {
         let doubted = self.doubted.as_ref();
         let doubted = doubted.is_some_and(|one| one.segment == self.segment.number);
         let due = self.length > 0 && (full || of_another_day || doubted);
-        if !(due || self.owed.another) {
+        let nameless = self.owed.name == Name::Failed;
+        if !(due || nameless) {
             return Ok(());
         }
         if doubted {
             // So that what was cut off stays off. It is read no more than the rest of this file if it fails.
             self.sync().ok();
         }
-        if self.owed.another {
+        if nameless {
             if self.given_up >= GIVEN_UP {
                 return Err(io::Error::other(
                     "the disk does not take the names of new segments",
@@ -475,8 +484,7 @@ impl Log {
         let file = begin(&self.folder, segment)?;
         // Locked before the one before is let go, so that a reader never sees a log that nobody writes.
         self.owed.lock = true;
-        self.owed.name = self.durability == Durability::Each;
-        self.owed.another = false;
+        self.owed.name = name_of_new(self.durability);
         let locked = lock::hold(&file);
         self.owed.lock = locked.is_err();
         self.file = file;
@@ -520,6 +528,14 @@ impl Log {
                 _ => "check the disk and its file system",
             },
         }
+    }
+}
+
+/// What is to be asked about a name that may not be on the disk.
+fn name_of_new(durability: Durability) -> Name {
+    match durability {
+        Durability::Each => Name::Owed,
+        Durability::Batch => Name::Kept,
     }
 }
 

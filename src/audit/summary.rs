@@ -285,21 +285,35 @@ impl SessionSummary {
                 }
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
-            AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
-            AuditEvent::LogResumed { .. } => self.log_resumed += 1,
-            AuditEvent::LogSyncFailed { .. } => self.sync_failures += 1,
-            AuditEvent::RecordsLost { count, .. } => {
-                self.records_lost = self.records_lost.saturating_add(count);
-            }
-            AuditEvent::GateLost { .. } => self.gate_lost = true,
-            AuditEvent::WitnessRestarted { .. } => self.witness_restarts += 1,
-            AuditEvent::WitnessLost { .. } => self.witness_lost = true,
+            died @ (AuditEvent::GateRestarted { .. }
+            | AuditEvent::GateLost { .. }
+            | AuditEvent::WitnessRestarted { .. }
+            | AuditEvent::WitnessLost { .. }
+            | AuditEvent::LogResumed { .. }
+            | AuditEvent::LogSyncFailed { .. }
+            | AuditEvent::RecordsLost { .. }) => self.died(&died),
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms, files } => {
                 self.end = Some(End { status, ms });
                 self.files = files;
             }
+        }
+    }
+
+    /// Something of the session's own failed.
+    fn died(&mut self, event: &AuditEvent) {
+        match event {
+            AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
+            AuditEvent::GateLost { .. } => self.gate_lost = true,
+            AuditEvent::WitnessRestarted { .. } => self.witness_restarts += 1,
+            AuditEvent::WitnessLost { .. } => self.witness_lost = true,
+            AuditEvent::LogResumed { .. } => self.log_resumed += 1,
+            AuditEvent::LogSyncFailed { .. } => self.sync_failures += 1,
+            AuditEvent::RecordsLost { count, .. } => {
+                self.records_lost = self.records_lost.saturating_add(*count);
+            }
+            _ => {}
         }
     }
 

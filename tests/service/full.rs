@@ -114,19 +114,19 @@ fn sessions_stop_or_go_on_and_new_ones_are_refused_and_nothing_of_the_service_di
     }
     free(&host);
     comes("there is room", ADA, "403");
-    let lost = |user, id: &String| {
+    let losses = |user, id: &String| {
         let records = host.records(user, id);
         records
             .iter()
             .filter(|record| record["event"] == "records.lost")
             .count()
     };
-    host.until("the loss is on record", || lost(ADA, &stops) > 0);
+    host.until("the loss is on record", || losses(ADA, &stops) > 0);
     host.until("nobody is in trouble", || {
         !trouble(ADA).contains("[audit") && !trouble(BOB).contains("[audit")
     });
     // All of it had room in memory.
-    assert_eq!(lost(BOB, &goes_on), 0);
+    assert_eq!(losses(BOB, &goes_on), 0);
     let run = host.run(ADA, &["run", "--", "true"]);
     assert_eq!(run.status, Some(0), "{run:#?}");
     for (user, name, id) in [(ADA, "base", &stops), (BOB, "on", &goes_on)] {

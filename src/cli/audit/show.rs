@@ -149,35 +149,9 @@ fn show_session(folder: &Logs, session: SessionId, report: &Report, json: bool) 
     }
 }
 
-fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<String> {
-    let mut lines = vec![format!("session    {session}")];
-    if let Some(start) = &summary.start {
-        lines.extend(tell_start(start));
-    }
-    if summary.last.is_some() {
-        let (user, host) = (escape(&summary.user), escape(&summary.host_id));
-        lines.push(format!("user       {user} on host {host}"));
-    }
-    if let Some(first) = report.part {
-        let before = first.saturating_sub(1);
-        lines.push(format!(
-            "before     records 1 to {before} are gone, and with them how it started: pruned, or removed, as \
-             `portcullis audit verify` says"
-        ));
-    }
-    lines.push(format!("ended      {}", ending(summary, report)));
-    if let Some(by) = &summary.stopped_by {
-        lines.push(format!("stopped    by {}", escape(by)));
-    }
-    if summary.forwarded > 0 {
-        let times = match summary.forwarded {
-            1 => "once".to_owned(),
-            more => format!("{more} times"),
-        };
-        lines.push(format!(
-            "entered    {times} from outside, by portcullis forward"
-        ));
-    }
+/// What of the session's own failed.
+fn failures(summary: &SessionSummary) -> Vec<String> {
+    let mut lines = Vec::new();
     let times = |count| match count {
         1 => "once".to_owned(),
         more => format!("{more} times"),
@@ -218,6 +192,39 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     if summary.witness_lost {
         lines.push("witness    lost: connections made since name no process".to_owned());
     }
+    lines
+}
+
+fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<String> {
+    let mut lines = vec![format!("session    {session}")];
+    if let Some(start) = &summary.start {
+        lines.extend(tell_start(start));
+    }
+    if summary.last.is_some() {
+        let (user, host) = (escape(&summary.user), escape(&summary.host_id));
+        lines.push(format!("user       {user} on host {host}"));
+    }
+    if let Some(first) = report.part {
+        let before = first.saturating_sub(1);
+        lines.push(format!(
+            "before     records 1 to {before} are gone, and with them how it started: pruned, or removed, as \
+             `portcullis audit verify` says"
+        ));
+    }
+    lines.push(format!("ended      {}", ending(summary, report)));
+    if let Some(by) = &summary.stopped_by {
+        lines.push(format!("stopped    by {}", escape(by)));
+    }
+    if summary.forwarded > 0 {
+        let times = match summary.forwarded {
+            1 => "once".to_owned(),
+            more => format!("{more} times"),
+        };
+        lines.push(format!(
+            "entered    {times} from outside, by portcullis forward"
+        ));
+    }
+    lines.extend(failures(summary));
     if let Some(files) = &summary.files {
         lines.push(format!("files      {}", phrase::changes(files)));
         lines.extend(files.executed_later.iter().map(|file| {
