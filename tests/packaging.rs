@@ -26,6 +26,9 @@ const EXPOSURE: &str = "64";
 /// The same of the notary.
 const NOTARY_EXPOSURE: &str = "10";
 
+/// The same of what answers for it: it has to know who asks.
+const ANSWER_EXPOSURE: &str = "6";
+
 const PROGRAMS: [&str; 8] = [
     "portcullis",
     "portcullis-audit",
@@ -37,8 +40,10 @@ const PROGRAMS: [&str; 8] = [
     "portcullisd",
 ];
 
-const UNITS: [&str; 8] = [
+const UNITS: [&str; 10] = [
     "portcullis-forward.service",
+    "portcullis-ledger.socket",
+    "portcullis-ledger@.service",
     "portcullis-notary.service",
     "portcullis-prune.service",
     "portcullis-prune.timer",
@@ -219,6 +224,18 @@ fn the_service_is_as_exposed_as_it_has_to_be_and_not_more() {
         NOTARY_EXPOSURE,
     ]);
     run(exposed.arg(notary));
+
+    // Nor does who answers for it.
+    let answering = installed.path("lib/systemd/system/portcullis-ledger@.service");
+    let mut exposed = Command::new("systemd-analyze");
+    exposed.args([
+        "security",
+        "--no-pager",
+        "--offline=true",
+        "--threshold",
+        ANSWER_EXPOSURE,
+    ]);
+    run(exposed.arg(answering));
 
     let open = fs::read_to_string(&unit)
         .unwrap()

@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// The folder, within the folder of logs.
@@ -16,7 +17,7 @@ pub const FOLDER: &str = "bodies";
 pub const LONGEST: usize = 1 << 20;
 
 /// How many names a body may have.
-const PLACES: usize = 8;
+const PLACES: u8 = 8;
 
 /// How large all bodies of a session may be together, in bytes.
 pub const ALL: u64 = 256 << 20;
@@ -42,14 +43,24 @@ pub fn open_or_create(logs: impl AsFd) -> io::Result<OwnedFd> {
 
 /// Reads a kept body and holds it against its name.
 pub fn read(logs: impl AsFd, sha256: &str) -> io::Result<Vec<u8>> {
-    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if sha256.len() != 64 || !sha256.bytes().all(hex) {
-        return Err(io::Error::other("its name is no SHA-256"));
-    }
     let folder = open_folder(logs)?;
+    read_by(sha256, |place| {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let name = place.file_name();
+        Ok(rustix::fs::openat(&folder, name, flags, Mode::empty())?)
+    })
+}
+
+/// The same of one whose files somebody else opens.
+pub fn read_by(
+    sha256: &str,
+    open: impl Fn(&BodyPlace) -> io::Result<OwnedFd>,
+) -> io::Result<Vec<u8>> {
+    let places =
+        BodyPlace::all(sha256).ok_or_else(|| io::Error::other("its name is no SHA-256"))?;
     let mut changed = false;
-    for place in places(sha256) {
-        match content(&folder, &place) {
+    for place in places {
+        match open(&place).and_then(|fd| content(fd.into())) {
             Ok(content) if name(&content) == sha256 => return Ok(content),
             // Its writer died over it, or somebody changed it.
             Ok(_) => changed = true,
@@ -64,16 +75,53 @@ pub fn read(logs: impl AsFd, sha256: &str) -> io::Result<Vec<u8>> {
     })
 }
 
+/// One of the files in which a body may stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BodyPlace {
+    /// The hash of the body, 64 lower-case hex digits.
+    sha256: String,
+    /// Which, from 0; below [`PLACES`].
+    number: u8,
+}
+
+impl BodyPlace {
+    /// All of them, in the order in which they are tried. `None`: this is no hash.
+    fn all(sha256: &str) -> Option<impl Iterator<Item = Self>> {
+        let all = (0..PLACES).map(|number| Self {
+            sha256: sha256.to_owned(),
+            number,
+        });
+        let first = all.clone().next()?;
+        first.is_one().then_some(all)
+    }
+
+    /// Whether it is one: it may have come from anybody.
+    pub fn is_one(&self) -> bool {
+        let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        self.sha256.len() == 64 && self.sha256.bytes().all(hex) && self.number < PLACES
+    }
+
+    /// Its name, within [`FOLDER`].
+    pub fn file_name(&self) -> String {
+        match self.number {
+            0 => self.sha256.clone(),
+            number => format!("{}.{number}", self.sha256),
+        }
+    }
+}
+
 /// The names under which a body may stand, in the order in which they are tried: where a writer died over one, the
 /// next has it.
 pub fn places(sha256: &str) -> impl Iterator<Item = String> {
-    let more = (1..PLACES).map(move |number| format!("{sha256}.{number}"));
-    std::iter::once(sha256.to_owned()).chain(more)
+    let place = |number| BodyPlace {
+        sha256: sha256.to_owned(),
+        number,
+    };
+    (0..PLACES).map(move |number| place(number).file_name())
 }
 
-fn content(folder: &OwnedFd, place: &str) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(folder, place, flags, Mode::empty())?);
+fn content(file: File) -> io::Result<Vec<u8>> {
     let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
     if kind != FileType::RegularFile {
         return Err(io::Error::other("not a regular file"));

@@ -3,7 +3,7 @@
 //! Everything after opening goes through the folder's descriptor, so that a path that changes under
 //! our feet changes nothing.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,6 +24,18 @@ pub fn file_name(session: SessionId) -> String {
 /// The session to whose log a file of this name belongs.
 pub fn session_of(file_name: &str) -> Option<SessionId> {
     SegmentName::parse(file_name).map(|name| name.session)
+}
+
+/// The users who have a folder of logs below this one, as the service keeps them: folders named by a number.
+pub fn users(path: &Path) -> Vec<u32> {
+    let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut users: Vec<u32> = folders
+        .filter_map(|entry| uid(&entry.file_name()))
+        .collect();
+    users.sort_unstable();
+    users
 }
 
 /// Why there is no folder to use. Each message is one line with cause and cure.

@@ -15,6 +15,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use super::attach::{self, End};
 use super::failure::{Failure, Outcome};
 use super::{detached, print, run};
+use crate::audit::bodies::BodyPlace;
 use crate::audit::segment::SegmentName;
 use crate::exit::Exit;
 use crate::ids::SessionId;
@@ -137,9 +138,18 @@ pub(super) fn open_segment(name: SegmentName) -> io::Result<OwnedFd> {
         packed,
     } = name;
     let segment = Segment { number, packed };
+    open(&ControlRequest::OpenLog { session, segment })
+}
+
+/// A body that is kept beside one of those, to read.
+pub(super) fn open_body(place: &BodyPlace) -> io::Result<OwnedFd> {
+    open(&ControlRequest::OpenBody(place.clone()))
+}
+
+/// A file that the daemon opens.
+fn open(request: &ControlRequest) -> io::Result<OwnedFd> {
     let failed = |failure: Failure| io::Error::other(failure.message);
-    let asked = ask(&ControlRequest::OpenLog { session, segment });
-    let (reply, mut fds) = asked.map_err(failed)?;
+    let (reply, mut fds) = ask(request).map_err(failed)?;
     match (reply, fds.pop()) {
         (ControlReply::Log, Some(file)) => Ok(file),
         (

@@ -12,6 +12,7 @@ use rustix::process::Pid;
 use super::accounts::Accounts;
 use super::host_limit;
 use super::process::{self, Process};
+use crate::audit::bodies::{self, BodyPlace};
 use crate::audit::segment::SegmentName;
 use crate::ids::SessionId;
 use crate::jail::cgroup::{self, Handed, Missing, handed};
@@ -114,6 +115,13 @@ pub enum Operation<'a> {
         uid: Option<u32>,
         /// Which.
         segment: SegmentName,
+    },
+    /// A body that is kept beside logs, to read. Yields it.
+    OpenBody {
+        /// In whose folder; `None`: in anybody's.
+        uid: Option<u32>,
+        /// Which file: a hash and a small number, and so never a path.
+        place: &'a BodyPlace,
     },
     /// Which segments the log of a session has. Yields them, in their order.
     ListSegments {
@@ -225,6 +233,7 @@ impl Operation<'_> {
             Self::RemoveGroups(_) => "remove control groups",
             Self::SweepGroups => "remove the control groups of sessions that ended",
             Self::OpenLog { .. } => "open a log",
+            Self::OpenBody { .. } => "open a body",
             Self::ListSegments { .. } => "list the segments of a log",
             Self::ListLogs { .. } => "list logs",
             Self::Kill(_) => "kill a process",
@@ -280,6 +289,7 @@ impl Operation<'_> {
                 Ok(Yield::Sessions(left.into_iter().collect()))
             }
             Self::OpenLog { uid, segment } => open_log(uid, segment, others).map(Yield::Fd),
+            Self::OpenBody { uid, place } => open_body(uid, place, others).map(Yield::Fd),
             Self::ListSegments { uid, session } => {
                 let mut all = list_segments(uid)?;
                 all.retain(|segment| segment.session == session);
@@ -428,22 +438,47 @@ fn user_folders(uid: Option<u32>) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn open_log(uid: Option<u32>, segment: SegmentName, others: &Others) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let name = segment.file_name();
     for folder in user_folders(uid)? {
-        match openat(&folder, segment.file_name(), flags, Mode::empty()) {
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno.into()),
-            Ok(file) => {
-                let stat = fstat(&file)?;
-                let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-                if !regular || stat.st_uid != others.audit.0 {
-                    return Err(io::Error::other("it is not the audit writer's file"));
-                }
-                return Ok(file);
-            }
+        if let Some(file) = open_written(&folder, &name, others)? {
+            return Ok(file);
         }
     }
     Err(io::ErrorKind::NotFound.into())
+}
+
+fn open_body(uid: Option<u32>, place: &BodyPlace, others: &Others) -> io::Result<OwnedFd> {
+    if !place.is_one() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let name = place.file_name();
+    for folder in user_folders(uid)? {
+        let bodies = match openat(&folder, bodies::FOLDER, FOLDER, Mode::empty()) {
+            Ok(bodies) => bodies,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        if let Some(file) = open_written(&bodies, &name, others)? {
+            return Ok(file);
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// A file that an audit writer has made, to read. `None`: there is none of this name.
+fn open_written(folder: &OwnedFd, name: &str, others: &Others) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(folder, name, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let stat = fstat(&file)?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !regular || stat.st_uid != others.audit.0 {
+        return Err(io::Error::other("it is not the audit writer's file"));
+    }
+    Ok(Some(file))
 }
 
 fn list_logs(uid: Option<u32>) -> io::Result<Vec<SessionId>> {

@@ -254,6 +254,15 @@ impl Service {
                     Err(_) => client.refuse(Refusal::NotFound, no_such(session)),
                 }
             }
+            ControlRequest::OpenBody(place) => {
+                let uid = (!config.reads_logs(&peer)).then_some(peer.uid);
+                let place = &place;
+                match (Operation::OpenBody { uid, place }).perform(&self.others) {
+                    Ok(Yield::Fd(file)) => client.answer(&ControlReply::Log, &[file.as_fd()]),
+                    Ok(_) => client.refuse(Refusal::Failed, "unexpected outcome".to_owned()),
+                    Err(_) => client.refuse(Refusal::NotFound, "no such body".to_owned()),
+                }
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::jail::witness::Subject;
 use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Sweeper, Witness};
-use crate::sys::harden;
+use crate::sys::{harden, memory};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
@@ -229,8 +229,8 @@ impl Companions {
                 _ => tell(Progress::Notice(Notice::AuditLost)),
             }
         }
-        // The ends of their channels end both.
-        drop((self.gate, self.audit));
+        // The ends of their channels end both; first the writer's, which has the ledger to sign.
+        drop((self.audit, self.gate));
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
@@ -560,6 +560,8 @@ impl Live {
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
+        // What reading profiles and the command line took.
+        memory::give_back();
         let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let system = |source| LaunchError::System {
             what: "watch the jail",

@@ -7,6 +7,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::bodies::BodyPlace;
 use crate::ids::{SessionId, SessionName};
 
 /// Where the daemon listens.
@@ -47,6 +48,9 @@ pub enum ControlRequest {
         /// Which segment.
         segment: Segment,
     },
+    /// Let me read a body that is kept beside a log that I may read. Answered by [`ControlReply::Log`], which brings the
+    /// open file.
+    OpenBody(BodyPlace),
 }
 
 /// A segment of a log.

@@ -12,3 +12,4 @@ mod exporting;
 mod reading;
 mod segments;
 mod support;
+mod users;

@@ -290,6 +290,10 @@ fn the_key_may_come_from_the_service_manager() {
     );
     let key = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
     assert_eq!(both(&host.logs(), &["--key", key]), Flaws::new());
+    // Beside the ledger is its public half.
+    let beside = fs::read_to_string(host.logs().join("ledger/key.pub")).unwrap();
+    assert_eq!(beside, format!("{key}\n"));
+    assert_eq!(both(&host.logs(), &[]), Flaws::new());
 }
 
 /// As the service has it: the logs are another user's, and the notary may read them by their group alone.

@@ -134,7 +134,15 @@ fn a_secret_is_in_no_record_and_no_body_and_what_stands_beside_it_is() {
         .unwrap();
     let variable = format!("PLANTED={}", environment.secret);
     let profile = profile.display().to_string();
-    let flags = ["run", "-p", &profile, "--env", &variable, "--"].map(str::to_owned);
+    let session = plants
+        .iter()
+        .find(|plant| plant.place == "session's name")
+        .unwrap();
+    let name = format!("{}-{}", session.innocent, session.secret);
+    let flags = [
+        "run", "-p", &profile, "--name", &name, "--env", &variable, "--",
+    ]
+    .map(str::to_owned);
     let mut run = install.command(flags.iter().chain(&command));
     let run = Run::of(&run.env("OWN", CREDENTIAL).output().unwrap());
     assert_eq!(run.status, Some(0), "{run:?}");

@@ -13,7 +13,7 @@ pub(crate) struct Plant {
 }
 
 /// `{s}` and `{i}` stand for the two; `$B` is the origin.
-const PLACES: [(&str, &str); 29] = [
+const PLACES: [(&str, &str); 30] = [
     ("path", "c $B/x/{s}/{i}"),
     ("query", "c \"$B/q?k={s}&i={i}\""),
     ("userinfo", "c https://u:{s}@${B#https://}/{i}"),
@@ -68,6 +68,7 @@ const PLACES: [(&str, &str); 29] = [
     ("name", "c https://{s}.{i}.test/ 2>/dev/null || true"),
     ("environment", "c -H \"x-env: $PLANTED\" $B/{i}"),
     ("argv", "true"),
+    ("session's name", "true"),
     ("answer's body", "true"),
     ("answer's header", "true"),
 ];
@@ -104,7 +105,7 @@ fn key(at: usize, place: &str) -> String {
         | "multipart" | "shell in a body" | "header in a body" | "url in a body" | "compressed"
         | "argv" | "answer's body" => format!("plain{at}word{}", random(6)),
         // Names are case-insensitive and have no underscore.
-        "name" | "header's name" => format!("glpat-{}", random(20)),
+        "name" | "header's name" | "session's name" => format!("glpat-{}", random(20)),
         _ => match at % 6 {
             0 => format!("ghp_{}", random(36)),
             1 => format!("sk-ant-api03-{}", random(60)),

@@ -20,9 +20,11 @@ mod service;
 #[expect(dead_code, reason = "shared with other suites")]
 mod terminal;
 
+mod bodies;
 mod frames;
 mod full;
 mod launch;
+mod ledger;
 mod others;
 mod segments;
 mod surviving;

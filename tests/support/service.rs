@@ -110,6 +110,7 @@ impl Service {
             env!("CARGO_BIN_EXE_portcullis-gate"),
             env!("CARGO_BIN_EXE_portcullis-init"),
             env!("CARGO_BIN_EXE_portcullis-audit"),
+            env!("CARGO_BIN_EXE_portcullis-notary"),
             env!("CARGO_BIN_EXE_portcullis-auditor"),
         ] {
             let name = Path::new(program).file_name().unwrap();
@@ -155,6 +156,11 @@ impl Service {
         let mut command = Command::new("nsenter");
         command.arg(format!("--mount=/proc/{}/ns/mnt", self.keeper.id()));
         command
+    }
+
+    /// Whoever keeps the host's mounts.
+    pub(crate) fn keeper(&self) -> u32 {
+        self.keeper.id()
     }
 
     /// The host's processes of one of our programs.

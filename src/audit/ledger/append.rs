@@ -247,9 +247,8 @@ impl Ledger {
         let tail = self.tail()?;
         let old = self.current(&tail)?;
         let key_failed = |error| self.key_failed(error);
-        let new = SigningKey::generate().map_err(key_failed)?;
         // From here on the file holds the key that signs, whatever the ledger says.
-        self.key.write(&[&old, &new]).map_err(key_failed)?;
+        let new = self.key.next(&old).map_err(key_failed)?;
         let (was, is) = (old.public(), new.public());
         let mut batch = Batch::new(&tail);
         if tail.key.is_none() {
@@ -268,7 +267,7 @@ impl Ledger {
         rotated.map_err(key_failed)?;
         batch.sign(&new).map_err(key_failed)?;
         self.write(&tail, &batch.lines, true)?;
-        self.key.write(&[&new]).map_err(key_failed)?;
+        self.key.settle(&new).map_err(key_failed)?;
         publish(&folder, is).map_err(|error| self.io_failed(error))?;
         Ok((was, is))
     }
@@ -277,6 +276,11 @@ impl Ledger {
     pub fn public(&self) -> Result<PublicKey, LedgerError> {
         let _locked = self.lock(START)?;
         Ok(self.current(&self.tail()?)?.public())
+    }
+
+    /// Puts its public half beside the entries: of a key that was given nobody else has. `folder` is that of the ledger.
+    pub fn publish(&self, folder: impl AsFd) -> Result<(), LedgerError> {
+        publish(folder, self.public()?).map_err(|error| self.io_failed(error))
     }
 
     /// Behind which segment a log begins by now, as the entries say: for who appends to them, and so trusts them.

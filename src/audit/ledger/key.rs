@@ -58,6 +58,13 @@ pub enum KeyError {
     /// Something else stands in it.
     #[error("it is not a key of 64 hex digits")]
     Malformed,
+    /// It is a credential, and holds no other key to go on with.
+    #[error(
+        "it is a credential of the service manager, which is never written: add the new key to it as a second line of 64 \
+         hex digits (openssl rand -hex 32), restart portcullis-notary.service, and do this again with that credential; \
+         the first line may go once this is done"
+    )]
+    Given,
     /// The library refused (a bug, or no memory).
     #[error("cannot make or use a key")]
     Library,
@@ -72,7 +79,11 @@ pub struct SigningKey {
 
 /// The open file of the key that signs.
 #[derive(Debug)]
-pub struct KeyFile(File);
+pub struct KeyFile {
+    file: File,
+    /// The service manager's: it is never written.
+    is_given: bool,
+}
 
 // === impl PublicKey and Signature ===
 
@@ -212,14 +223,18 @@ impl KeyFile {
             return Err(KeyError::Readable(stat.st_mode & 0o7777));
         }
         // Whoever made it died before the key was in it: there was no signature yet.
-        Ok((stat.st_size != 0).then_some(Self(file)))
+        let is_given = false;
+        Ok((stat.st_size != 0).then_some(Self { file, is_given }))
     }
 
     /// A key that the service manager has put there and protects (systemd.exec(5), `LoadCredential=`).
     pub fn credential(folder: impl AsFd, name: &str) -> Result<Option<Self>, KeyError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
-            Ok(fd) => Ok(Some(Self(fd.into()))),
+            Ok(fd) => Ok(Some(Self {
+                file: fd.into(),
+                is_given: true,
+            })),
             Err(rustix::io::Errno::NOENT) => Ok(None),
             Err(errno) => Err(io::Error::from(errno).into()),
         }
@@ -230,7 +245,10 @@ impl KeyFile {
         let key = SigningKey::generate()?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&folder, name, flags, Mode::RUSR | Mode::WUSR);
-        let file = Self(fd.map_err(io::Error::from)?.into());
+        let file = Self {
+            file: fd.map_err(io::Error::from)?.into(),
+            is_given: false,
+        };
         file.write(&[&key])?;
         Ok((file, key.public))
     }
@@ -241,7 +259,7 @@ impl KeyFile {
         let mut text = Zeroizing::new([0; 2 * LINE]);
         let mut have = 0;
         while let Some(rest) = text.get_mut(have..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, have as u64)? {
+            match self.file.read_at(rest, have as u64)? {
                 0 => break,
                 got => have += got,
             }
@@ -261,17 +279,38 @@ impl KeyFile {
         Ok(keys)
     }
 
+    /// The key that is to sign after this one: a new one, which is in the file from here on, or in a credential the one on
+    /// its next line.
+    pub fn next(&self, old: &SigningKey) -> Result<SigningKey, KeyError> {
+        if self.is_given {
+            let keys = self.keys()?.into_iter();
+            let mut later = keys.skip_while(|key| key.public != old.public).skip(1);
+            return later.next().ok_or(KeyError::Given);
+        }
+        let new = SigningKey::generate()?;
+        self.write(&[old, &new])?;
+        Ok(new)
+    }
+
+    /// That one signs: the one before may go.
+    pub fn settle(&self, new: &SigningKey) -> Result<(), KeyError> {
+        if self.is_given {
+            return Ok(());
+        }
+        self.write(&[new])
+    }
+
     /// Puts these keys in it, durably.
-    pub fn write(&self, keys: &[&SigningKey]) -> Result<(), KeyError> {
+    fn write(&self, keys: &[&SigningKey]) -> Result<(), KeyError> {
         let mut text = Zeroizing::new(Vec::with_capacity(2 * LINE));
         for key in keys {
             let digits = Zeroizing::new(HEXLOWER.encode(key.seed.as_slice()));
             text.extend_from_slice(digits.as_bytes());
             text.push(b'\n');
         }
-        self.0.write_all_at(&text, 0)?;
-        self.0.set_len(text.len() as u64)?;
-        self.0.sync_data()?;
+        self.file.write_all_at(&text, 0)?;
+        self.file.set_len(text.len() as u64)?;
+        self.file.sync_data()?;
         Ok(())
     }
 }
@@ -339,10 +378,10 @@ mod tests {
         };
         assert_eq!(publics(&file), [old, new.public()]);
         for length in LINE..2 * LINE {
-            file.0.set_len(length as u64).unwrap();
+            file.file.set_len(length as u64).unwrap();
             assert_eq!(publics(&file), [old]);
         }
-        file.0.set_len(3).unwrap();
+        file.file.set_len(3).unwrap();
         assert!(matches!(file.keys(), Err(KeyError::Malformed)));
     }
 }

@@ -5,8 +5,10 @@
 //! anything; it can read the logs and write what is open, and no more ([`confine`]). Sessions do not wait for it:
 //! while it is down their logs are not bound, and what is missing is made up for at its start.
 //!
-//! `main` is one numbered list. Reading order: this file → [`confine`] → [`serve`] → [`follow`].
+//! `main` is one numbered list. Reading order: this file → [`confine`] → [`serve`] → [`follow`]. The same program
+//! answers users who verify their own logs, as another process: [`answer`].
 
+pub mod answer;
 pub mod confine;
 pub mod follow;
 mod serve;
@@ -38,9 +40,16 @@ pub const STATE: &str = "/var/lib/portcullis-notary";
 /// Name of the key, where the service manager gives it (systemd.exec(5), `LoadCredential=`).
 pub const CREDENTIAL: &str = "audit-key";
 
-/// Entry of `portcullis-notary [LOGS STATE]`; the folders are for tests.
+/// Entry of `portcullis-notary [LOGS STATE]` and `portcullis-notary --answer [LOGS]`; the folders are for tests.
 pub fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from).peekable();
+    if arguments.next_if(|first| first == "--answer").is_some() {
+        let logs = arguments.next().unwrap_or_else(|| LOGS.into());
+        let answered = answer::answer(&logs).inspect_err(|error| tell(format_args!("{error}")));
+        return answered
+            .map_or_else(|error| error.exit(), |()| Exit::Success)
+            .into();
+    }
     let logs = arguments.next().unwrap_or_else(|| LOGS.into());
     let state = arguments.next().unwrap_or_else(|| STATE.into());
     let exit = match start(&logs, &state) {
@@ -72,7 +81,11 @@ fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
     let folder = append::folder(folder(logs)?)?;
     let shown = logs.join(FOLDER);
     let place = key_place(state)?;
+    let is_given = matches!(place, KeyPlace::Given(_));
     let ledger = Ledger::open(&folder, &shown, place, Durability::Each, host::id())?;
+    if is_given {
+        ledger.publish(&folder)?;
+    }
 
     // 4. Learn from it what was bound. One that does not hold is not gone on with.
     let file = File::open(shown.join(FILE))?;
@@ -104,13 +117,19 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
 
 /// The key of the service manager, if there is one; otherwise the one in the state folder.
 fn key_place(state: &Path) -> Result<KeyPlace, StartError> {
-    if let Some(credentials) = std::env::var_os("CREDENTIALS_DIRECTORY") {
-        let given = KeyFile::credential(folder(Path::new(&credentials))?, CREDENTIAL);
-        if let Some(key) = given.map_err(StartError::Credential)? {
-            return Ok(KeyPlace::Given(key));
-        }
+    match credential().map_err(StartError::Credential)? {
+        Some(key) => Ok(KeyPlace::Given(key)),
+        None => Ok(KeyPlace::In(folder(state)?)),
     }
-    Ok(KeyPlace::In(folder(state)?))
+}
+
+/// The key that the service manager gives this process, whatever program it is (systemd.exec(5),
+/// `$CREDENTIALS_DIRECTORY`).
+pub fn credential() -> Result<Option<KeyFile>, KeyError> {
+    let Some(credentials) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
+        return Ok(None);
+    };
+    KeyFile::credential(folder(Path::new(&credentials))?, CREDENTIAL)
 }
 
 /// One line to who runs us; lost if nobody reads.

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::follow::Followed;
 use super::tell;
-use crate::audit::folder::{LogFolder, session_of};
+use crate::audit::folder::{LogFolder, session_of, users};
 use crate::audit::ledger::read::{Bound, LogName};
 use crate::audit::ledger::{INTERVAL, Ledger, LedgerEvent, RECORDS};
 use crate::exit::Exit;
@@ -178,18 +178,6 @@ impl Watch {
             }
         }
     }
-}
-
-/// The folders of users.
-fn users(logs: &Path) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir(logs) else {
-        return Vec::new();
-    };
-    let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    entries
-        .flatten()
-        .filter_map(|entry| uid(&entry.file_name()))
-        .collect()
 }
 
 // === Notary ===

@@ -11,6 +11,7 @@
 //! no session can forget it; to bodies by the gate and by the writer again.
 
 mod formats;
+pub(super) mod names;
 #[cfg(test)]
 mod tests;
 

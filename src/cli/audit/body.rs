@@ -26,7 +26,8 @@ pub(super) fn show(folder: &Logs, (session, seq): (SessionId, u64), records: u64
         return Err(Failure::new(Exit::Usage, text));
     };
     let content = folder.read_body(session, &body.sha256).map_err(|error| {
-        let place = folder.path().join(bodies::FOLDER).join(&body.sha256);
+        let place = folder.log(session).with_file_name(bodies::FOLDER);
+        let place = place.join(&body.sha256);
         let place = escape(&place.to_string_lossy());
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported => Exit::NoPermission,

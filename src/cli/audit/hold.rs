@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::places::Places;
 use super::{FolderArg, finish, naming, no_sessions};
 use crate::audit::ledger::LedgerEvent;
+use crate::audit::redact;
 use crate::audit::retention::hold::{self, Hold, MAX_REASON};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{self, escape, line};
@@ -210,7 +211,10 @@ fn one_line(reason: impl AsRef<str>) -> Result<String, Failure> {
         let why = format!("--reason: give one line of at most {MAX_REASON} bytes");
         return Err(Failure::new(Exit::Usage, why));
     }
-    Ok(reason.to_owned())
+    let mut reason = reason.to_owned();
+    // It stands in the ledger for ever.
+    redact::text(&mut reason);
+    Ok(reason)
 }
 
 fn unrecorded(places: &Places) {

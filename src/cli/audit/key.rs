@@ -1,5 +1,6 @@
 //! `portcullis audit key`: the key that signs the ledger.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use super::{FolderArg, finish};
 use crate::audit::host;
 use crate::audit::ledger::append::KeyPlace;
-use crate::audit::ledger::key::PUBLIC_FILE;
+use crate::audit::ledger::key::{FILE as FILE_OF_KEY, KeyFile, PUBLIC_FILE};
 use crate::audit::ledger::{FILE, FOLDER, Ledger, LedgerError, PublicKey};
 use crate::audit::notary;
 use crate::cli::failure::{Failure, Outcome};
@@ -127,12 +128,44 @@ pub(super) fn open_ledger(folder: &Path) -> Result<(Ledger, OwnedFd), Failure> {
         })
     };
     let opened = open(folder)?;
-    // The service has its key in another place: whoever reads the ledger cannot read it.
-    let place = if folder.parent() == Some(Path::new(notary::LOGS)) {
-        KeyPlace::In(open(Path::new(notary::STATE))?)
+    let service = folder.parent() == Some(Path::new(notary::LOGS));
+    let place = if service || !folder.join(FILE_OF_KEY).exists() {
+        match given()? {
+            Some(key) => KeyPlace::Given(key),
+            // The service has its key in another place: whoever reads the ledger cannot read it.
+            None if service => KeyPlace::In(open(&state()?)?),
+            None => KeyPlace::Beside,
+        }
     } else {
         KeyPlace::Beside
     };
     let ledger = Ledger::open(&opened, folder, place, Durability::Each, host::id());
     Ok((ledger.map_err(ledger_failure)?, opened))
+}
+
+/// The key that the service manager gives us, as it gives it to the notary.
+fn given() -> Result<Option<KeyFile>, Failure> {
+    notary::credential().map_err(|error| {
+        let text = format!("credential {}: {error}", notary::CREDENTIAL);
+        Failure::new(Exit::Config, text)
+    })
+}
+
+/// Where the notary's key is. Without one there it is a credential, which this process was not given.
+fn state() -> Result<PathBuf, Failure> {
+    let state = PathBuf::from(notary::STATE);
+    match state.join(FILE_OF_KEY).metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let name = notary::CREDENTIAL;
+            let text = format!(
+                "no key of the notary in {}: it is a credential; run this with the line that portcullis-notary.service has: \
+                 systemd-run --pipe --wait -p LoadCredentialEncrypted={name}:PATH portcullis audit …, and \
+                 portcullis-prune.service with the same in a drop-in",
+                state.display()
+            );
+            Err(Failure::new(Exit::Config, text))
+        }
+        // Whatever else is wrong with it is told by who opens it.
+        _ => Ok(state),
+    }
 }

@@ -3,11 +3,13 @@
 //! Reads logs and never writes one. What stands in a record may come from a jail: all of it goes to a
 //! terminal through [`escape`].
 
+mod against;
 mod body;
 mod export;
 mod filters;
 mod forward;
 mod hold;
+mod host;
 mod indexed;
 mod key;
 mod logs;
@@ -54,10 +56,12 @@ Examples:
                                       a later segment, by itself: reported as `part`
   portcullis audit verify --key KEY   by a key that was noted elsewhere: `audit key show` prints it
   portcullis audit verify --anchor /mnt/kept/checkpoints
+  portcullis audit verify --dir /var/log/portcullis    the logs of all users, for those who may read them
 
 Exits with 1 when a record does not hold, and names the first that does not. Logs are held to the ledger
 beside them, which has their heads and is signed: what is missing, replaced or written anew shows. A
-ledger that lost its own tail shows by checkpoints kept elsewhere alone (--anchor).")]
+ledger that lost its own tail shows by checkpoints kept elsewhere alone (--anchor). Logs that the service
+keeps are held to the ledger of the host: auditors read it, others are told of their own logs by the notary.")]
     Verify(verify::VerifyArgs),
     /// Tell a session's story, or print one record
     #[command(after_help = "\
@@ -72,7 +76,10 @@ Examples:
         after_help = "\
 Examples:
   portcullis audit key show           the public half, to be noted elsewhere
-  portcullis audit key rotate         another one signs from here on"
+  portcullis audit key rotate         another one signs from here on
+
+A key that is a credential of the notary (LoadCredential=) is rotated to the one on its second line: add it, restart
+portcullis-notary.service, then run this with the same credential (systemd-run --pipe --wait -p LoadCredential=...)."
     )]
     Key(key::KeyCommand),
     /// Write records in a form that other tools read

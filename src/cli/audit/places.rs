@@ -1,13 +1,12 @@
 //! The folders of logs that one ledger speaks of: the one it lies in, and below that, as the service keeps them, a
 //! folder a user. For the verbs that remove or hold logs; those that read them go by [`super::logs`].
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use super::{FolderArg, folder_failure, key, prove};
-use crate::audit::folder::{FolderError, LogFolder};
+use crate::audit::folder::{FolderError, LogFolder, users};
 use crate::audit::ledger::anchor::Anchors;
 use crate::audit::ledger::read::Contents;
 use crate::audit::ledger::{FOLDER, Ledger, LedgerEvent};
@@ -102,17 +101,6 @@ impl Places {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// The users that have a folder there.
-fn users(path: &Path) -> Vec<u32> {
-    let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    let mut users: Vec<u32> = entries
-        .filter_map(|entry| uid(&entry.file_name()))
-        .collect();
-    users.sort_unstable();
-    users
 }
 
 /// Nothing more was done.

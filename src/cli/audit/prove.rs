@@ -55,7 +55,7 @@ pub(super) struct Proof {
 /// What is wrong with the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
-enum KeyFlaw {
+pub(super) enum KeyFlaw {
     /// The ledger has others.
     #[error("is signed with other keys than this one: {0}")]
     Other(PublicKey),

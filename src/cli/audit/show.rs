@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::logs::Logs;
 use super::{FolderArg, body, finish, log_failure, naming, phrase, verify};
 use crate::audit::Counted;
-use crate::audit::folder::file_name;
 use crate::audit::summary::{Destination, SessionSummary, Start};
 use crate::audit::verify::{Report, State, verify_rest};
 use crate::cli::failure::{Failure, Outcome};
@@ -36,7 +35,7 @@ pub(super) fn show(arguments: &ShowArgs) -> Outcome {
     let path = arguments.folder.path()?;
     let folder = Logs::find(&arguments.folder)?.ok_or_else(|| naming::unknown(&path, name))?;
     let session = naming::find(&folder, name)?;
-    let log = path.join(file_name(session));
+    let log = folder.log(session);
     let report = verify_rest(&folder, session).map_err(|error| log_failure(&log, &error))?;
     match seq {
         Some(seq) if arguments.body => body::show(&folder, (session, seq), report.records),

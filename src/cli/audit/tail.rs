@@ -14,7 +14,6 @@ use super::logs::Logs;
 use super::{FolderArg, finish, log_failure, naming, no_sessions, phrase};
 use crate::audit::facts::{Facts, Links, Place};
 use crate::audit::filter::Filter;
-use crate::audit::folder::file_name;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::segment::{SegmentName, SegmentStore};
 use crate::audit::{AuditEvent, AuditRecord, lock};
@@ -289,7 +288,7 @@ impl View {
     }
 
     fn failure(&self, session: SessionId, error: &io::Error) -> Failure {
-        log_failure(&self.folder.path().join(file_name(session)), error)
+        log_failure(&self.folder.log(session), error)
     }
 
     fn print(&self, entry: &Entry) -> io::Result<()> {

@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::logs::Logs;
-use super::{FolderArg, finish, folder_failure, log_failure, naming, no_sessions, prove};
-use crate::audit::folder::{LogFolder, file_name};
+use super::against::{Ledgers, Name};
+use super::host::Word;
+use super::logs::{Home, Logs};
+use super::{FolderArg, finish, log_failure, naming, no_sessions, prove};
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
-use crate::audit::ledger::read::{Contents, LogName};
+use crate::audit::ledger::read::Bound;
 use crate::audit::segment::SegmentName;
 use crate::audit::verify::{Begins, Report, State, verify_file, verify_log_seen, verify_segment};
 use crate::cli::failure::{Failure, Outcome};
-use crate::cli::print::{escape, line};
+use crate::cli::print::{self, escape, line};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 
@@ -53,16 +53,23 @@ struct Verified {
 pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     let path = arguments.folder.path()?;
     let noted = arguments.key.as_deref().map(prove::noted_key).transpose()?;
-    let anchors = prove::anchors(&arguments.anchors)?;
-    let by_path = !arguments.sessions.is_empty() && arguments.sessions.iter().all(is_path);
-    let (contents, proof) = if by_path && noted.is_none() && anchors.count == 0 {
-        (Contents::default(), None)
+    let whole = arguments.sessions.is_empty();
+    let by_path = !whole && arguments.sessions.iter().all(is_path);
+    let mut ledgers = if by_path && noted.is_none() && arguments.anchors.is_empty() {
+        Ledgers::none(&path)
     } else {
-        // The ledger first: what comes into it while logs are read speaks of records that were not there yet.
-        prove::ledger(&path, noted, anchors)?
+        Ledgers::find(&arguments.folder, (noted, &arguments.anchors))?
     };
-    let logs = logs(arguments, &path)?;
-    if logs.is_empty() && proof.is_none() && !arguments.json {
+    let all = Logs::find(&arguments.folder)?;
+    let logs = logs(arguments, all.as_ref(), &path)?;
+    let here: BTreeSet<Name> = logs.iter().filter_map(Log::name).collect();
+    let is_kept = |name: &Name| matches!(name, Name::Kept(_));
+    let has_service = all.as_ref().is_some_and(Logs::has_service);
+    let asked = noted.is_some() || !arguments.anchors.is_empty();
+    if !has_service || !(whole || asked || here.iter().any(is_kept)) {
+        ledgers.forget_host();
+    }
+    if logs.is_empty() && !ledgers.any() && !arguments.json {
         return no_sessions(&path);
     }
     let mut told = Told {
@@ -71,47 +78,16 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
         goes_on: true,
         pruned: 0,
     };
-    if arguments.sessions.is_empty() {
-        let here: BTreeSet<LogName> = logs.iter().filter_map(Log::name).collect();
-        let gone = contents
-            .sessions
-            .iter()
-            .filter(|(name, _)| !here.contains(name));
-        let mut gone: Vec<_> = gone.collect();
-        gone.sort_by_key(|(name, _)| **name);
-        for ((uid, session), bound) in gone {
-            let standing = missing(bound);
-            let pruned = standing.flaw.is_none();
-            told.pruned += u64::from(pruned);
-            if pruned && !arguments.json {
-                continue;
-            }
-            told.log(&Verified {
-                log: place(&path, *uid).join(file_name(*session)),
-                report: Report {
-                    session: Some(*session),
-                    records: 0,
-                    head: None,
-                    state: if bound.ended {
-                        State::Complete
-                    } else {
-                        State::Open
-                    },
-                    part: None,
-                    pruned: pruned.then_some(standing.bound),
-                    ends: Vec::new(),
-                    broken: None,
-                    clock_set_back: 0,
-                },
-                ledger: Some(standing),
-            })?;
+    if whole {
+        for (name, bound) in ledgers.gone(&here) {
+            let log = ledgers.place(name);
+            told.gone(&Verified::gone(log, name.session(), bound))?;
         }
     }
-    let against = proof.as_ref().map(|_| &contents);
     let mut failure = None;
     prove::each(
         &logs,
-        |log| log.verify(against),
+        |log| log.verify(&ledgers),
         |verified| {
             let outcome = verified.and_then(|verified| told.log(&verified));
             failure = outcome.err();
@@ -121,12 +97,45 @@ pub(super) fn verify(arguments: &VerifyArgs) -> Outcome {
     if let Some(failure) = failure {
         return Err(failure);
     }
-    told.proof(proof.as_ref(), arguments.sessions.is_empty())?;
+    told.pruned();
+    let host = ledgers.host();
+    if let Some(word) = host {
+        told.host(word)?;
+    }
+    let own = here.iter().any(|name| !is_kept(name));
+    told.proof(ledgers.proof.as_ref(), whole && (own || host.is_none()))?;
     // A closed pipe does not make a broken log whole.
     if told.exit == Exit::Success {
         finish(Ok(()))
     } else {
         Ok(told.exit)
+    }
+}
+
+impl Verified {
+    /// Of a log that is not there.
+    fn gone(log: PathBuf, session: SessionId, bound: &Bound) -> Self {
+        let standing = missing(bound);
+        let state = if bound.ended {
+            State::Complete
+        } else {
+            State::Open
+        };
+        Self {
+            log,
+            report: Report {
+                session: Some(session),
+                records: 0,
+                head: None,
+                state,
+                part: None,
+                pruned: standing.flaw.is_none().then_some(standing.bound),
+                ends: Vec::new(),
+                broken: None,
+                clock_set_back: 0,
+            },
+            ledger: Some(standing),
+        }
     }
 }
 
@@ -158,7 +167,17 @@ impl Told {
         Ok(())
     }
 
-    fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
+    /// A log that is gone; one that was pruned as a whole is counted only, for people.
+    fn gone(&mut self, gone: &Verified) -> Result<(), Failure> {
+        let pruned = gone.report.pruned.is_some();
+        self.pruned += u64::from(pruned);
+        if pruned && !self.json {
+            return Ok(());
+        }
+        self.log(gone)
+    }
+
+    fn pruned(&mut self) {
         if self.pruned > 0 && !self.json && self.goes_on {
             let logs = if self.pruned == 1 { "log" } else { "logs" };
             self.goes_on = line(format_args!(
@@ -167,6 +186,9 @@ impl Told {
             ))
             .is_ok();
         }
+    }
+
+    fn proof(&mut self, proof: Option<&prove::Proof>, whole: bool) -> Result<(), Failure> {
         let Some(proof) = proof else {
             if whole && !self.json && self.goes_on {
                 drop(line(
@@ -183,10 +205,34 @@ impl Told {
         } else {
             proof.lines()
         };
+        self.lines(lines);
+        Ok(())
+    }
+
+    fn host(&mut self, word: &Word) -> Result<(), Failure> {
+        match word {
+            _ if !word.holds() => self.exit = Exit::No,
+            Word::Failed(_) if self.exit == Exit::Success => self.exit = Exit::Unavailable,
+            _ => {}
+        }
+        let lines = match word {
+            _ if !self.json => word.lines(),
+            Word::Read(proof) => vec![json(proof)?],
+            Word::Answered(answered) => vec![json(answered)?],
+            // For whoever reads the lines of logs: they are without a word on the ledger.
+            Word::None(_) | Word::Failed(_) => {
+                word.lines().iter().for_each(print::error);
+                return Ok(());
+            }
+        };
+        self.lines(lines);
+        Ok(())
+    }
+
+    fn lines(&mut self, lines: Vec<String>) {
         for text in lines {
             self.goes_on = self.goes_on && line(text).is_ok();
         }
-        Ok(())
     }
 }
 
@@ -195,10 +241,8 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// What is to be verified, opened only when its turn comes.
-enum Log {
-    InFolder(Arc<Logs>, SessionId),
-    /// In a folder of a user's, below that of a host.
-    OfUser(Arc<LogFolder>, u32, SessionId),
+enum Log<'a> {
+    At(&'a Logs, Home, SessionId),
     AtPath(PathBuf),
 }
 
@@ -208,84 +252,53 @@ fn is_path(name: &String) -> bool {
     name.contains(['/', '.'])
 }
 
-/// The folder of a user's logs, or that of all.
-fn place(path: &Path, uid: Option<u32>) -> PathBuf {
-    uid.map_or_else(|| path.to_owned(), |uid| path.join(uid.to_string()))
-}
-
-fn logs(arguments: &VerifyArgs, path: &Path) -> Result<Vec<Log>, Failure> {
-    let folder = Logs::find(&arguments.folder)?.map(Arc::new);
+fn logs<'a>(
+    arguments: &VerifyArgs,
+    logs: Option<&'a Logs>,
+    path: &Path,
+) -> Result<Vec<Log<'a>>, Failure> {
     if arguments.sessions.is_empty() {
-        let Some(folder) = folder else {
+        let Some(logs) = logs else {
             return Ok(Vec::new());
         };
-        let own = folder.sessions()?.into_iter();
-        let own = own.map(|id| Log::InFolder(folder.clone(), id));
-        return Ok(own.chain(of_users(path)?).collect());
+        let mut all = logs.all()?;
+        all.sort_by_key(|(session, home)| (*home, *session));
+        let all = all.into_iter();
+        return Ok(all.map(|(id, home)| Log::At(logs, home, id)).collect());
     }
     let find = |name: &String| {
         if is_path(name) {
             return Ok(Log::AtPath(name.into()));
         }
-        let folder = folder.clone().ok_or_else(|| naming::unknown(path, name))?;
-        let session = naming::find(&folder, name)?;
-        Ok(Log::InFolder(folder, session))
+        let logs = logs.ok_or_else(|| naming::unknown(path, name))?;
+        let (session, home) = naming::find_home(logs, name)?;
+        Ok(Log::At(logs, home, session))
     };
     arguments.sessions.iter().map(find).collect()
 }
 
-/// The logs in the folders of users, as the service keeps them.
-fn of_users(path: &Path) -> Result<Vec<Log>, Failure> {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return Ok(Vec::new());
-    };
-    let uid = |name: &OsStr| -> Option<u32> { name.to_str()?.parse().ok() };
-    let mut uids: Vec<u32> = entries
-        .flatten()
-        .filter_map(|entry| uid(&entry.file_name()))
-        .collect();
-    uids.sort_unstable();
-    let mut logs = Vec::new();
-    for uid in uids {
-        let folder = LogFolder::open(&place(path, Some(uid))).map_err(folder_failure)?;
-        let folder = Arc::new(folder);
-        let sessions = folder.sessions().map_err(folder_failure)?;
-        logs.extend(
-            sessions
-                .into_iter()
-                .map(|id| Log::OfUser(folder.clone(), uid, id)),
-        );
-    }
-    Ok(logs)
-}
-
-impl Log {
-    /// What the ledger calls it.
-    fn name(&self) -> Option<LogName> {
+impl Log<'_> {
+    /// What ledgers call it.
+    fn name(&self) -> Option<Name> {
         match self {
-            Self::InFolder(_, session) => Some((None, *session)),
-            Self::OfUser(_, uid, session) => Some((Some(*uid), *session)),
+            Self::At(logs, home, session) => Some(Name::of(logs, *home, *session)),
             Self::AtPath(_) => None,
         }
     }
 
-    fn verify(&self, ledger: Option<&Contents>) -> Result<Verified, Failure> {
-        let bound = ledger
-            .zip(self.name())
-            .map(|(ledger, name)| ledger.sessions.get(&name));
-        let bound_here = bound.flatten();
-        let pruned = bound_here.map_or(&[][..], |bound| bound.pruned.as_slice());
+    fn verify(&self, ledgers: &Ledgers) -> Result<Verified, Failure> {
+        let name = self.name();
+        let bound = name.and_then(|name| ledgers.bound(name));
+        let pruned = bound.map_or(&[][..], |bound| bound.pruned.as_slice());
         let begins = Begins::Behind(pruned);
-        let mut comparison = Comparison::new(bound_here);
+        let mut comparison = Comparison::new(bound);
         let mut seen = |record, hash| comparison.see(record, hash);
         let (log, report) = match self {
-            Self::InFolder(folder, session) => {
-                let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
-            }
-            Self::OfUser(folder, _, session) => {
-                let log = folder.path().join(file_name(*session));
-                (log, verify_log_seen(&**folder, *session, begins, &mut seen))
+            Self::At(logs, home, session) => {
+                let log = ledgers.place(Name::of(logs, *home, *session));
+                let within = logs.within(*home);
+                let report = verify_log_seen(&within, *session, begins, &mut seen);
+                (log, report)
             }
             Self::AtPath(path) => {
                 let name = path.file_name().and_then(OsStr::to_str);
@@ -298,7 +311,8 @@ impl Log {
             }
         };
         let report = report.map_err(|error| log_failure(&log, &error))?;
-        let ledger = bound.map(|_| comparison.finish(&report));
+        let known = name.filter(|name| ledgers.knows(*name));
+        let ledger = known.map(|_| comparison.finish(&report));
         Ok(Verified {
             log,
             report,

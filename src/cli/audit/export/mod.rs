@@ -159,8 +159,9 @@ impl Export<'_> {
             _ => Checked::from_start(session),
         };
         let mut missing = segments.first().map_or(1, |first| first.number);
+        let log = logs.log(session);
         for segment in segments {
-            let path = logs.path().join(segment.file_name());
+            let path = log.with_file_name(segment.file_name());
             let shown = escape(&path.to_string_lossy());
             if segment.number != missing {
                 self.broken = true;

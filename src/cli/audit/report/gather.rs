@@ -87,7 +87,7 @@ pub(super) struct Approval {
 
 /// Reads a session's log.
 pub(super) fn gather(logs: &Logs, session: SessionId) -> Result<Story, Failure> {
-    let path = logs.path().join(crate::audit::folder::file_name(session));
+    let path = logs.log(session);
     let failed = |error: io::Error| log_failure(&path, &error);
     let report = verify_rest(logs, session).map_err(failed)?;
     let mut left = report.records;

@@ -4,10 +4,11 @@ use std::fmt::{self, Display, Write};
 
 use serde_json::Value;
 
-use super::super::{phrase, verify};
+use super::super::phrase;
 use super::ROWS;
 use super::chart;
 use super::gather::{Event, Story};
+use super::head::{self, Part};
 use crate::audit::verify::State;
 use crate::cli::print::escape;
 
@@ -79,7 +80,7 @@ pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
          <title>Portcullis session {session}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n",
         session = story.session
     )?;
-    head(&mut page, story)?;
+    top(&mut page, story)?;
     tiles(&mut page, story)?;
     page.push_str("<h2>Over time</h2>\n");
     legend(
@@ -114,64 +115,29 @@ pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
     Ok(page)
 }
 
-fn head(page: &mut String, story: &Story) -> fmt::Result {
+fn top(page: &mut String, story: &Story) -> fmt::Result {
     let (class, word) = match (&story.report.broken, story.report.state) {
         (Some(_), _) => ("bad", "log is broken"),
         (None, State::Complete) => ("good", "log is complete"),
         (None, State::Running) => ("open", "still running"),
         (None, State::Open) => ("open", "log was never closed"),
     };
-    let summary = &story.summary;
     writeln!(
         page,
         "<h1>Session <code>{session}</code></h1>\n<p><span class=\"state {class}\">{word}</span></p>\n<dl>",
         session = story.session
     )?;
-    let mut row = |name: &str, value: String| writeln!(page, "<dt>{name}</dt><dd>{value}</dd>");
-    row(
-        "user",
-        format!("{} on host {}", text(&summary.user), text(&summary.host_id)),
-    )?;
-    if let Some(start) = &summary.start {
-        let isolation = &start.isolation;
-        row(
-            "command",
-            format!("<code>{}</code>", text(phrase::command(&start.argv))),
-        )?;
-        row(
-            "workspace",
-            format!("<code>{}</code>", text(&start.workspace)),
-        )?;
-        let (profile, mode) = (text(&start.profile), text(&start.mode));
-        row(
-            "profile",
-            format!(
-                "{profile} ({mode}), policy <code>{}</code>",
-                text(start.generation.as_str())
-            ),
-        )?;
-        let mut achieved = format!(
-            "{}, Landlock ABI {}, seccomp table of {} calls",
-            text(&isolation.bwrap),
-            isolation.landlock_abi,
-            isolation.seccomp_allowed
-        );
-        for shortfall in &isolation.shortfalls {
-            let (what, needs) = (text(&shortfall.what), text(&shortfall.needs));
-            write!(achieved, "; without {what} (needs {needs})")?;
-        }
-        row("isolation", achieved)?;
-        row("started", format!("{:.3}", start.at))?;
+    for (name, parts) in head::rows(story) {
+        let value: String = parts
+            .into_iter()
+            .map(|part| match part {
+                Part::Ours(words) => words,
+                Part::Text(said) => text(said),
+                Part::Code(said) => format!("<code>{}</code>", text(said)),
+            })
+            .collect();
+        writeln!(page, "<dt>{name}</dt><dd>{value}</dd>")?;
     }
-    let ended = summary.end.as_ref().map(|end| {
-        let status = text(phrase::status(&end.status));
-        format!("{status} after {}", phrase::duration(end.ms))
-    });
-    row("ended", ended.unwrap_or_else(|| "not recorded".to_owned()))?;
-    if let Some(by) = &summary.stopped_by {
-        row("stopped", format!("by {}", text(by)))?;
-    }
-    row("chain", text(verify::findings(&story.report)))?;
     page.push_str("</dl>\n");
     Ok(())
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::super::{phrase, verify};
 use super::ROWS;
 use super::gather::{Event, Story};
+use super::head::{self, Part};
 use super::html::{items, squeezed};
 use crate::cli::print::escape;
 
@@ -29,7 +30,7 @@ fn text(text: impl Display) -> String {
 /// The page.
 pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
     let mut page = String::new();
-    head(&mut page, story)?;
+    top(&mut page, story)?;
     hosts(&mut page, story)?;
     denials(&mut page, story)?;
     rest(&mut page, story)?;
@@ -45,48 +46,22 @@ pub(super) fn page(story: &Story) -> Result<String, fmt::Error> {
     Ok(page)
 }
 
-fn head(page: &mut String, story: &Story) -> fmt::Result {
-    let summary = &story.summary;
+fn top(page: &mut String, story: &Story) -> fmt::Result {
     writeln!(page, "# Session `{}`\n", story.session)?;
-    let mut row = |name: &str, value: &str| writeln!(page, "- **{name}**: {value}");
-    row("log", verify::word(&story.report).trim_end())?;
-    row("chain", &text(verify::findings(&story.report)))?;
-    row(
-        "user",
-        &format!("{} on host {}", text(&summary.user), text(&summary.host_id)),
+    writeln!(
+        page,
+        "- **log**: {}",
+        verify::word(&story.report).trim_end()
     )?;
-    if let Some(start) = &summary.start {
-        row("command", &text(phrase::command(&start.argv)))?;
-        row("workspace", &text(&start.workspace))?;
-        let (profile, mode) = (text(&start.profile), text(&start.mode));
-        row(
-            "profile",
-            &format!(
-                "{profile} ({mode}), policy {}",
-                text(start.generation.as_str())
-            ),
-        )?;
-        let isolation = &start.isolation;
-        let mut achieved = format!(
-            "{}, Landlock ABI {}, seccomp table of {} calls",
-            text(&isolation.bwrap),
-            isolation.landlock_abi,
-            isolation.seccomp_allowed
-        );
-        for shortfall in &isolation.shortfalls {
-            let (what, needs) = (text(&shortfall.what), text(&shortfall.needs));
-            write!(achieved, "; without {what} (needs {needs})")?;
-        }
-        row("isolation", &achieved)?;
-        row("started", &format!("{:.3}", start.at))?;
-    }
-    let ended = summary.end.as_ref().map(|end| {
-        let status = text(phrase::status(&end.status));
-        format!("{status} after {}", phrase::duration(end.ms))
-    });
-    row("ended", ended.as_deref().unwrap_or("not recorded"))?;
-    if let Some(by) = &summary.stopped_by {
-        row("stopped", &format!("by {}", text(by)))?;
+    for (name, parts) in head::rows(story) {
+        let value: String = parts
+            .into_iter()
+            .map(|part| match part {
+                Part::Ours(words) => words,
+                Part::Text(said) | Part::Code(said) => text(said),
+            })
+            .collect();
+        writeln!(page, "- **{name}**: {value}")?;
     }
     Ok(())
 }

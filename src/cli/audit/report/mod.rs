@@ -1,12 +1,13 @@
 //! `portcullis audit report`: one session's story as a page to keep: HTML without anything from elsewhere, or
 //! Markdown.
 //!
-//! Owns: what is gathered ([`gather`]), how time is cut up ([`series`]), the pages ([`html`], [`markdown`]) and
+//! Owns: what is gathered ([`gather`]), what stands at the top of each page ([`head`]), how time is cut up ([`series`]), the pages ([`html`], [`markdown`]) and
 //! their drawings ([`chart`]). Trusts: nothing in a record. All text goes into a page through the page's own
 //! escape, and every table has an end.
 
 mod chart;
 mod gather;
+mod head;
 mod html;
 mod markdown;
 mod series;

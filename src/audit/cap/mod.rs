@@ -1,5 +1,5 @@
 //! Caps on what a record takes from outside, so that no jail can make a record long; and the place where every
-//! text of every event loses its secrets ([`redact`]), before it is cut.
+//! text of every event loses its secrets ([`mod@redact`]), before it is cut.
 //!
 //! Counted in bytes as they stand in the file, escapes included: an argument of control characters
 //! takes six times its length there. What was cut ends with `…`.
@@ -8,9 +8,9 @@ use super::changes::{FileChanges, MAX_NAMED};
 use super::event::{AuditEvent, MAX_SHOWN_SOCKETS, Status};
 use super::http::HttpExchange;
 use super::process::{MAX_ARGUMENTS, MAX_PARENTS, Process};
-use super::redact;
+use super::redact::{self, names};
 use crate::ids::PolicyGeneration;
-use crate::policy::{Host, RuleId};
+use crate::policy::RuleId;
 
 /// One argument.
 const ARGUMENT: usize = 4 << 10;
@@ -57,8 +57,7 @@ impl AuditEvent {
         match self {
             Self::SessionStarted {
                 argv,
-                // As long as a name may be.
-                name: _,
+                name,
                 profile,
                 mode,
                 workspace,
@@ -66,6 +65,8 @@ impl AuditEvent {
                 isolation,
                 unix_sockets,
             } => {
+                // It is never longer than a name may be.
+                name.iter_mut().for_each(names::session);
                 unix_sockets.truncate(MAX_SHOWN_SOCKETS);
                 for socket in unix_sockets {
                     cut(&mut socket.path, TEXT);
@@ -93,7 +94,7 @@ impl AuditEvent {
                 generation,
                 ..
             } => {
-                clean_host(host);
+                names::host(host);
                 if let Some(path) = path {
                     // The gate leaves the query out; should it ever not, secrets stand there.
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
@@ -110,19 +111,21 @@ impl AuditEvent {
                 refused,
                 ..
             } => {
-                cut_name(name);
+                names::domain(name);
+                cut(name, TEXT);
                 addresses.truncate(ITEMS);
                 refused.truncate(ITEMS);
             }
             Self::DnsAsked { name, kind, .. } => {
-                cut_name(name);
+                names::domain(name);
+                cut(name, TEXT);
                 cut(kind, WORD);
             }
             Self::EgressRefused { detail, .. } => cut(detail, TEXT),
             Self::CredentialUsed {
                 credential, host, ..
             } => {
-                clean_host(host);
+                names::host(host);
                 cut(credential, WORD);
             }
             Self::HttpExchanged(exchange) => cut_exchange(exchange),
@@ -134,7 +137,7 @@ impl AuditEvent {
             Self::ApprovalAsked {
                 host, path, rule, ..
             } => {
-                clean_host(host);
+                names::host(host);
                 if let Some(path) = path {
                     path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
                     cut(path, TEXT);
@@ -231,46 +234,6 @@ fn cut_exchange(exchange: &mut HttpExchange) {
     }
 }
 
-/// A secret can be a label of a name that was asked for: then the label goes, the rest tells where it went.
-fn clean_host(host: &mut Host) {
-    if let Host::Name(name) = host
-        && let Some(clean) = clean_name(name.as_str())
-        && let Ok(clean) = Host::parse(&clean)
-    {
-        *host = clean;
-    }
-}
-
-/// A name as it was asked for, which need not be one.
-fn cut_name(name: &mut String) {
-    if let Some(clean) = clean_name(name) {
-        *name = clean;
-    }
-    cut(name, TEXT);
-}
-
-/// A name without its labels that are secrets; `None`: it has none.
-fn clean_name(name: &str) -> Option<String> {
-    if redact::text(&mut name.to_owned()) == 0 {
-        return None;
-    }
-    let labels = name.split('.').map(|label| {
-        if redact::text(&mut label.to_owned()) == 0 {
-            label
-        } else {
-            "redacted"
-        }
-    });
-    let clean = labels.collect::<Vec<_>>().join(".");
-    // One that only the whole name shows leaves nothing of it.
-    let known = redact::text(&mut clean.clone()) == 0;
-    Some(if known {
-        clean
-    } else {
-        "redacted.invalid".to_owned()
-    })
-}
-
 /// Cuts every argument, and drops those beyond the cap on all of them.
 fn cut_arguments(argv: &mut Vec<String>, (one, all): (usize, usize)) {
     redact::arguments(argv);
@@ -328,213 +291,4 @@ fn written(c: char) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{PolicyGeneration, SessionId};
-
-    #[test]
-    fn texts_are_cut_by_what_they_take_in_the_file_and_at_character_borders() {
-        let mut short = "x".repeat(TEXT);
-        cut(&mut short, TEXT);
-        assert_eq!(short, "x".repeat(TEXT));
-        let mut long = "é".repeat(TEXT);
-        cut(&mut long, TEXT);
-        assert_eq!(long, "é".repeat((TEXT - 3) / 2) + "…");
-        let mut controls = "\u{1}".repeat(TEXT);
-        cut(&mut controls, TEXT);
-        assert_eq!(controls, "\u{1}".repeat((TEXT - 3) / 6) + "…");
-    }
-
-    #[test]
-    fn a_query_is_never_recorded() {
-        let event = AuditEvent::EgressDecided {
-            conn: crate::ids::ConnId(1),
-            transport: crate::policy::Transport::Forward,
-            host: Host::parse("a.test").unwrap(),
-            port: crate::policy::Port::HTTP,
-            method: None,
-            path: Some("/v1/é?key=secret#x".into()),
-            verdict: crate::policy::Verdict::Deny,
-            reason: None,
-            rule: None,
-            generation: PolicyGeneration::new(""),
-            process: None,
-            process_unknown: None,
-        };
-        let AuditEvent::EgressDecided { path, .. } = event.capped() else {
-            unreachable!()
-        };
-        assert_eq!(path.as_deref(), Some("/v1/é"));
-    }
-
-    #[test]
-    fn no_text_of_an_event_keeps_a_secret() {
-        use crate::audit::http::HttpVersion;
-        use crate::ids::ConnId;
-        use crate::policy::{Port, Scope, Transport, Verdict};
-        let secret = format!("glpat-{}", "a1b2".repeat(6));
-        let text = || format!("kept {secret} too");
-        let name = || format!("{secret}.a.test");
-        let host = || Host::parse(&name()).unwrap();
-        let conn = ConnId(1);
-        let exchange = HttpExchange {
-            conn,
-            method: text(),
-            version: HttpVersion::Http2,
-            status: None,
-            request_type: Some(text()),
-            response_type: Some(text()),
-            request_encoding: Some(text()),
-            response_encoding: Some(text()),
-            request_bytes: 0,
-            response_bytes: 0,
-            first_byte_ms: None,
-            ms: 0,
-            upgraded: false,
-            ended_by: crate::audit::EndedBy::Gate,
-            thread: Some(text()),
-            turn: Some(text()),
-        };
-        for event in [
-            AuditEvent::EgressDecided {
-                conn,
-                transport: Transport::Forward,
-                host: host(),
-                port: Port::HTTP,
-                method: None,
-                path: Some(format!("/kept/{secret}/too")),
-                verdict: Verdict::Deny,
-                reason: None,
-                rule: Some(RuleId::new(text())),
-                generation: PolicyGeneration::new(text()),
-                process: None,
-                process_unknown: None,
-            },
-            AuditEvent::DnsQuery {
-                conn,
-                name: name(),
-                addresses: Vec::new(),
-                refused: Vec::new(),
-            },
-            AuditEvent::DnsAsked {
-                name: name(),
-                kind: "A".to_owned(),
-                answer: crate::audit::DnsAnswer::Refused,
-                process: None,
-                process_unknown: None,
-            },
-            AuditEvent::EgressRefused {
-                conn,
-                transport: Transport::Forward,
-                reason: crate::policy::DenyReason::Malformed,
-                detail: text(),
-                process: None,
-                process_unknown: None,
-            },
-            AuditEvent::CredentialUsed {
-                conn,
-                credential: text(),
-                host: host(),
-            },
-            AuditEvent::ApprovalAnswered {
-                question: crate::ids::QuestionId(1),
-                end: crate::policy::QuestionEnd::Allowed,
-                scope: Some(Scope::Once),
-                by: Some(text()),
-            },
-            AuditEvent::PolicyRejected { error: text() },
-            AuditEvent::SessionStopping {
-                by: text(),
-                kill: false,
-            },
-            AuditEvent::SessionEnded {
-                status: Status::NotStarted(text()),
-                ms: 0,
-                files: None,
-            },
-            AuditEvent::HttpExchanged(Box::new(exchange)),
-        ] {
-            let name = event.name();
-            let written = serde_json::to_string(&event.capped()).unwrap();
-            assert!(!written.contains(&secret), "{written}");
-            // What stands beside it stays.
-            let beside = written.contains("kept") || written.contains("redacted.a.test");
-            assert!(written.contains("redacted") && beside, "{name}: {written}");
-        }
-    }
-
-    #[test]
-    fn what_a_process_shows_is_cut_wherever_it_stands() {
-        let noise = "\u{1}".repeat(100_000);
-        let process = Process {
-            pid: 2,
-            host_pid: 3,
-            exe: noise.clone(),
-            argv: vec![noise.clone(); 1000],
-            parents: vec![
-                crate::audit::process::Parent {
-                    pid: 1,
-                    exe: noise.clone(),
-                };
-                100
-            ],
-            shared_with: 9,
-        };
-        let asked = AuditEvent::DnsAsked {
-            name: "a.test".to_owned(),
-            kind: "A".to_owned(),
-            answer: crate::audit::DnsAnswer::Refused,
-            process: Some(Box::new(process)),
-            process_unknown: None,
-        };
-        let AuditEvent::DnsAsked { process, .. } = asked.capped() else {
-            unreachable!()
-        };
-        let process = process.unwrap();
-        let cut = "\u{1}".repeat((TEXT - 3) / 6) + "…";
-        assert_eq!(process.exe, cut);
-        assert_eq!(process.parents.len(), MAX_PARENTS);
-        assert!(process.parents.iter().all(|parent| parent.exe == cut));
-        let mut argv = vec![cut; 7];
-        // Of each its quotes and its comma count as well.
-        argv.push("… 58 more arguments".to_owned());
-        assert_eq!(process.argv, argv);
-    }
-
-    #[test]
-    fn the_longest_start_of_a_session_fits_a_record() {
-        let noise = "\u{1}".repeat(100_000);
-        let shortfall = crate::audit::Shortfall {
-            what: noise.clone(),
-            needs: noise.clone(),
-        };
-        let socket = crate::audit::event::ShownSocket {
-            path: noise.clone(),
-            danger: Some(noise.clone()),
-        };
-        let event = AuditEvent::SessionStarted {
-            name: None,
-            argv: vec![noise.clone(); 1000],
-            profile: noise.clone(),
-            mode: noise.clone(),
-            workspace: noise.clone(),
-            generation: PolicyGeneration::new(noise.clone()),
-            isolation: crate::audit::Isolation {
-                bwrap: noise.clone(),
-                landlock_abi: 7,
-                seccomp_allowed: 300,
-                shortfalls: vec![shortfall; 1000],
-            },
-            unix_sockets: vec![socket; 1000],
-        };
-        let session = SessionId::generate();
-        let form = super::super::record::Form::new("0123456789abcdef", session, &user(&noise));
-        let mut line = Vec::new();
-        let genesis = super::super::ChainHash::genesis(session);
-        let now = jiff::Timestamp::now();
-        form.unwrap()
-            .seal(&mut line, (1, now), &event.capped(), genesis)
-            .unwrap();
-        assert!(line.len() > ARGUMENTS, "{}", line.len());
-    }
-}
+mod tests;
