@@ -256,6 +256,18 @@ pub enum AuditEvent {
         /// Bytes of a last record that was written only in part, and cut off. It was not acknowledged.
         lost_bytes: u64,
     },
+    /// The disk did not take what was written to a segment of the log, as it said late (fsync(2)): that segment is given up,
+    /// and this is the first record of another. Nothing that came after the last record below was acknowledged from there.
+    #[serde(rename = "log.sync_failed")]
+    LogSyncFailed {
+        /// The number of the segment that is given up.
+        segment: u32,
+        /// The place in the log of the last record in it that the disk is known to have. What follows it there, if anything
+        /// does, may not be there after the next start of the machine.
+        records: u64,
+        /// What the disk said.
+        why: String,
+    },
     /// Records could not be kept for a while: a full disk, a slow one. The first record after that while, or behind
     /// those that waited.
     #[serde(rename = "records.lost")]
@@ -280,6 +292,20 @@ pub enum AuditEvent {
     #[serde(rename = "gate.lost")]
     GateLost {
         /// Milliseconds from `session.started` to this record.
+        ms: u64,
+    },
+    /// The witness ended by itself, and another one is about to take its place: of connections made meanwhile nobody can
+    /// say which process made them (`no_witness`).
+    #[serde(rename = "witness.restarted")]
+    WitnessRestarted {
+        /// Milliseconds for which there was none, from when it was noticed to this record.
+        ms: u64,
+    },
+    /// The witness ended by itself, and none takes its place: from here on nobody can say which process made a
+    /// connection.
+    #[serde(rename = "witness.lost")]
+    WitnessLost {
+        /// Milliseconds for which another one was tried.
         ms: u64,
     },
     /// Somebody had the session ended.
@@ -351,8 +377,11 @@ impl AuditEvent {
             Self::PolicyRejected { .. } => "policy.rejected",
             Self::GateRestarted { .. } => "gate.restarted",
             Self::LogResumed { .. } => "log.resumed",
+            Self::LogSyncFailed { .. } => "log.sync_failed",
             Self::RecordsLost { .. } => "records.lost",
             Self::GateLost { .. } => "gate.lost",
+            Self::WitnessRestarted { .. } => "witness.restarted",
+            Self::WitnessLost { .. } => "witness.lost",
             Self::SessionStopping { .. } => "session.stopping",
             Self::SessionForwarded { .. } => "session.forwarded",
             Self::SessionAttached { .. } => "session.attached",
@@ -371,6 +400,19 @@ impl AuditEvent {
         }
     }
 
+    /// Whether it tells of a death or of a loss: that has happened whether or not it is on record, and lets nothing
+    /// through.
+    pub fn tells_of_a_loss(&self) -> bool {
+        matches!(
+            self,
+            Self::GateRestarted { .. }
+                | Self::GateLost { .. }
+                | Self::WitnessRestarted { .. }
+                | Self::WitnessLost { .. }
+                | Self::RecordsLost { .. }
+        )
+    }
+
     /// Who may report it.
     pub fn source(&self) -> Source {
         match self {
@@ -378,12 +420,15 @@ impl AuditEvent {
             | Self::PolicyRejected { .. }
             | Self::GateRestarted { .. }
             | Self::GateLost { .. }
+            | Self::WitnessRestarted { .. }
+            | Self::WitnessLost { .. }
             | Self::SessionStopping { .. }
             | Self::SessionForwarded { .. }
             | Self::SessionAttached { .. }
             | Self::SessionDetached { .. }
             | Self::SessionEnded { .. } => Source::Session,
             Self::LogResumed { .. }
+            | Self::LogSyncFailed { .. }
             | Self::RecordsLost {
                 by: LostBy::Writer, ..
             } => Source::Writer,
@@ -415,13 +460,13 @@ impl AuditEvent {
 /// end a session's log, nor can it start one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `policy.rejected`, and `limit.hit` of a time or a
-    /// share of the machine.
+    /// The session process: `session.*`, `gate.restarted`, `gate.lost`, `witness.*`, `policy.rejected`, and `limit.hit` of a
+    /// time or a share of the machine.
     Session,
     /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.
     Gate,
-    /// The audit writer itself: `log.resumed`, `records.lost`. No channel is its own.
+    /// The audit writer itself: `log.resumed`, `log.sync_failed`, `records.lost`. No channel is its own.
     Writer,
 }
 

@@ -4,6 +4,10 @@
 //! only when [`Log::commit`] has answered `Ok`. After a failed commit the file is cut back to the last
 //! record that counts, and so is the chain: what is staged next follows that one.
 //!
+//! Where the disk fails late, which fdatasync(2) tells, nothing of the segment after the last record that counts is relied
+//! on again: the kernel may have dropped those pages, and a second fdatasync(2) of the same file answers `Ok` all the same.
+//! What follows goes into the next segment, whose first record says so (`log.sync_failed`).
+//!
 //! A segment that is full, or of another day (UTC), is followed by the next: a new file in the same folder,
 //! which is the only thing that is opened after the start.
 
@@ -13,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::chain::ChainHash;
 use super::event::AuditEvent;
@@ -114,7 +118,33 @@ pub struct Log {
     staged_day: i64,
     /// What is to be made good before anything is written.
     owed: Owed,
+    /// A segment that the disk did not take, until that is on record in another.
+    doubted: Option<Doubted>,
+    /// Segments that were given up before anything was in them.
+    given_up: u32,
 }
+
+/// A segment that nothing is added to any more, because the disk failed to take what was written to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Doubted {
+    segment: u32,
+    /// The last record in it that the disk is known to have taken.
+    records: u64,
+    why: String,
+}
+
+impl Doubted {
+    fn told(&self) -> AuditEvent {
+        AuditEvent::LogSyncFailed {
+            segment: self.segment,
+            records: self.records,
+            why: self.why.clone(),
+        }
+    }
+}
+
+/// Segments in a row whose names the disk does not take: more are not tried.
+const GIVEN_UP: u32 = 8;
 
 /// A link of the chain.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +154,18 @@ struct Link {
     seq: u64,
 }
 
+/// Whether the disk has the name of the segment that is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Name {
+    /// It has, or nobody wants to know.
+    #[default]
+    Kept,
+    /// It is to be asked.
+    Owed,
+    /// It failed to take it. What it says of the same folder next is not about that name: another is needed.
+    Failed,
+}
+
 /// What failed and has to be done first.
 #[derive(Debug, Clone, Copy, Default)]
 struct Owed {
@@ -131,8 +173,8 @@ struct Owed {
     cut: bool,
     /// The file is not locked.
     lock: bool,
-    /// The folder may not have the file's name on the disk.
-    name: bool,
+    /// Whether the folder has the file's name on the disk.
+    name: Name,
 }
 
 /// What a log was like that is continued.
@@ -190,6 +232,8 @@ impl Log {
             staged: Vec::new(),
             staged_day: 0,
             owed: Owed::default(),
+            doubted: None,
+            given_up: 0,
         })
     }
 
@@ -217,31 +261,34 @@ impl Log {
         let folder = LogFolder::from_fd(own, shown);
         let segments = folder.segments(session);
         let segments = segments.map_err(|error| failed_at(first)(io::Error::other(error)))?;
-        let (before, newest) = match segments.as_slice() {
-            [] => return Err(failed_at(first)(io::ErrorKind::NotFound.into())),
-            [newest] => (None, *newest),
-            [.., before, newest] => (Some(*before), *newest),
+        let Some((newest, earlier)) = segments.split_last() else {
+            return Err(failed_at(first)(io::ErrorKind::NotFound.into()));
         };
+        let newest = *newest;
+        let before = with_records(&folder, earlier);
         let broken_at = |segment: SegmentName, why: String| LogError::NotContinued {
             path: shown.join(segment.file_name()),
             why,
         };
         let (file, found) = open_to_continue(&folder, newest).map_err(failed_at(newest))?;
         let mut chain = Chain::new(Some(session));
-        chain.begins_anywhere = before.unwrap_or(newest).number > 1;
-        if let Some(before) = before {
-            if before.number + 1 != newest.number {
-                return Err(broken_at(
-                    newest,
-                    "the segment before it is missing".to_owned(),
-                ));
-            }
-            let taken = folder.open_segment(before);
-            let taken = taken.and_then(|file| chain.take_segment(before, file, false));
-            if let Some(broken) = taken.map_err(failed_at(before))? {
-                return Err(broken_at(before, broken.to_string()));
+        chain.begins_anywhere = before.first().unwrap_or(&newest).number > 1;
+        let follow = |one: &SegmentName, next: &SegmentName| one.number + 1 == next.number;
+        let all = [before, &[newest]].concat();
+        if !all.is_sorted_by(follow) {
+            return Err(broken_at(
+                newest,
+                "the segment before it is missing".to_owned(),
+            ));
+        }
+        for before in before {
+            let taken = folder.open_segment(*before);
+            let taken = taken.and_then(|file| chain.take_segment(*before, file, false));
+            if let Some(broken) = taken.map_err(failed_at(*before))? {
+                return Err(broken_at(*before, broken.to_string()));
             }
         }
+        let known = chain.seq;
         let again = file.try_clone().map_err(failed_at(newest))?;
         let taken = chain.take_segment(newest, again, false);
         let length = match taken.map_err(failed_at(newest))? {
@@ -260,7 +307,7 @@ impl Log {
             hash: chain.head().unwrap_or_else(|| ChainHash::genesis(session)),
             seq: chain.seq,
         };
-        let log = Self {
+        let mut log = Self {
             folder: folder.into(),
             shown: shown.to_owned(),
             segment: newest,
@@ -276,10 +323,18 @@ impl Log {
             staged_day: 0,
             owed: Owed {
                 // The writer before may have died in between.
-                name: durability == Durability::Each,
+                name: name_of_new(durability),
                 ..Owed::default()
             },
+            doubted: None,
+            given_up: 0,
         };
+        // What the writer before had not heard of: this is the last time that the disk may say so.
+        if durability == Durability::Each
+            && let Err(error) = log.sync()
+        {
+            log.doubt(known, &error);
+        }
         let resumed = Resumed {
             lost_bytes: found.length.saturating_sub(length),
             ended: chain.ended.then_some(chain.seq),
@@ -316,6 +371,16 @@ impl Log {
 
     /// The same with an event that has been cut to its caps, as of this time.
     pub fn stage_capped(&mut self, event: &AuditEvent, at: Timestamp) -> Result<u64, LogError> {
+        if let Some(doubted) = &self.doubted
+            && self.staged.is_empty()
+        {
+            let told = doubted.told().capped();
+            self.seal(&told, at)?;
+        }
+        self.seal(event, at)
+    }
+
+    fn seal(&mut self, event: &AuditEvent, at: Timestamp) -> Result<u64, LogError> {
         let Link { hash, seq } = self.staged_link;
         let seq = seq + 1;
         let hash = self.form.seal(&mut self.staged, (seq, at), event, hash)?;
@@ -330,17 +395,21 @@ impl Log {
         if self.staged.is_empty() {
             return Ok(());
         }
-        let kept = self
+        let written = self
             .make_good()
             .and_then(|()| self.roll_if_due())
-            .and_then(|()| self.write_staged())
-            .and_then(|()| match self.durability {
-                Durability::Batch => Ok(()),
-                Durability::Each => self.sync(),
-            });
-        if let Err(error) = kept {
+            .and_then(|()| self.write_staged());
+        if let Err(error) = written {
             return Err(self.take_back(&error));
         }
+        if self.durability == Durability::Each
+            && let Err(error) = self.sync()
+        {
+            self.doubt(self.kept_link.seq, &error);
+            return Err(self.take_back(&error));
+        }
+        self.doubted = None;
+        self.given_up = 0;
         self.length += self.staged.len() as u64;
         self.staged.clear();
         self.kept_link = self.staged_link;
@@ -353,6 +422,18 @@ impl Log {
         Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
+    /// The disk failed to take what was written. Of a segment with nothing else in it all is cut off and written anew, so
+    /// that the next answer is about all of it; another is not added to any more.
+    fn doubt(&mut self, records: u64, error: &io::Error) {
+        if self.length > 0 {
+            self.doubted.get_or_insert(Doubted {
+                segment: self.segment.number,
+                records,
+                why: error.to_string(),
+            });
+        }
+    }
+
     /// What an earlier batch could not do.
     fn make_good(&mut self) -> io::Result<()> {
         if self.owed.cut {
@@ -363,9 +444,10 @@ impl Log {
             lock::hold(&self.file)?;
             self.owed.lock = false;
         }
-        if self.owed.name {
+        if self.owed.name == Name::Owed {
+            self.owed.name = Name::Failed;
             rustix::fs::fsync(&self.folder)?;
-            self.owed.name = false;
+            self.owed.name = Name::Kept;
         }
         Ok(())
     }
@@ -374,8 +456,24 @@ impl Log {
     fn roll_if_due(&mut self) -> io::Result<()> {
         let full = self.length + self.staged.len() as u64 > self.segment_bytes;
         let of_another_day = self.day.is_some_and(|day| day != self.staged_day);
-        if self.length == 0 || !(full || of_another_day) {
+        let doubted = self.doubted.as_ref();
+        let doubted = doubted.is_some_and(|one| one.segment == self.segment.number);
+        let due = self.length > 0 && (full || of_another_day || doubted);
+        let nameless = self.owed.name == Name::Failed;
+        if !(due || nameless) {
             return Ok(());
+        }
+        if doubted {
+            // So that what was cut off stays off. It is read no more than the rest of this file if it fails.
+            self.sync().ok();
+        }
+        if nameless {
+            if self.given_up >= GIVEN_UP {
+                return Err(io::Error::other(
+                    "the disk does not take the names of new segments",
+                ));
+            }
+            self.given_up += 1;
         }
         let too_many = || io::Error::other("too many segments");
         let number = self.segment.number.checked_add(1).ok_or_else(too_many)?;
@@ -386,7 +484,7 @@ impl Log {
         let file = begin(&self.folder, segment)?;
         // Locked before the one before is let go, so that a reader never sees a log that nobody writes.
         self.owed.lock = true;
-        self.owed.name = self.durability == Durability::Each;
+        self.owed.name = name_of_new(self.durability);
         let locked = lock::hold(&file);
         self.owed.lock = locked.is_err();
         self.file = file;
@@ -433,11 +531,30 @@ impl Log {
     }
 }
 
+/// What is to be asked about a name that may not be on the disk.
+fn name_of_new(durability: Durability) -> Name {
+    match durability {
+        Durability::Each => Name::Owed,
+        Durability::Batch => Name::Kept,
+    }
+}
+
 /// Makes the file of a segment.
 fn begin(folder: &OwnedFd, segment: SegmentName) -> io::Result<File> {
     let name = segment.file_name();
     let fd = rustix::fs::openat(folder, name, NEW_SEGMENT, NEW_SEGMENT_MODE)?;
     Ok(fd.into())
+}
+
+/// The last of these segments with a record in it, and those after it: they have none.
+fn with_records<'a>(folder: &LogFolder, segments: &'a [SegmentName]) -> &'a [SegmentName] {
+    let has = |segment: &SegmentName| {
+        segment.packed
+            || rustix::fs::statat(folder, segment.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                .is_ok_and(|found| found.st_size > 0)
+    };
+    let last = segments.iter().rposition(has).unwrap_or_default();
+    segments.get(last..).unwrap_or_default()
 }
 
 /// A segment that is continued.

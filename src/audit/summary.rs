@@ -57,9 +57,18 @@ pub struct SessionSummary {
     /// How often another writer went on with the log: a record that stands twice was sent again.
     #[serde(skip_serializing_if = "is_zero")]
     pub log_resumed: u64,
+    /// How often the disk did not take what was written to a segment, which was given up.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sync_failures: u64,
     /// How many records could not be kept, as `records.lost` tells.
     #[serde(skip_serializing_if = "is_zero")]
     pub records_lost: u64,
+    /// How often another witness took the place of one that died: connections made meanwhile name no process.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub witness_restarts: u64,
+    /// Whether the witness was lost for good: connections made since name no process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub witness_lost: bool,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -276,18 +285,35 @@ impl SessionSummary {
                 }
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
-            AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
-            AuditEvent::LogResumed { .. } => self.log_resumed += 1,
-            AuditEvent::RecordsLost { count, .. } => {
-                self.records_lost = self.records_lost.saturating_add(count);
-            }
-            AuditEvent::GateLost { .. } => self.gate_lost = true,
+            died @ (AuditEvent::GateRestarted { .. }
+            | AuditEvent::GateLost { .. }
+            | AuditEvent::WitnessRestarted { .. }
+            | AuditEvent::WitnessLost { .. }
+            | AuditEvent::LogResumed { .. }
+            | AuditEvent::LogSyncFailed { .. }
+            | AuditEvent::RecordsLost { .. }) => self.died(&died),
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms, files } => {
                 self.end = Some(End { status, ms });
                 self.files = files;
             }
+        }
+    }
+
+    /// Something of the session's own failed.
+    fn died(&mut self, event: &AuditEvent) {
+        match event {
+            AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
+            AuditEvent::GateLost { .. } => self.gate_lost = true,
+            AuditEvent::WitnessRestarted { .. } => self.witness_restarts += 1,
+            AuditEvent::WitnessLost { .. } => self.witness_lost = true,
+            AuditEvent::LogResumed { .. } => self.log_resumed += 1,
+            AuditEvent::LogSyncFailed { .. } => self.sync_failures += 1,
+            AuditEvent::RecordsLost { count, .. } => {
+                self.records_lost = self.records_lost.saturating_add(*count);
+            }
+            _ => {}
         }
     }
 

@@ -227,6 +227,17 @@ pub(super) fn lines(progress: Progress<'_>) -> Vec<(String, bool)> {
             "the audit writer died and another one goes on with the log".to_owned(),
             true,
         ),
+        Progress::Notice(Notice::WitnessRestarted(outage)) => (
+            format!(
+                "the witness died and another one took its place after {} ms: records of connections made meanwhile name no process",
+                outage.as_millis()
+            ),
+            true,
+        ),
+        Progress::Notice(Notice::WitnessLost) => (
+            "the witness died: records name no process from now on".to_owned(),
+            true,
+        ),
         Progress::Notice(Notice::GateLost) => (
             "the gate died: this session has no network any more".to_owned(),
             true,

@@ -205,6 +205,24 @@ pub(super) fn another_writer(
     Ok(lane)
 }
 
+/// Another witness of the session's jail. It ends with the session's channel to it, at the latest with everything else in
+/// the session's namespace.
+pub(super) fn another_witness(
+    others: &Others,
+    running: &mut Running,
+) -> Result<OwnedFd, SupplyError> {
+    let (ours, theirs) = Channel::pair()?;
+    let witness = process(
+        Operation::StartWitness {
+            namespace: running.namespace().try_clone_to_owned()?,
+            channel: theirs.into(),
+        },
+        others,
+    )?;
+    running.take_witness(witness);
+    Ok(ours.into())
+}
+
 fn start_writer(
     others: &Others,
     running: &mut Running,

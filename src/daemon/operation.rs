@@ -79,6 +79,13 @@ pub enum Operation<'a> {
         /// The user whose folder the log is in.
         uid: u32,
     },
+    /// A witness of a session's jail, as uid 0 of the session's namespace. Yields it.
+    StartWitness {
+        /// In which.
+        namespace: OwnedFd,
+        /// Its end of the session's channel.
+        channel: OwnedFd,
+    },
     /// The folder in which a user's sessions have their sockets, made where it is missing.
     MakeRuntimeFolder(&'a Peer),
     /// The control groups of a session. Yields them.
@@ -219,6 +226,7 @@ impl Operation<'_> {
             Self::StartSession { .. } => "start the session process",
             Self::StartGate { .. } => "start the gate",
             Self::StartWriter { .. } => "start the audit writer",
+            Self::StartWitness { .. } => "start the witness",
             Self::MakeRuntimeFolder(_) => "make /run/portcullis/user",
             Self::MakeGroups { .. } => "make control groups",
             Self::MoveInto { .. } => "move a process into a control group",
@@ -254,6 +262,7 @@ impl Operation<'_> {
                     Some(folder),
                 )
             }
+            Self::StartWitness { namespace, channel } => start_witness(namespace, channel),
             Self::MakeRuntimeFolder(caller) => runtime_folder(caller),
             Self::MakeGroups { session, limits } => {
                 let (groups, missing) = handed::make(&session.to_string(), limits);
@@ -309,6 +318,17 @@ fn start_session(caller: &Peer, namespace: OwnedFd, channel: OwnedFd) -> io::Res
         .inherit_stderr()
         .fd(channel, service::CHANNEL_FD)
         .run_as_in(namespace, identity)
+        .start()?;
+    running(&child)
+}
+
+/// As the session starts its first one, while it still may.
+fn start_witness(namespace: OwnedFd, channel: OwnedFd) -> io::Result<Yield> {
+    let child = Spawn::new(&beside::installed("portcullis-init")?)
+        .arg("witness")
+        .fd(channel, 3)
+        .own_process_group()
+        .run_as_root_in(namespace)
         .start()?;
     running(&child)
 }

@@ -95,6 +95,8 @@ pub(super) struct Running {
     pub gate: Option<Companion>,
     /// `None`: not started yet, or ended.
     pub writer: Option<Companion>,
+    /// The witness, where the session's own died: not kept for the next daemon, it ends with the session.
+    witness: Option<Process>,
     /// Since when its own process has ended.
     ended: Option<Instant>,
     asks: VecDeque<Instant>,
@@ -122,6 +124,7 @@ impl Running {
             doors: Vec::new(),
             gate: None,
             writer: None,
+            witness: None,
             ended: None,
             asks: VecDeque::new(),
             answered: 0,
@@ -172,6 +175,7 @@ impl Running {
             doors: Vec::new(),
             gate: companion(gate, gate_supply),
             writer: companion(writer, writer_supply),
+            witness: None,
             ended: None,
             asks: VecDeque::new(),
             answered: 0,
@@ -234,6 +238,7 @@ impl Running {
             .into_iter()
             .chain(process)
             .chain(companions.map(|companion| companion.process.as_fd()))
+            .chain(self.witness.as_ref().map(Process::as_fd))
             .chain(self.doors.iter().filter_map(Door::fd))
     }
 
@@ -317,6 +322,15 @@ impl Running {
         }
     }
 
+    /// Has a new witness, in the place of the one before, which ends here if it has not yet.
+    pub(super) fn take_witness(&mut self, witness: Process) {
+        if let Some(before) = self.witness.replace(witness) {
+            before.kill().ok();
+            // Reaps it.
+            before.has_ended();
+        }
+    }
+
     fn keep_record(&mut self) {
         let bytes = serde_json::to_vec(&self.record).unwrap_or_default();
         match fd::sealed("session", &bytes) {
@@ -338,6 +352,9 @@ impl Running {
         }
         if gone(&self.writer) {
             self.writer = None;
+        }
+        if self.witness.as_ref().is_some_and(Process::has_ended) {
+            self.witness = None;
         }
         if self.lives() && self.process.has_ended() {
             self.ended = Some(Instant::now());

@@ -403,6 +403,7 @@ fn obey(others: &Others, running: &mut Running, Asked { number, ask }: Asked) {
         }
         Ask::Gate => launch::another_gate(others, running).map(|gate| vec![gate]),
         Ask::Writer => launch::another_writer(others, running).map(|lane| vec![lane]),
+        Ask::Witness => launch::another_witness(others, running).map(|channel| vec![channel]),
         Ask::Groups { limits } => match launch::groups(others, running, number, limits) {
             Ok(()) => return,
             Err(error) => Err(error),

@@ -147,9 +147,12 @@ fn run(control: &Channel) -> Result<(), StartError> {
     control.send(&GateReply::Confined { authority })?;
     // 6. Who knows the jail's processes, and the listeners, made in the jail's network namespace.
     let mut received = control.recv_with::<GateCommand>()?;
+    let mut introductions = None;
     if received.message == GateCommand::Witness {
         let _inside = runtime.enter();
-        gate.witness.meet(received.fds.pop());
+        let mut fds = received.fds.into_iter();
+        introductions = fds.next();
+        gate.witness.meet(fds.next());
         received = control.recv_with::<GateCommand>()?;
     }
     if received.message != GateCommand::Serve {
@@ -166,7 +169,11 @@ fn run(control: &Channel) -> Result<(), StartError> {
         let generation = gate.rules().generation().clone();
         gate.reporter.note(AuditEvent::PolicyApplied { generation });
     }
-    runtime.block_on(LocalSet::new().run_until(serve(gate, sockets, (supply, control))))
+    runtime.block_on(LocalSet::new().run_until(serve(
+        gate,
+        sockets,
+        (supply, introductions, control),
+    )))
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, StartError> {
@@ -269,7 +276,7 @@ async fn tell_of_records(gate: &Gate) {
 async fn serve(
     gate: Rc<Gate>,
     sockets: Sockets,
-    (supply, control): (UnixStream, &Channel),
+    (supply, introductions, control): (UnixStream, Option<OwnedFd>, &Channel),
 ) -> Result<(), StartError> {
     let reporting = Rc::clone(&gate);
     tokio::task::spawn_local(async move { reporting.reporter.run().await });
@@ -285,6 +292,10 @@ async fn serve(
     tokio::task::spawn_local(budget::serve(Rc::clone(&gate)));
     let attributing = Rc::clone(&gate);
     tokio::task::spawn_local(async move { attributing.witness.run().await });
+    if let Some(introductions) = introductions {
+        let meeting = Rc::clone(&gate);
+        tokio::task::spawn_local(async move { meeting.witness.be_introduced(introductions).await });
+    }
     let places = Rc::new(Places::new(gate.limits.connections));
     let mut accepting = JoinSet::new();
     if let Some((socket, port)) = sockets.datagrams {

@@ -8,14 +8,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::keyring::Keyring;
@@ -23,7 +26,8 @@ use super::placeholder;
 use crate::audit::process::{Process, ProcessUnknown};
 use crate::ids::ConnId;
 use crate::wire::frame;
-use crate::wire::witness::{Asked, MAX_TOLD, Maker, PATIENCE, Protocol, Told};
+use crate::wire::supply::{Deliveries, only};
+use crate::wire::witness::{Asked, Introduction, MAX_TOLD, Maker, PATIENCE, Protocol, Told};
 
 use super::state::Gate;
 
@@ -113,30 +117,69 @@ pub(super) struct Witness {
     /// Those of open connections.
     connections: RefCell<HashMap<ConnId, Rc<Inquiry>>>,
     last: Cell<u64>,
+    /// There is another lane.
+    met: Notify,
 }
 
 impl Witness {
-    /// Whom to ask from now on; `None`: nobody can be. To be called within a runtime, before anything is accepted.
+    /// Whom to ask from now on; `None`: nobody can be. To be called within a runtime, the first time before anything is
+    /// accepted.
     pub(super) fn meet(&self, channel: Option<OwnedFd>) {
-        let open = |channel: OwnedFd| {
-            let channel = StdUnixStream::from(channel);
-            channel.set_nonblocking(true)?;
-            UnixStream::from_std(channel)
-        };
-        let lane = channel.and_then(|channel| open(channel).ok());
+        let lane = channel.and_then(|channel| asynchronous(channel).ok());
         let lane = lane.map_or(Lane::Lost, |lane| Lane::Open(Rc::new(lane)));
+        // Nobody answers what the one before was asked.
+        self.lose();
         self.lane.replace(lane);
+        self.met.notify_one();
     }
 
-    /// Takes answers until there is nobody to ask any more.
-    pub(super) async fn run(&self) {
-        let lane = self.lane.borrow().clone();
-        let Lane::Open(lane) = lane else {
+    /// Takes answers, of one witness after the other.
+    pub(super) async fn run(&self) -> Infallible {
+        loop {
+            let lane = self.lane.borrow().clone();
+            if let Lane::Open(lane) = lane {
+                let mut hearing = pin!(self.hear(&lane));
+                while self.has(&lane) {
+                    tokio::select! {
+                        // Whatever ended it, it is of no use any more.
+                        _ended = &mut hearing => {
+                            if self.has(&lane) {
+                                self.lose();
+                            }
+                            break;
+                        }
+                        () = self.met.notified() => {}
+                    }
+                }
+            } else {
+                self.met.notified().await;
+            }
+        }
+    }
+
+    /// Whether this is the way to the witness.
+    fn has(&self, lane: &Rc<UnixStream>) -> bool {
+        matches!(&*self.lane.borrow(), Lane::Open(open) if Rc::ptr_eq(open, lane))
+    }
+
+    /// Meets whom the session introduces, until it is gone or says what does not belong here.
+    pub(super) async fn be_introduced(&self, session: OwnedFd) {
+        let Ok(session) = asynchronous(session) else {
             return;
         };
-        // Whatever ended it, it is of no use any more.
-        self.hear(&lane).await.ok();
-        self.lose();
+        let mut introductions = Deliveries::default();
+        while session.readable().await.is_ok() {
+            let next = session.try_io(Interest::READABLE, || match introductions.next(&session) {
+                Ok(Some(introduced)) => Ok(introduced),
+                Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) => Err(io::Error::other(error)),
+            });
+            match next {
+                Ok((Introduction::Witness, fds)) => self.meet(only(fds)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
     }
 
     async fn hear(&self, lane: &UnixStream) -> io::Result<()> {
@@ -294,6 +337,13 @@ impl Drop for Attributed {
         let mut connections = self.gate.witness.connections.borrow_mut();
         connections.remove(&self.conn);
     }
+}
+
+/// To be called within a runtime.
+fn asynchronous(channel: OwnedFd) -> io::Result<UnixStream> {
+    let channel = StdUnixStream::from(channel);
+    channel.set_nonblocking(true)?;
+    UnixStream::from_std(channel)
 }
 
 /// Takes one whole frame from the front of the buffer.

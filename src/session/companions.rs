@@ -15,14 +15,15 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 
 use crate::audit::AuditEvent;
-use crate::jail::Witness;
 use crate::policy::{BodiesPolicy, NetworkPolicy, OnFailure};
 use crate::sys::beside::Process;
 use crate::wire::audit::{Append, AppendError, AuditReply, kept};
 use crate::wire::frame::Received;
 use crate::wire::gate::{GateBoot, GateCommand, GateReply, GateSummary};
+use crate::wire::witness::Introduction;
 use crate::wire::{Channel, Inbox, WireError};
 
+use super::observer::Observer;
 use super::restarts::Restarts;
 use super::signals::{Arrived, Signals};
 use super::starter::Starter;
@@ -228,6 +229,15 @@ pub enum News {
     Lost,
 }
 
+/// What became of a witness that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observed {
+    /// Another one took its place after so long.
+    Restarted(Duration),
+    /// None does.
+    Lost,
+}
+
 impl AuditWriter {
     const WHO: &'static str = "audit writer";
 
@@ -364,7 +374,9 @@ pub struct Gate {
     /// Copies of the jail's listeners. While there is no gate what connects waits; nobody else accepts.
     listeners: Vec<OwnedFd>,
     /// Whom each gate asks which process of the jail made a connection.
-    witness: Option<Witness>,
+    observer: Option<Observer>,
+    /// Where the gate is introduced to later ones.
+    introductions: Option<Channel>,
     restarts: Restarts,
 }
 
@@ -386,7 +398,8 @@ impl Gate {
             inbox: RefCell::new(Inbox::new(MAX_REPLY)),
             boot,
             listeners: Vec::new(),
-            witness: None,
+            observer: None,
+            introductions: None,
             restarts: Restarts::default(),
         })
     }
@@ -404,29 +417,66 @@ impl Gate {
     pub fn serve(
         &mut self,
         listeners: Vec<OwnedFd>,
-        witness: Witness,
+        observer: Observer,
         signals: &mut Signals,
     ) -> Result<(), CompanionError> {
         self.listeners = listeners;
-        self.witness = Some(witness);
-        self.hand_over(&self.control)?;
+        self.observer = Some(observer);
+        self.introductions = Some(self.hand_over(&self.control)?);
         match receive(Self::WHO, &self.control, Some(signals))?.message {
             GateReply::Serving => Ok(()),
             other => Err(Self::complaint(other)),
         }
     }
 
-    fn hand_over(&self, control: &Channel) -> Result<(), CompanionError> {
+    /// Tells a gate that is confined whom to ask and where to accept. Answers the channel for introductions.
+    fn hand_over(&self, control: &Channel) -> Result<Channel, CompanionError> {
+        let (introductions, theirs) = Channel::pair().map_err(|error| Self::wire(error.into()))?;
         // A witness that has ended does not keep a gate from serving: its records say so.
-        let channel = self.witness.as_ref().and_then(|one| one.channel().ok());
-        let channel: Vec<_> = channel.iter().map(AsFd::as_fd).collect();
+        let channel = self.observer.as_ref().and_then(Observer::channel);
+        let fds = std::iter::once(theirs.as_fd()).chain(channel.as_ref().map(AsFd::as_fd));
+        let fds: Vec<_> = fds.collect();
         control
-            .send_with(&GateCommand::Witness, &channel)
+            .send_with(&GateCommand::Witness, &fds)
             .map_err(Self::wire)?;
         let borrowed: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         control
             .send_with(&GateCommand::Serve, &borrowed)
-            .map_err(Self::wire)
+            .map_err(Self::wire)?;
+        Ok(introductions)
+    }
+
+    /// What becomes readable when the witness dies. `None`: there is none.
+    pub fn observer_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.observer.as_ref().and_then(Observer::fd)
+    }
+
+    /// Has another witness take the place of the one that died, for this gate and each later one. Answers what became of
+    /// it, which is on record; one that cannot be recorded is there all the same, because it lets nothing through.
+    pub fn another_observer(&mut self, audit: Option<&mut AuditWriter>) -> Observed {
+        let since = Instant::now();
+        let restarted = self.observer.as_mut().is_some_and(Observer::restart);
+        let outage = since.elapsed();
+        let ms = u64::try_from(outage.as_millis()).unwrap_or(u64::MAX);
+        if let Some(audit) = audit {
+            let event = if restarted {
+                AuditEvent::WitnessRestarted { ms }
+            } else {
+                AuditEvent::WitnessLost { ms }
+            };
+            // An outage of records is told by whoever keeps them.
+            audit.append(event).ok();
+        }
+        if !restarted {
+            return Observed::Lost;
+        }
+        let channel = self.observer.as_ref().and_then(Observer::channel);
+        if let (Some(channel), Some(gate)) = (channel, &self.introductions) {
+            // A gate that is gone is found out by its own channel, and the next one is told when it starts.
+            gate.send_with(&Introduction::Witness, &[channel.as_fd()])
+                .ok();
+        }
+        Observed::Restarted(outage)
     }
 
     /// Has another gate take the place of this one, which died or is of no use. It goes on under the policy
@@ -466,12 +516,13 @@ impl Gate {
         }
         let ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         audit.append(AuditEvent::GateRestarted { ms })?;
-        self.hand_over(&control)?;
+        let introductions = self.hand_over(&control)?;
         match receive_within(Self::WHO, &control, ANSWER)?.message {
             GateReply::Serving => {}
             other => return Err(Self::complaint(other)),
         }
         self.control = control;
+        self.introductions = Some(introductions);
         self.inbox = RefCell::new(Inbox::new(MAX_REPLY));
         Ok(())
     }

@@ -14,6 +14,7 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
+use crate::jail::witness::Subject;
 use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Sweeper, Witness};
 use crate::sys::{harden, memory};
 use crate::wire::gate::{GateSummary, LimitNotice};
@@ -28,6 +29,7 @@ use super::error::LaunchError;
 use super::jail_trust::JailTrust;
 use super::known_bwrap;
 use super::limits::Limits;
+use super::observer::Observer;
 use super::plan::{LaunchRequest, Plan};
 use super::resources::{self, ResourceHit, Resources};
 use super::signals::Signals;
@@ -214,8 +216,18 @@ impl Companions {
     ) -> Result<Report, LaunchError> {
         // A gate that was lost has no summary; its loss was told when it happened, and is recorded.
         let summary = self.gate.drain().ok();
-        if self.recording && self.record_end(plan, &outcome, summary.is_some()).is_err() {
-            tell(Progress::Notice(Notice::AuditLost));
+        if self.recording
+            && let Err(error) = self.record_end(plan, &outcome, summary.is_some())
+        {
+            match (&outcome, error) {
+                // It says so itself, and nothing has begun.
+                (Err(LaunchError::Companion(CompanionError::Append(_))), _) => {}
+                (_, error @ CompanionError::Append(_)) => {
+                    let line = format!("the end of this session is not on record: {error}");
+                    tell(Progress::Notice(Notice::Problem(line)));
+                }
+                _ => tell(Progress::Notice(Notice::AuditLost)),
+            }
         }
         // The ends of their channels end both; first the writer's, which has the ledger to sign.
         drop((self.audit, self.gate));
@@ -411,9 +423,16 @@ impl Jail {
         let (diagnostics, missing) = jail::witness::take_diagnostics(&mut confined.listeners);
         confined.isolation.shortfalls.extend(missing);
         // Init waits for our word, so its number is its own.
+        let subject = Subject::of(confined.pid, diagnostics)?;
         let witness = self.witness.take();
         let witness = witness.ok_or(CompanionError::Unexpected("witness"))?;
-        witness.watch(confined.pid, diagnostics.as_ref())?;
+        let program = self.program.try_clone();
+        let program = program.map_err(|source| LaunchError::System {
+            what: "pass portcullis-init",
+            source,
+        })?;
+        let starter = (program, plan.footing, plan.service.clone());
+        let observer = Observer::new(witness, subject, starter)?;
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {
@@ -435,7 +454,7 @@ impl Jail {
         confined.isolation.shortfalls.append(&mut self.shortfalls);
         companions
             .gate
-            .serve(confined.listeners, witness, signals)?;
+            .serve(confined.listeners, observer, signals)?;
         companions.since = Instant::now();
         desk.introduce(plan.described(confined.isolation.clone(), confined.pid));
         companions

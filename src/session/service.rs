@@ -202,6 +202,11 @@ impl Service {
         self.ask_for_one(Ask::Writer)
     }
 
+    /// Has another witness started: gives the channel to it.
+    pub fn another_witness(&mut self) -> Result<Channel, ServiceError> {
+        self.ask_for_one(Ask::Witness)
+    }
+
     /// Has control groups made that hold these limits, and says which limits none holds.
     pub fn groups(
         &mut self,

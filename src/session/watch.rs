@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use rustix::event::PollFlags;
 use rustix::process::pidfd_send_signal;
 
-use super::companions::{AuditWriter, CompanionError, Gate, News, any_ready};
+use super::companions::{AuditWriter, CompanionError, Gate, News, Observed, any_ready};
 use super::desk::{Desk, Stop, Tell};
 use super::limits::{self, Limits};
 use super::live::has_terminal;
@@ -55,6 +55,10 @@ pub enum Notice {
     GateRestarted(Duration),
     /// The gate died: the jail has no network any more.
     GateLost,
+    /// The witness died, and another one took its place after so long.
+    WitnessRestarted(Duration),
+    /// The witness died: records name no process any more.
+    WitnessLost,
     /// The audit writer died, and another one goes on with its log.
     AuditRestarted,
     /// The audit writer died: the gate refuses everything.
@@ -154,6 +158,9 @@ impl Watch<'_> {
         let metered = fds.len();
         // In the place of a meter that is not there, again the signal queue.
         fds.push(self.resources.fd().unwrap_or(signals));
+        let observer = self.gate.as_deref().and_then(Gate::observer_fd);
+        let watches_observer = observer.is_some();
+        fds.push(observer.unwrap_or(signals));
         fds.extend(self.desk.fds());
         let mut fds: Vec<_> = fds.into_iter().map(|fd| (fd, PollFlags::IN)).collect();
         fds.extend(self.desk.polled());
@@ -163,6 +170,7 @@ impl Watch<'_> {
         if is_ready(metered) {
             self.count(None, tell);
         }
+        let observer_died = watches_observer && is_ready(metered + 1);
         // The audit writer does not speak unasked: something to read is the end of its channel.
         if audit_spoke
             && watches_audit
@@ -186,6 +194,12 @@ impl Watch<'_> {
                 // A new policy may have brought others.
                 watch.limits.adopt(watch.desk.budgets());
                 Ok(())
+            });
+        }
+        if observer_died && let Some(gate) = &mut self.gate {
+            tell(match gate.another_observer(self.audit.as_deref_mut()) {
+                Observed::Restarted(outage) => Notice::WitnessRestarted(outage),
+                Observed::Lost => Notice::WitnessLost,
             });
         }
         let audit = self.audit.as_deref_mut();

@@ -97,6 +97,18 @@ impl Spawn {
         self.before_exec(move || user.assume_in(&namespace))
     }
 
+    /// Starts it as uid 0 of a namespace of [`super::userns::make`], without supplementary groups: it has every capability
+    /// there, and none here. We must be root, and have one thread.
+    #[must_use]
+    pub fn run_as_root_in(self, namespace: OwnedFd) -> Self {
+        self.before_exec(move || {
+            set_thread_groups(&[])?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User))?;
+            set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+            Ok(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?)
+        })
+    }
+
     /// Starts it as uid 0 of the namespace that we were given ([`super::userns::is_given`]), with our groups: it
     /// has every capability there.
     #[must_use]

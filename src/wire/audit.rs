@@ -8,7 +8,8 @@
 //! one, the writer ends.
 //!
 //! A record that cannot be kept is answered [`AuditReply::Failed`], and so are the next ones, until the writer has told of
-//! the loss in a record of its own; or, where the profile says that the session goes on, [`AuditReply::Held`]. The gate is
+//! the loss in a record of its own; or, where the profile says that the session goes on, [`AuditReply::Held`], as always what
+//! tells of a death or a loss ([`AuditEvent::tells_of_a_loss`]). The gate is
 //! told unasked when that begins ([`AuditReply::Blocked`]) and when it is over ([`AuditReply::Writing`]).
 //!
 //! A record that was not acknowledged when a writer died is sent again to the next one. So each record is
@@ -106,7 +107,7 @@ pub enum AuditReply {
         seq: u64,
     },
     /// It is not kept yet: it waits in the writer's memory, or is counted there, until the disk takes records again. Only
-    /// where [`OnFailure::Continue`] is asked for.
+    /// where [`OnFailure::Continue`] is asked for, or what tells of a loss.
     Held {
         /// The id of the [`Append`].
         id: u64,

@@ -101,8 +101,9 @@ pub const MARK: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum GateCommand {
-    /// Before it serves: whom to ask which process made a connection, by the channel that came with this frame
-    /// ([`super::witness`]); without one nobody can be asked, and records say so.
+    /// Before it serves: whom to ask which process made a connection. Brings a channel on which the session introduces
+    /// witnesses later ([`super::witness::Introduction`]), then the channel to the present one; without that nobody
+    /// can be asked, and records say so.
     Witness,
     /// Accept on the listeners that came with this frame.
     Serve,

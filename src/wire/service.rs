@@ -151,6 +151,9 @@ pub enum Ask {
     Gate,
     /// Another audit writer: the one before died, or is to die. Given: the lane to it.
     Writer,
+    /// Another witness: the one that the session itself had started died, and it has given up the right to start one.
+    /// Given: the channel to it ([`super::witness`]).
+    Witness,
     /// Control groups that hold these limits, in the units of [`Resource`]. Answered by a [`ToSession::Group`]
     /// for each that there is, then [`ToSession::Grouped`].
     Groups {

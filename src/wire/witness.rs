@@ -32,6 +32,14 @@ pub enum Order {
     Gate,
 }
 
+/// Session → gate, on the channel that came with [`GateCommand::Witness`](super::gate::GateCommand::Witness).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Introduction {
+    /// The witness died, and this is the channel to another one.
+    Witness,
+}
+
 /// The transport of what was accepted or received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

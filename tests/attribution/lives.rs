@@ -190,7 +190,7 @@ fn numbers_that_are_used_again_are_never_taken_for_those_that_had_them() {
 }
 
 #[test]
-fn another_gate_asks_the_same_witness_and_one_that_hangs_or_dies_is_said_to() {
+fn another_gate_asks_the_same_witness_and_one_that_hangs_is_said_to_and_one_that_dies_replaced() {
     const WAITS: &str = "import os, sys, time\n\
         from ask import ask\n\
         print(os.getpid(), flush=True)\n\
@@ -210,6 +210,8 @@ fn another_gate_asks_the_same_witness_and_one_that_hangs_or_dies_is_said_to() {
         "three",
         "four",
         "five",
+        "six",
+        "seven",
     ];
     let arguments = ["run", "-p", &place.scene.profile, "--"];
     let mut session = install
@@ -242,17 +244,33 @@ fn another_gate_asks_the_same_witness_and_one_that_hangs_or_dies_is_said_to() {
     let third = ask("three");
     kill_process(witness, Signal::CONT).unwrap();
     let fourth = ask("four");
+    // Nobody replaces it while its session is stopped.
+    let session_itself = rustix::process::Pid::from_child(&session);
+    kill_process(session_itself, Signal::STOP).unwrap();
     kill_process(witness, Signal::KILL).unwrap();
     until("its end", || {
         let text = std::fs::read_to_string(format!("/proc/{}/stat", witness.as_raw_nonzero()));
         text.map_or(true, |text| text.contains(") Z "))
     });
     let fifth = ask("five");
+    kill_process(session_itself, Signal::CONT).unwrap();
+    until("another witness", || {
+        install.events("witness.restarted").len() == 1
+    });
+    // The record comes before the channel to it.
+    let sixth = ask("six");
+    until("it is told", || {
+        one("bin/portcullis-init", "witness") != witness
+    });
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let seventh = ask("seven");
     let mut said = String::new();
     std::io::Read::read_to_string(&mut session.stdout.take().unwrap(), &mut said).unwrap();
     assert!(session.wait().unwrap().success());
     let expected = process(&said, &program("python3"), &argv, &[]);
-    for named in [first, second, fourth] {
+    let at_once = sixth.get("process").is_some() || sixth["process_unknown"] == "no_witness";
+    assert!(at_once, "{sixth}");
+    for named in [first, second, fourth, seventh] {
         assert_eq!(told(&named), expected);
     }
     let why = |event: &Value| {

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 
 use portcullis::audit::{Process, ProcessUnknown};
+use portcullis::jail::witness::Subject;
 use portcullis::jail::{Footing, Witness};
 use portcullis::wire::Channel;
 use portcullis::wire::witness::{Asked, Maker, Protocol, Told};
@@ -68,7 +69,7 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
     let program_file = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
     let pid = rustix::process::Pid::from_raw(init.try_into().unwrap()).unwrap();
     let witness = Witness::start(&program_file, Footing::Own).unwrap();
-    witness.watch(pid, None).unwrap();
+    witness.watch(&Subject::of(pid, None).unwrap()).unwrap();
     let channel = Channel::from(witness.channel().unwrap());
     let ask = |id, protocol, client, server| {
         let asked = Asked {

@@ -22,6 +22,7 @@ mod terminal;
 
 mod bodies;
 mod frames;
+mod full;
 mod launch;
 mod ledger;
 mod others;

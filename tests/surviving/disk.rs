@@ -236,3 +236,107 @@ fn a_session_does_not_begin_on_a_full_disk_whatever_its_profile_says() {
     let run = scene.install.run(&["-p", &profile], &["true"]);
     assert_eq!(run.status, Some(0), "{run:?}");
 }
+
+/// Whether all of this happened in this order, each of it once.
+fn assert_order(records: &[serde_json::Value], order: [&str; 3]) {
+    let places = order.map(|wanted| {
+        let of = |record: &serde_json::Value| record["event"] == wanted || record["path"] == wanted;
+        let mut found = records.iter().enumerate().filter(|(_, record)| of(record));
+        let (place, _) = found
+            .next()
+            .unwrap_or_else(|| panic!("{wanted}: {records:#?}"));
+        place
+    });
+    assert!(places.is_sorted(), "{order:?} {records:#?}");
+}
+
+#[test]
+fn a_gate_that_dies_while_the_disk_is_full_is_replaced_and_that_comes_first_on_record() {
+    for (tables, during) in [("", "503"), (CONTINUE, "200")] {
+        let scene = Scene::new(Who::User, "", tables);
+        let disk = SmallDisk::mount(&scene);
+        let mut session = scene.session(&[]);
+        assert_eq!(session.does(&scene.act("http", "/before")), "200");
+        disk.fill();
+        eventually("nothing is kept", || {
+            session.does(&scene.act("http", "/full")) == during
+                && String::from_utf8(scene.install.portcullis(["ps"]).stdout)
+                    .unwrap()
+                    .contains("[audit ")
+        });
+        let kept = scene.records().len();
+        for _ in 0..2 {
+            let gate = scene.gate();
+            kill(gate, Signal::SIGKILL).unwrap();
+            eventually("another gate", || {
+                crate::support::running(&scene.install.path("bin/portcullis-gate"))
+                    .iter()
+                    .any(|one| *one != gate)
+            });
+            assert_eq!(session.does(&scene.act("http", "/during")), during);
+        }
+        assert_eq!(scene.records().len(), kept, "there is no room");
+        let sent = scene.allowed.log.connections();
+        if during == "503" {
+            assert_eq!(session.does(&scene.act("http", "/still")), "503");
+            assert_eq!(scene.allowed.log.connections(), sent);
+        }
+        disk.free();
+        eventually("room", || {
+            session.does(&scene.act("http", "/after")) == "200"
+        });
+        eventually("the records", || scene.count("gate.restarted") == 2);
+        let (status, errors) = session.end();
+        assert_eq!(status, Some(0), "{errors}");
+        assert!(!errors.contains("no network any more"), "{errors}");
+        scene.assert_verified();
+        assert_eq!(scene.count("gate.lost"), 0);
+        if during == "200" {
+            assert_order(&scene.records(), ["/full", "gate.restarted", "/during"]);
+        } else {
+            assert_order(
+                &scene.records(),
+                ["gate.restarted", "records.lost", "/after"],
+            );
+        }
+    }
+}
+
+#[test]
+fn a_writer_that_dies_while_the_disk_is_full_is_replaced_and_goes_on_when_there_is_room() {
+    for (tables, during) in [("", "503"), (CONTINUE, "200")] {
+        let scene = Scene::new(Who::User, "", tables);
+        let disk = SmallDisk::mount(&scene);
+        let mut session = scene.session(&[]);
+        assert_eq!(session.does(&scene.act("http", "/before")), "200");
+        disk.fill();
+        eventually("nothing is kept", || {
+            session.does(&scene.act("http", "/full")) == during
+                && String::from_utf8(scene.install.portcullis(["ps"]).stdout)
+                    .unwrap()
+                    .contains("[audit ")
+        });
+        let writer = scene.writer();
+        kill(writer, Signal::SIGKILL).unwrap();
+        eventually("another writer", || scene.writer() != writer);
+        assert_eq!(session.does(&scene.act("http", "/during")), during);
+        disk.free();
+        eventually("room", || {
+            session.does(&scene.act("http", "/after")) == "200"
+        });
+        eventually("the record", || scene.count("log.resumed") == 1);
+        let (status, errors) = session.end();
+        assert_eq!(status, Some(0), "{errors}");
+        scene.assert_verified();
+        // What the first writer held or refused died with it, and is counted by the gate.
+        let records = scene.records();
+        let lost = |by| {
+            let lost = records.iter().filter(|one| one["event"] == "records.lost");
+            lost.filter(|one| one["by"] == by).count()
+        };
+        assert_eq!(lost("gate"), 1);
+        // The second told of its own what it had refused.
+        assert_eq!(lost("writer"), usize::from(during == "503"));
+        assert_order(&scene.records(), ["/before", "log.resumed", "records.lost"]);
+    }
+}

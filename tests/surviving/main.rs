@@ -1,4 +1,4 @@
-//! Real sessions whose gate or audit writer dies: another one takes its place, nothing leaves meanwhile that
+//! Real sessions whose gate, audit writer or witness dies: another one takes its place, nothing leaves meanwhile that
 //! would not have left before, nothing that was acknowledged is lost, and nothing that was used up is back.
 #![expect(
     clippy::unwrap_used,
@@ -17,6 +17,7 @@ mod disk;
 mod dns;
 mod ends;
 mod gate;
+mod late;
 #[path = "../ask/scene.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod scene;
@@ -28,4 +29,5 @@ mod tls_origin;
 #[path = "../support/upstream.rs"]
 #[expect(dead_code, reason = "shared with other suites")]
 mod upstream;
+mod witness;
 mod writer;

@@ -155,6 +155,7 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
+            Self::LogSyncFailed { why, .. } => cut(why, TEXT),
             Self::RecordsLost { kinds, why, .. } => {
                 let all = std::mem::take(kinds).into_iter().take(ITEMS);
                 *kinds = all
@@ -176,6 +177,8 @@ impl AuditEvent {
             | Self::GateRestarted { .. }
             | Self::LogResumed { .. }
             | Self::GateLost { .. }
+            | Self::WitnessRestarted { .. }
+            | Self::WitnessLost { .. }
             | Self::DnsDropped { .. }
             | Self::BodySkipped(_)
             | Self::EgressDialed { .. }

@@ -148,7 +148,14 @@ impl Followed {
             ..SegmentName::first(self.session)
         };
         match folder.open_segment(segment) {
-            Ok(file) => Ok(rustix::fs::fdatasync(&file)?),
+            Ok(file) => {
+                rustix::fs::fdatasync(&file)?;
+                if file.metadata()?.len() < self.offset {
+                    // The disk failed, and the writer has heard of it before us: those were never acknowledged.
+                    return Err(io::Error::other("its writer took records back"));
+                }
+                Ok(())
+            }
             // Packed meanwhile, so it was brought there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),

@@ -92,12 +92,30 @@ impl Bodies {
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         for name in bodies::places(sha256) {
             match rustix::fs::openat(folder, &name, NEW_SEGMENT, NEW_SEGMENT_MODE) {
-                Err(Errno::EXIST) if is_there(folder, &name, content) => return Ok(()),
+                Err(Errno::EXIST) if self.has(folder, &name, content) => return Ok(()),
                 Err(Errno::EXIST) => {}
-                made => return self.fill(folder, &made?, content),
+                made => {
+                    let file = made?;
+                    let filled = self.fill(folder, &file, content);
+                    if filled.is_err() {
+                        // What the disk did not take is not to be found there the next time.
+                        rustix::fs::ftruncate(&file, 0).ok();
+                    }
+                    return filled;
+                }
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// Whether a file is there with these bytes and no more, as durably as a record: whoever wrote it may have died before
+    /// it was.
+    fn has(&self, folder: &OwnedFd, name: &str, content: &[u8]) -> bool {
+        let Ok(file) = rustix::fs::openat(folder, name, READ, Mode::empty()) else {
+            return false;
+        };
+        let synced = || rustix::fs::fdatasync(&file).and_then(|()| rustix::fs::fdatasync(folder));
+        has_alone(&file, content) && (self.durability != Durability::Each || synced().is_ok())
     }
 
     fn fill(&self, folder: &OwnedFd, file: &OwnedFd, content: &[u8]) -> io::Result<()> {
@@ -120,14 +138,11 @@ impl Bodies {
 }
 
 /// Whether a file has these bytes and no more.
-fn is_there(folder: &OwnedFd, name: &str, content: &[u8]) -> bool {
-    let Ok(file) = rustix::fs::openat(folder, name, READ, Mode::empty()) else {
-        return false;
-    };
+fn has_alone(file: &OwnedFd, content: &[u8]) -> bool {
     let mut rest = content;
     let mut buffer = [0; 4096];
     loop {
-        match rustix::io::read(&file, &mut buffer) {
+        match rustix::io::read(file, &mut buffer) {
             Ok(0) => return rest.is_empty(),
             Ok(read) => {
                 let part = buffer.get(..read).unwrap_or_default();

@@ -27,6 +27,7 @@ use nix::sys::signal::SigSet;
 use self::binder::Binder;
 use self::bodies::Bodies;
 use self::confine::{ConfineError, Folders};
+use self::outage::Outage;
 use super::AuditEvent;
 use super::host;
 use super::ledger::append::KeyPlace;
@@ -90,7 +91,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
 
     // 4. Open the log, the folder of bodies and the ledger: all that is opened from here on are new files beside them, and
     //    bodies that are there already.
-    let (log, ended, on_failure) = open(&folder, &boot)?;
+    let (log, ended, outage) = open(&folder, &boot)?;
     let bodies = Bodies::open(&folder, durability(&boot));
     let binder = binder(&folder, &boot, &log, ended.is_some())?;
     drop(folder);
@@ -113,7 +114,8 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
         bodies,
         ended,
         supply,
-        on_failure,
+        on_failure: on_failure(&boot),
+        outage,
     })
 }
 
@@ -127,29 +129,39 @@ struct Opened {
     ended: Option<u64>,
     supply: Channel,
     on_failure: OnFailure,
+    /// That the log was resumed could not be kept yet.
+    outage: Option<Outage>,
 }
 
 fn open(
     folder: &OwnedFd,
     boot: &WriterSupply,
-) -> Result<(Log, Option<u64>, OnFailure), StartError> {
+) -> Result<(Log, Option<u64>, Option<Outage>), StartError> {
     let host = host::id();
     match boot {
         WriterSupply::Boot(boot) => {
             let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
-            Ok((as_long_as(log, boot), None, boot.on_failure))
+            Ok((as_long_as(log, boot), None, None))
         }
         WriterSupply::Resume(boot) => {
             let (shown, durability) = (&boot.folder, boot.durability);
             let (log, found) = Log::resume(folder, shown, whose(boot), durability, &host)?;
             let mut log = as_long_as(log, boot);
+            let mut outage = None;
             if found.ended.is_none() {
-                // On record before anything that follows is taken.
+                // On record before anything that follows is kept.
                 let lost_bytes = found.lost_bytes;
-                log.stage(AuditEvent::LogResumed { lost_bytes })?;
-                log.commit()?;
+                let resumed = AuditEvent::LogResumed { lost_bytes };
+                log.stage(resumed.clone())?;
+                match log.commit() {
+                    // The disk that was full when the writer before died is still full.
+                    Err(error @ LogError::Failed { .. }) => {
+                        outage = Some(Outage::with(&error, resumed));
+                    }
+                    kept => kept?,
+                }
             }
-            Ok((log, found.ended, boot.on_failure))
+            Ok((log, found.ended, outage))
         }
         WriterSupply::Gate => {
             let early = io::Error::other("a gate's channel came before it");
@@ -191,6 +203,13 @@ fn durability(boot: &WriterSupply) -> Durability {
     match boot {
         WriterSupply::Boot(boot) | WriterSupply::Resume(boot) => boot.durability,
         WriterSupply::Gate => Durability::Each,
+    }
+}
+
+fn on_failure(boot: &WriterSupply) -> OnFailure {
+    match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) => boot.on_failure,
+        WriterSupply::Gate => OnFailure::Block,
     }
 }
 

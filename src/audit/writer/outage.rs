@@ -42,6 +42,13 @@ impl Outage {
         }
     }
 
+    /// One in which a writer begins: it could not keep this.
+    pub(super) fn with(error: &LogError, event: AuditEvent) -> Self {
+        let mut outage = Self::new(error);
+        outage.hold(event, Timestamp::now());
+        outage
+    }
+
     /// Cause and cure, one line.
     pub(super) fn why(&self) -> &str {
         &self.why

@@ -41,6 +41,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         ended,
         supply,
         on_failure,
+        outage,
     } = opened;
     let mut service = Service {
         log,
@@ -59,7 +60,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         started: Instant::now(),
         batch: Vec::new(),
         on_failure,
-        outage: None,
+        outage,
         last_word: None,
     };
     loop {
@@ -314,7 +315,8 @@ impl Service {
             return;
         };
         // Without a record there is no session that could go on.
-        let goes_on = self.on_failure == OnFailure::Continue && self.log.kept() > 0;
+        let began = self.log.kept() > 0;
+        let goes_on = self.on_failure == OnFailure::Continue && began;
         for Asked { source, id, what } in batch {
             let error = outage.why().to_owned();
             let reply = match what {
@@ -324,7 +326,9 @@ impl Service {
                     self.last_word = Some((at, event));
                     AuditReply::Failed { id, error }
                 }
-                Wanted::Record(at, event) if goes_on => {
+                // What tells of a death or a loss stands before whatever is kept next: until then nothing is let through, and a
+                // session that had to wait for it would have no gate for as long.
+                Wanted::Record(at, event) if goes_on || (began && event.tells_of_a_loss()) => {
                     outage.hold(event, at);
                     AuditReply::Held { id }
                 }

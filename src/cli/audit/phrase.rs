@@ -103,6 +103,14 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
         AuditEvent::PolicyRejected { error } => escape(error),
         AuditEvent::GateRestarted { ms } => format!("there was none for {}", duration(*ms)),
         AuditEvent::LogResumed { lost_bytes } => resumed(*lost_bytes),
+        AuditEvent::LogSyncFailed {
+            segment,
+            records,
+            why,
+        } => format!(
+            "segment {segment} is given up after record {records}: {}",
+            escape(why)
+        ),
         AuditEvent::RecordsLost {
             count,
             kinds,
@@ -120,6 +128,13 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
                 escape(why)
             )
         }
+        AuditEvent::WitnessRestarted { ms } => {
+            format!(
+                "there was none for {}: no process is named meanwhile",
+                duration(*ms)
+            )
+        }
+        AuditEvent::WitnessLost { .. } => "no process is named from here on".to_owned(),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };

@@ -148,6 +148,52 @@ fn show_session(folder: &Logs, session: SessionId, report: &Report, json: bool) 
     }
 }
 
+/// What of the session's own failed.
+fn failures(summary: &SessionSummary) -> Vec<String> {
+    let mut lines = Vec::new();
+    let times = |count| match count {
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    };
+    if summary.gate_restarts > 0 {
+        let often = times(summary.gate_restarts);
+        lines.push(format!(
+            "gate       restarted {often}: connections that it held have no end on record"
+        ));
+    }
+    if summary.log_resumed > 0 {
+        let often = times(summary.log_resumed);
+        lines.push(format!(
+            "log        resumed {often} by another writer: a record may stand there twice"
+        ));
+    }
+    if summary.sync_failures > 0 {
+        let often = times(summary.sync_failures);
+        lines.push(format!(
+            "disk       failed {often} to take what was written: see log.sync_failed"
+        ));
+    }
+    if summary.records_lost > 0 {
+        let count = summary.records_lost;
+        lines.push(format!(
+            "lost       {count} records that could not be kept: see records.lost"
+        ));
+    }
+    if summary.gate_lost {
+        lines.push("gate       lost: connections that it held have no end on record".to_owned());
+    }
+    if summary.witness_restarts > 0 {
+        let often = times(summary.witness_restarts);
+        lines.push(format!(
+            "witness    restarted {often}: connections made meanwhile name no process"
+        ));
+    }
+    if summary.witness_lost {
+        lines.push("witness    lost: connections made since name no process".to_owned());
+    }
+    lines
+}
+
 fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<String> {
     let mut lines = vec![format!("session    {session}")];
     if let Some(start) = &summary.start {
@@ -177,31 +223,7 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
             "entered    {times} from outside, by portcullis forward"
         ));
     }
-    let times = |count| match count {
-        1 => "once".to_owned(),
-        more => format!("{more} times"),
-    };
-    if summary.gate_restarts > 0 {
-        let often = times(summary.gate_restarts);
-        lines.push(format!(
-            "gate       restarted {often}: connections that it held have no end on record"
-        ));
-    }
-    if summary.log_resumed > 0 {
-        let often = times(summary.log_resumed);
-        lines.push(format!(
-            "log        resumed {often} by another writer: a record may stand there twice"
-        ));
-    }
-    if summary.records_lost > 0 {
-        let count = summary.records_lost;
-        lines.push(format!(
-            "lost       {count} records that could not be kept: see records.lost"
-        ));
-    }
-    if summary.gate_lost {
-        lines.push("gate       lost: connections that it held have no end on record".to_owned());
-    }
+    lines.extend(failures(summary));
     if let Some(files) = &summary.files {
         lines.push(format!("files      {}", phrase::changes(files)));
         lines.extend(files.executed_later.iter().map(|file| {

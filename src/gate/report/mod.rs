@@ -458,10 +458,13 @@ impl Reporter {
                 held.add(unanswered.kind, Timestamp::now());
                 self.on_failure == OnFailure::Continue
             }
-            AuditReply::Failed { .. }
-            | AuditReply::Ready
-            | AuditReply::Blocked { .. }
-            | AuditReply::Writing => false,
+            AuditReply::Failed { .. } => {
+                // The same: the writer counts it, and may die before it tells.
+                let mut held = self.held.borrow_mut();
+                held.add(unanswered.kind, Timestamp::now());
+                false
+            }
+            AuditReply::Ready | AuditReply::Blocked { .. } | AuditReply::Writing => false,
         };
         if let Some(waiter) = unanswered.waiter.filter(|_| kept) {
             // A caller that gave up waiting is no fault of the channel.

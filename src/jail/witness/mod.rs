@@ -59,7 +59,27 @@ const WAITING: usize = 16 << 10;
 /// A gate that does not read for so long is not told any more.
 const UNREAD: Duration = Duration::from_secs(1);
 
-/// The session's side. Dropping it kills the helper.
+/// What a witness has to know of its jail: kept for the next one, should it die.
+#[derive(Debug)]
+pub struct Subject {
+    /// Init's folder under `/proc`.
+    init: OwnedFd,
+    /// A socket of the jail's network namespace, as init made it.
+    diagnostics: Option<OwnedFd>,
+}
+
+impl Subject {
+    /// The jail of this process, which must not end meanwhile. `diagnostics` as init made it, if it could.
+    pub fn of(init: Pid, diagnostics: Option<OwnedFd>) -> Result<Self, JailError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = format!("/proc/{}", init.as_raw_nonzero());
+        let init =
+            rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        Ok(Self { init, diagnostics })
+    }
+}
+
+/// The session's side. Dropping it ends the helper.
 #[derive(Debug)]
 pub struct Witness {
     channel: Channel,
@@ -73,6 +93,8 @@ enum Helper {
     Beside(beside::Process),
     /// With rights that the caller does not have.
     Raised(Child),
+    /// By the service: it ends with its channel.
+    Served,
 }
 
 impl Witness {
@@ -80,8 +102,7 @@ impl Witness {
     /// still being made, and waits for it.
     pub fn start(program: &File, footing: Footing) -> Result<Self, JailError> {
         let (channel, theirs) = Channel::pair().map_err(failed)?;
-        set_socket_timeout(&channel, Timeout::Send, Some(UNREAD))
-            .map_err(|errno| failed(errno.into()))?;
+        impatient(&channel)?;
         let path = proc_path(program);
         let path = Path::new(&path);
         let process = match footing {
@@ -99,18 +120,20 @@ impl Witness {
         Ok(Self { channel, process })
     }
 
-    /// Tells it its jail: the one of this process, which must not end meanwhile. `diagnostics` as init made it, if
-    /// it could.
-    pub fn watch(&self, init: Pid, diagnostics: Option<&OwnedFd>) -> Result<(), JailError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = format!("/proc/{}", init.as_raw_nonzero());
-        let folder =
-            rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        let fds: Vec<_> = std::iter::once(folder.as_fd())
-            .chain(diagnostics.map(AsFd::as_fd))
+    /// One that the service has started, by the channel to it.
+    pub fn served(channel: Channel) -> Result<Self, JailError> {
+        impatient(&channel)?;
+        let process = Helper::Served;
+        Ok(Self { channel, process })
+    }
+
+    /// Tells it its jail.
+    pub fn watch(&self, subject: &Subject) -> Result<(), JailError> {
+        let fds: Vec<_> = std::iter::once(subject.init.as_fd())
+            .chain(subject.diagnostics.as_ref().map(AsFd::as_fd))
             .collect();
         match self.channel.send_with(&Order::Jail, &fds) {
-            // One that has ended does not keep a session from starting: the records say so.
+            // One that has ended does not keep a session from starting: another is tried, and the records say so.
             Ok(()) | Err(WireError::Closed) => Ok(()),
             // It fits the socket, so nobody waits.
             Err(error) => Err(failed(std::io::Error::other(error))),
@@ -127,6 +150,13 @@ impl Witness {
     }
 }
 
+impl AsFd for Witness {
+    /// What becomes readable when it dies: it never speaks to the session.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
 impl Drop for Witness {
     fn drop(&mut self) {
         // It holds nothing that needs an end of its own. An error means that it is gone.
@@ -139,8 +169,14 @@ impl Drop for Witness {
                 process.kill().ok();
                 process.wait().ok();
             }
+            Helper::Served => {}
         }
     }
+}
+
+/// One that hangs must not stop the session as well.
+fn impatient(channel: &Channel) -> Result<(), JailError> {
+    set_socket_timeout(channel, Timeout::Send, Some(UNREAD)).map_err(|errno| failed(errno.into()))
 }
 
 fn failed(source: std::io::Error) -> JailError {
@@ -192,6 +228,10 @@ fn serve() -> Result<(), WireError> {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidData).into());
     };
     let diagnostics = fds.next();
+    if let Some(diagnostics) = &diagnostics {
+        // Whoever had it before may have died over an answer.
+        sockets::drain(diagnostics);
+    }
     let jail = Jail::of(&Folder::with(init, 0), mount)?;
     let desk = Desk {
         jail,

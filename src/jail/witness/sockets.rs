@@ -65,6 +65,12 @@ pub(super) fn works(diagnostics: &OwnedFd, listener: SocketAddr) -> bool {
     ask(diagnostics, 1, ends).is_ok_and(|row| row.is_some_and(|row| row.state == LISTEN))
 }
 
+/// Takes what still waits of an earlier question: the next one has numbers of its own.
+pub(super) fn drain(diagnostics: &OwnedFd) {
+    let mut buffer = [0; 4096];
+    while recv(diagnostics.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+}
+
 /// The inode of the socket; `None`: there is none, or nobody has it open any more.
 pub(super) fn inode(diagnostics: &OwnedFd, number: u32, ends: Ends) -> io::Result<Option<u64>> {
     // A listener has the client's port where the client itself is gone.

@@ -6,7 +6,7 @@
 //! | `egress.*` of a request in sight, `http.exchanged` | HTTP Activity (4002) |
 //! | `dns.*` | DNS Activity (4003) |
 //! | `approval.*`, `credential.used` | Authorize Session (3003) |
-//! | `session.started`, `session.ended`, `gate.restarted`, `gate.lost` | Application Lifecycle (6002) |
+//! | `session.started`, `session.ended`, `gate.restarted`, `gate.lost`, `witness.*` | Application Lifecycle (6002) |
 //! | everything else | Base Event (0) |
 //!
 //! What the class has no attribute for stands in `unmapped`, so nothing of a record is lost but `prev`. Kept: where
@@ -92,13 +92,19 @@ impl Session {
             "approval.answered" => grant::answered(self, seen),
             "credential.used" => grant::credential(seen),
             "session.started" => lifecycle(seen, 3, "Start"),
-            "session.ended" | "gate.lost" => lifecycle(seen, 4, "Stop"),
-            "gate.restarted" => lifecycle(seen, 5, "Restart"),
+            "session.ended" | "gate.lost" | "witness.lost" => lifecycle(seen, 4, "Stop"),
+            "gate.restarted" | "witness.restarted" => lifecycle(seen, 5, "Restart"),
             _ => Event::new(&BASE, 99, "Other"),
         };
         if matches!(
             seen.event.as_str(),
-            "gate.lost" | "policy.rejected" | "log.resumed" | "records.lost" | "dns.dropped"
+            "gate.lost"
+                | "witness.lost"
+                | "policy.rejected"
+                | "log.resumed"
+                | "log.sync_failed"
+                | "records.lost"
+                | "dns.dropped"
         ) {
             event.alarming();
         }
@@ -119,12 +125,11 @@ impl Session {
 
 fn lifecycle(seen: &Seen, activity: u64, name: &'static str) -> Event {
     let mut event = Event::new(&LIFECYCLE, activity, name);
-    let session = seen.event.starts_with("session.");
     let mut app = Map::new();
-    let what = if session {
-        "Portcullis session"
-    } else {
-        "portcullis-gate"
+    let what = match seen.event.split_once('.') {
+        Some(("session", _)) => "Portcullis session",
+        Some(("witness", _)) => "portcullis-init witness",
+        _ => "portcullis-gate",
     };
     app.insert("name".into(), what.into());
     app.insert("vendor_name".into(), "Portcullis".into());
