@@ -20,6 +20,7 @@ use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, OnFailure, Resource, ResourceLimits};
 use crate::sys::admin_file;
 use crate::sys::peer::Peer;
+use crate::audit::settings;
 use crate::wire::audit::AuditBoot;
 use crate::wire::control::{Launch, Refusal};
 use crate::wire::service::{MissingGroup, SessionBoot, ToSession};
@@ -220,14 +221,21 @@ fn start_writer(
         durability,
         ledger: false,
         on_failure: running.record.on_failure,
-        segment_bytes: None,
+        segments: None,
     };
     let order = if resumes {
         WriterSupply::Resume(boot)
     } else {
         WriterSupply::Boot(boot)
     };
-    supply.send_now(&order, &[])?;
+    // Its form is the writer's to judge: nothing of it is read here.
+    let settings = match admin_file::open(Path::new(settings::HOSTS)) {
+        // Who goes on with a session does not end it over a file.
+        Err(_) if resumes => None,
+        opened => opened.map_err(SupplyError::Admin)?,
+    };
+    let fds: Vec<_> = settings.iter().map(AsFd::as_fd).collect();
+    supply.send_now(&order, &fds)?;
     let process = process(
         Operation::StartWriter {
             lane: theirs.into(),

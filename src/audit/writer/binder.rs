@@ -4,6 +4,7 @@
 //! full) holds nobody up: it is tried again, and what is not bound yet shows in `audit verify`. Only the end
 //! waits, for a moment: whoever is told that the session has ended can rely on its signature.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::audit::chain::ChainHash;
@@ -56,6 +57,11 @@ impl Binder {
         };
         binder.committed((records, head), ended);
         binder
+    }
+
+    /// Where the ledger's further segments are.
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.ledger.as_ref().map(Ledger::folder)
     }
 
     /// The log was committed up to here.
