@@ -152,6 +152,7 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
+            Self::LedgerLost { why } => cut(why, TEXT),
             Self::RecordsLost { kinds, why, .. } => {
                 let all = std::mem::take(kinds).into_iter().take(ITEMS);
                 *kinds = all
@@ -172,6 +173,7 @@ impl AuditEvent {
             Self::LimitHit { .. }
             | Self::GateRestarted { .. }
             | Self::LogResumed { .. }
+            | Self::LedgerResumed { .. }
             | Self::GateLost { .. }
             | Self::DnsDropped { .. }
             | Self::BodySkipped(_)

@@ -60,6 +60,9 @@ pub struct SessionSummary {
     /// How many records could not be kept, as `records.lost` tells.
     #[serde(skip_serializing_if = "is_zero")]
     pub records_lost: u64,
+    /// How often the log could not be bound into the ledger for a while.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ledger_lost: u64,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -240,6 +243,7 @@ impl SessionSummary {
             | AuditEvent::ApprovalAnswered { .. }
             | AuditEvent::PolicyApplied { .. }
             | AuditEvent::PolicyRejected { .. }
+            | AuditEvent::LedgerResumed { .. }
             | AuditEvent::SessionAttached { .. }
             | AuditEvent::SessionDetached { .. }
             | AuditEvent::BodyKept(_)
@@ -281,6 +285,7 @@ impl SessionSummary {
             AuditEvent::RecordsLost { count, .. } => {
                 self.records_lost = self.records_lost.saturating_add(count);
             }
+            AuditEvent::LedgerLost { .. } => self.ledger_lost += 1,
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,

@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 
 use portcullis::audit::ledger::anchor::Anchors;
 use portcullis::audit::ledger::entry::{self, Entry, LedgerEvent};
+use portcullis::audit::ledger::key::SigningKey;
 use portcullis::audit::ledger::read::Contents;
 use portcullis::audit::ledger::segment::{LedgerSegment, list};
 use portcullis::audit::ledger::{FOLDER, PublicKey};
@@ -94,7 +95,7 @@ fn the_chain_goes_on_over_segments_packed_or_not() {
 
     let copy = copy();
     let said = portcullis(copy.path(), &["prune", "--pack-after", "1ms", "--dry-run"]);
-    assert!(said.contains("pack       "), "{said}");
+    assert!(said.contains("pack      "), "{said}");
     assert_eq!(segments(copy.path()), names(""));
     let said = pack(copy.path());
     assert!(said.contains("ledger.0005.jsonl, "), "{said}");
@@ -136,12 +137,12 @@ fn whatever_is_done_to_a_segment_is_named_at_its_first_entry() {
         ),
         (
             "an older one is replayed",
-            |b| drop(fs::copy(path(b, 2), path(b, 3)).unwrap()),
+            |b| assert!(fs::copy(path(b, 2), path(b, 3)).is_ok()),
             6,
         ),
         (
             "one is doubled at the end",
-            |b| drop(fs::copy(path(b, 6), path(b, 7)).unwrap()),
+            |b| assert!(fs::copy(path(b, 6), path(b, 7)).is_ok()),
             14,
         ),
         ("one is emptied", |b| fs::write(path(b, 3), "").unwrap(), 6),
@@ -275,7 +276,7 @@ fn another_day_begins_another_segment() {
     let ledger = open_ledger(base.path()).rolling(Roll::default());
     let mut session = Session::start(base.path());
     ledger.append(&[session.write(3)], SECOND).unwrap();
-    yesterday(base.path());
+    be_of_another_day(base.path(), &secret_key(base.path()));
     ledger.append(&[session.write(5)], SECOND).unwrap();
     ledger.append(&[session.write(8)], SECOND).unwrap();
     assert_eq!(segments(base.path()), ["ledger.jsonl", "ledger.0002.jsonl"]);
@@ -284,12 +285,7 @@ fn another_day_begins_another_segment() {
 }
 
 /// Has a ledger of one segment be of another day, signed as it has to be.
-pub(super) fn yesterday(base: &Path) {
-    let key = secret_key(base);
-    rewrite_yesterday(base, &key);
-}
-
-pub(super) fn rewrite_yesterday(base: &Path, key: &portcullis::audit::ledger::key::SigningKey) {
+pub(super) fn be_of_another_day(base: &Path, key: &SigningKey) {
     let earlier = |mut entry: Entry| {
         entry.ts = "2026-01-31T08:00:00.000000Z".to_owned();
         assert!(!matches!(entry.event, LedgerEvent::KeyRotated { .. }));

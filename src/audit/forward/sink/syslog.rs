@@ -107,7 +107,7 @@ fn message(item: &Item, hostname: &str) -> String {
     let seen = &item.seen;
     // Warning, notice, informational.
     let severity = match seen.event.as_str() {
-        "gate.lost" | "log.resumed" | "records.lost" | "policy.rejected" => 4,
+        "gate.lost" | "ledger.lost" | "log.resumed" | "records.lost" | "policy.rejected" => 4,
         _ if seen.reason().is_some() => 5,
         _ => 6,
     };
