@@ -75,7 +75,7 @@ fn a_ledger_whose_end_was_changed_is_not_continued() {
 #[test]
 fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
     if let Some(base) = std::env::var_os(WHERE) {
-        let base = std::path::Path::new(&base);
+        let base = Path::new(&base);
         let ledger = match std::env::var(SEGMENT) {
             Ok(bytes) => rolling_ledger(base, bytes.parse().unwrap()),
             Err(_) => open_ledger(base),
