@@ -1,8 +1,8 @@
 //! `audit.toml`: what the host, or a user for logs of their own, wants done with logs besides writing them.
 //!
 //! The one reader of the file: whoever needs a table of it reads all of it, and a key that is not known is an error for all.
-//! Read by the verbs and processes that act on it: prune, forward, the notary, a user's session for the writer of its own log,
-//! and under the service that writer itself. Never by portcullisd, and never by a gate.
+//! Read by the verbs and processes that act on it: prune, forward, the notary, and the audit writer, which gets it open.
+//! Never by portcullisd, a session or a gate.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,6 +19,9 @@ use crate::sys::admin_file;
 
 /// The host's.
 pub const HOSTS: &str = "/etc/portcullis/audit.toml";
+
+/// A user's own, as it is called in messages where the path is not known.
+pub const OWN: &str = "$XDG_CONFIG_HOME/portcullis/audit.toml";
 
 /// The tables that stand once.
 const TABLES: [&str; 8] = [
@@ -123,7 +126,8 @@ impl Settings {
     }
 }
 
-fn unreadable(place: &str, error: &io::Error) -> SettingsError {
+/// The file cannot be read.
+pub(super) fn unreadable(place: &str, error: &io::Error) -> SettingsError {
     SettingsError(format!("read {place}: {error}"))
 }
 

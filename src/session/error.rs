@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use crate::audit::folder::FolderError;
-use crate::audit::settings::SettingsError;
 use crate::exit::Exit;
 use crate::ids::{SessionId, SessionName};
 use crate::jail::JailError;
@@ -50,9 +49,6 @@ pub enum LaunchError {
     /// The audit folder cannot be used.
     #[error("{0}")]
     AuditFolder(#[from] FolderError),
-    /// The user's `audit.toml` cannot be used.
-    #[error("{0}")]
-    AuditSettings(#[from] SettingsError),
     /// Nobody can be asked in the way that was asked for.
     #[error("approvals: {problem}")]
     Approvals {

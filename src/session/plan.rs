@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::event::ShownSocket;
 use crate::audit::folder::{self, LogFolder};
-use crate::audit::roll::Segments;
-use crate::audit::settings::Settings;
 use crate::audit::{AuditEvent, Isolation};
 use crate::codex::{Loopback, ProxyPorts, names_trust, proxy_environment, trust_environment};
 use crate::ids::{SessionId, SessionName};
@@ -91,8 +89,6 @@ pub(super) struct Plan {
     pub(super) asked: Vec<String>,
     /// The folder of its log; `None`: the service has it.
     pub(super) log: Option<LogFolder>,
-    /// When that goes on in another segment.
-    pub(super) segments: Segments,
     /// What the gate holds inspected origins and `https://` proxies to (PEM); empty where there are none.
     pub(super) roots: String,
     /// The same for the jail's own files; `None`: no TLS is inspected.
@@ -172,13 +168,10 @@ impl Plan {
         let roots = store.as_ref().map(TrustStore::pem).unwrap_or_default();
         let trust = store.filter(|_| inspects);
         let variable = |name| caller.environment.get(OsStr::new(name)).cloned();
-        let (log, segments) = match &service {
+        let log = match &service {
             // The service keeps it.
-            Some(_) => (None, Segments::default()),
-            None => (
-                Some(folder::open_or_create(&folder::standalone(variable)?)?),
-                Settings::own(variable)?.segments,
-            ),
+            Some(_) => None,
+            None => Some(folder::open_or_create(&folder::standalone(variable)?)?),
         };
         keep_profiles_ours(&caller, &profile, &writable)?;
         let rules = Ruleset::compile(&profile.network);
@@ -204,7 +197,6 @@ impl Plan {
             upstream,
             asked,
             log,
-            segments,
             roots,
             trust,
             credentials,
@@ -235,7 +227,7 @@ impl Plan {
             durability: self.profile.audit.durability,
             ledger: true,
             on_failure: self.profile.audit.on_failure,
-            segments: Some(self.segments),
+            segments: None,
         }
     }
 

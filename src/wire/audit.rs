@@ -45,8 +45,8 @@ pub struct AuditBoot {
     /// What happens to records that cannot be kept.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// When a log, and the ledger, go on in another segment. `None`: by the host's `audit.toml`, which comes as a descriptor
-    /// if there is one.
+    /// When a log, and the ledger, go on in another segment. `None`: by `audit.toml`, which comes as a descriptor if there is
+    /// one: the user's own, or under the service the host's.
     #[serde(default)]
     pub segments: Option<Segments>,
 }

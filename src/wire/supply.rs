@@ -39,7 +39,7 @@ pub enum GateSupply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WriterSupply {
-    /// First: the log that is to be begun. Under the service with the host's `audit.toml`, if there is one.
+    /// First: the log that is to be begun. With one descriptor if there is an `audit.toml`: that.
     Boot(AuditBoot),
     /// First, instead: the log that is to be continued, because its writer died. With the same.
     Resume(AuditBoot),

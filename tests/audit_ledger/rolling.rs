@@ -221,9 +221,7 @@ fn a_newest_segment_cut_at_any_byte_verifies_and_is_continued() {
         // One that begins segments, and one that does not.
         let bytes = if length % 2 == 0 { 1 } else { u64::MAX };
         let ledger = rolling_ledger(copy.path(), bytes);
-        ledger
-            .append(std::slice::from_ref(&event), SECOND)
-            .unwrap();
+        ledger.append(std::slice::from_ref(&event), SECOND).unwrap();
         assert_eq!(contents(copy.path()).broken, None, "cut at {length}");
         if looked_at {
             assert_eq!(both(copy.path(), &[]), Flaws::new(), "cut at {length}");

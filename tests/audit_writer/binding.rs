@@ -129,8 +129,11 @@ fn whoever_holds_the_lock_of_the_ledger_holds_up_no_session_for_long() {
 /// The events of a log whose names begin so.
 fn events(folder: &Path, id: SessionId, beginning: &str) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(folder.join(file_name(id))).unwrap();
-    let records = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-    let is_one = |record: &serde_json::Value| record["event"].as_str().unwrap().starts_with(beginning);
+    let records = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let is_one =
+        |record: &serde_json::Value| record["event"].as_str().unwrap().starts_with(beginning);
     records.filter(is_one).collect()
 }
 

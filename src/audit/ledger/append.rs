@@ -8,22 +8,21 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
-use rustix::fs::{Mode, OFlags};
 
 use super::batch::Batch;
 use super::entry::{self, LedgerEvent, rotation_message};
 use super::error::LedgerError;
-use super::key::{self, KeyError, KeyFile, PublicKey, SigningKey};
+use super::key::{KeyError, KeyFile, PublicKey, SigningKey};
 use super::newest::{Locked, Newest};
+use super::open::publish;
+pub use super::open::{KeyPlace, folder};
 use super::read::LogName;
 use super::segment::{self, LedgerSegment};
 use super::tail::{Tail, TailError};
-use super::{FILE, FOLDER};
 use crate::audit::roll::Roll;
 use crate::audit::verify::SegmentEnd;
 use crate::policy::Durability;
@@ -32,125 +31,30 @@ use crate::policy::Durability;
 pub const MAX_BATCH: usize = 64;
 
 /// How long the start of a session waits for another one that makes the key.
-const START: Duration = Duration::from_secs(2);
+pub(super) const START: Duration = Duration::from_secs(2);
 
 /// The open ledger.
 #[derive(Debug)]
 pub struct Ledger {
-    folder: OwnedFd,
+    pub(super) folder: OwnedFd,
     /// The newest segment when it was last looked at.
-    newest: RefCell<Newest>,
-    key: KeyFile,
+    pub(super) newest: RefCell<Newest>,
+    pub(super) key: KeyFile,
     /// Begins a ledger that is empty.
-    host_id: String,
+    pub(super) host_id: String,
     /// For messages only.
-    path: PathBuf,
-    durability: Durability,
-    roll: Roll,
-}
-
-/// Where the key is.
-#[derive(Debug)]
-pub enum KeyPlace {
-    /// Beside the entries, made at first use.
-    Beside,
-    /// In a folder of its own, made at first use.
-    In(OwnedFd),
-    /// In this file, which is never written.
-    Given(KeyFile),
+    pub(super) path: PathBuf,
+    pub(super) durability: Durability,
+    pub(super) roll: Roll,
 }
 
 /// The newest segment, which nobody else writes.
-struct Held {
+pub(super) struct Held {
     newest: Newest,
     lock: Locked,
 }
 
-/// Opens the folder of the ledger in a folder of logs; makes it where it is missing, for its owner alone.
-pub fn folder(logs: impl AsFd) -> io::Result<OwnedFd> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-    let open = || rustix::fs::openat(&logs, FOLDER, flags, Mode::empty());
-    match open() {
-        Err(rustix::io::Errno::NOENT) => {}
-        opened => return Ok(opened?),
-    }
-    match rustix::fs::mkdirat(&logs, FOLDER, Mode::RWXU) {
-        // Another session's writer was first.
-        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(open()?),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 impl Ledger {
-    /// Opens the ledger in its folder; makes it, and the key, where they are missing. Of one that exists the
-    /// end must hold, if nobody is writing it right now. It begins no further segment: see [`Self::rolling`].
-    pub fn open(
-        folder: impl AsFd,
-        shown: &Path,
-        place: KeyPlace,
-        durability: Durability,
-        host_id: String,
-    ) -> Result<Self, LedgerError> {
-        let path = shown.join(FILE);
-        let io_failed = |error: io::Error| LedgerError::Io {
-            path: path.clone(),
-            error,
-        };
-        let key_failed = |error: KeyError| LedgerError::Key {
-            path: path.clone(),
-            error,
-        };
-        let newest = Newest::open(&folder).map_err(io_failed)?;
-        let (own, given) = match place {
-            KeyPlace::Beside => (None, None),
-            KeyPlace::In(own) => (Some(own), None),
-            KeyPlace::Given(key) => (None, Some(key)),
-        };
-        let keys = own.as_ref().map_or(folder.as_fd(), AsFd::as_fd);
-        let key = match given {
-            Some(key) => Some(key),
-            None => KeyFile::open(keys, key::FILE).map_err(key_failed)?,
-        };
-        let (key, is_new) = if let Some(key) = key {
-            (key, false)
-        } else {
-            let locked = newest.locked(Instant::now() + START).map_err(io_failed)?;
-            let _locked = locked.ok_or_else(|| LedgerError::Busy { path: path.clone() })?;
-            let length = newest.file.metadata().map_err(io_failed)?.len();
-            // Another session may have made it while we waited.
-            match KeyFile::open(keys, key::FILE).map_err(key_failed)? {
-                Some(key) => (key, false),
-                None if length == 0 && newest.number == 1 => {
-                    let (key, public) = KeyFile::create(keys, key::FILE).map_err(key_failed)?;
-                    publish(&folder, public).map_err(io_failed)?;
-                    (key, true)
-                }
-                None => {
-                    let why = "its key is gone";
-                    return Err(LedgerError::NotContinued { path, why });
-                }
-            }
-        };
-        let folder = folder.as_fd().try_clone_to_owned().map_err(io_failed)?;
-        let ledger = Self {
-            folder,
-            newest: newest.into(),
-            key,
-            host_id,
-            path,
-            durability,
-            roll: Roll::NEVER,
-        };
-        if !is_new {
-            match ledger.hold(Duration::ZERO) {
-                Ok(held) => drop(ledger.current(&ledger.tail(&held)?)?),
-                Err(LedgerError::Busy { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(ledger)
-    }
-
     /// Begins the next segment by this rule. Who appends only now and then leaves that to the others.
     #[must_use]
     pub fn rolling(mut self, roll: Roll) -> Self {
@@ -266,7 +170,7 @@ impl Ledger {
     }
 
     /// Locks the newest segment, which may be another one than it was.
-    fn hold(&self, patience: Duration) -> Result<Held, LedgerError> {
+    pub(super) fn hold(&self, patience: Duration) -> Result<Held, LedgerError> {
         let until = Instant::now() + patience;
         let mut newest = self.newest.borrow().clone();
         let mut lock = self.locked(&newest, until)?;
@@ -291,7 +195,7 @@ impl Ledger {
     }
 
     /// The key that the ledger says signs.
-    fn current(&self, tail: &Tail) -> Result<SigningKey, LedgerError> {
+    pub(super) fn current(&self, tail: &Tail) -> Result<SigningKey, LedgerError> {
         let keys = self.key.keys().map_err(|error| self.key_failed(error))?;
         let mut keys = keys.into_iter();
         let current = match tail.key {
@@ -303,7 +207,7 @@ impl Ledger {
         })
     }
 
-    fn tail(&self, held: &Held) -> Result<Tail, LedgerError> {
+    pub(super) fn tail(&self, held: &Held) -> Result<Tail, LedgerError> {
         Tail::read(&held.newest, &self.host_id).map_err(|error| match error {
             TailError::Io(error) => self.io_failed(error),
             TailError::NotContinued(why) => self.not_continued(why),
@@ -387,13 +291,4 @@ impl Ledger {
             why,
         }
     }
-}
-
-/// Puts the public half beside the entries. Nobody trusts it who does not trust the folder.
-fn publish(folder: impl AsFd, key: PublicKey) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
-    let file = std::fs::File::from(rustix::fs::openat(folder, key::PUBLIC_FILE, flags, mode)?);
-    // In place and of one length: whoever reads it meanwhile reads a key.
-    file.write_all_at(format!("{key}\n").as_bytes(), 0)
 }

@@ -21,6 +21,7 @@ mod error;
 mod flaw;
 pub mod key;
 pub mod newest;
+mod open;
 pub mod read;
 pub mod segment;
 mod tail;

@@ -64,7 +64,9 @@ impl Newest {
         for _ in 0..LOOKS {
             let newest = list(&folder)?.last().copied();
             if newest.is_some_and(|newest| newest.packed) {
-                return Err(io::Error::other("the segment after the last packed one is missing"));
+                return Err(io::Error::other(
+                    "the segment after the last packed one is missing",
+                ));
             }
             let number = newest.map_or(1, |newest| newest.number);
             let flags = newest.map_or(NEW, |_| THERE);

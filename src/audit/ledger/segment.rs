@@ -119,11 +119,7 @@ mod tests {
         let names: Vec<_> = listed.iter().map(|one| one.file_name()).collect();
         assert_eq!(
             names,
-            [
-                "ledger.jsonl",
-                "ledger.0002.jsonl.zst",
-                "ledger.0010.jsonl"
-            ]
+            ["ledger.jsonl", "ledger.0002.jsonl.zst", "ledger.0010.jsonl"]
         );
     }
 }

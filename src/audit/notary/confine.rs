@@ -13,8 +13,8 @@ use landlock::{
 use nix::libc;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
-pub use crate::audit::writer::confine::ConfineError;
 use crate::audit::ledger::newest;
+pub use crate::audit::writer::confine::ConfineError;
 use crate::audit::writer::confine::{exactly, opening, without};
 use crate::sys::seccomp::{self, Table};
 use crate::sys::{capability, harden};
@@ -44,10 +44,7 @@ fn landlock(logs: impl AsFd, ledger: BorrowedFd<'_>) -> Result<(), ConfineError>
         .add_rule(
             PathBeneath::new(
                 ledger,
-                AccessFs::MakeReg
-                    | AccessFs::ReadFile
-                    | AccessFs::WriteFile
-                    | AccessFs::Truncate,
+                AccessFs::MakeReg | AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             )
             .set_compatibility(CompatLevel::BestEffort),
         )?

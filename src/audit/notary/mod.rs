@@ -100,7 +100,9 @@ fn roll(file: Option<&Path>) -> Roll {
     let settings = file.map_or_else(Settings::of_the_host, Settings::read);
     settings.map_or_else(
         |error| {
-            tell(format_args!("{error}; segments of the ledger are as by default"));
+            tell(format_args!(
+                "{error}; segments of the ledger are as by default"
+            ));
             Roll::default()
         },
         |settings| settings.segments.ledger,

@@ -8,8 +8,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use crate::audit::chain::ChainHash;
 use crate::audit::AuditEvent;
+use crate::audit::chain::ChainHash;
 use crate::audit::ledger::{
     INTERVAL, Ledger, LedgerError, LedgerEvent, LogHead, LogState, RECORDS,
 };

@@ -18,7 +18,8 @@ mod lane;
 mod outage;
 mod serve;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -190,7 +191,17 @@ fn binder(
 
 /// When the log and the ledger go on in another segment.
 fn segments(boot: &WriterSupply, file: Option<OwnedFd>) -> Result<Segments, StartError> {
-    let read = |file: OwnedFd| Settings::read_open(settings::HOSTS, file.into());
+    let place = match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) if boot.ledger => settings::OWN,
+        _ => settings::HOSTS,
+    };
+    let read = |file: OwnedFd| {
+        let mut file = File::from(file);
+        // The writer before has read it as well.
+        let rewound = file.rewind();
+        rewound.map_err(|error| settings::unreadable(place, &error))?;
+        Settings::read_open(place, file)
+    };
     match (boot, file) {
         (WriterSupply::Boot(boot) | WriterSupply::Resume(boot), _) if boot.segments.is_some() => {
             Ok(boot.segments.unwrap_or_default())

@@ -196,9 +196,7 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
     }
     if summary.ledger_lost > 0 {
         let often = times(summary.ledger_lost);
-        lines.push(format!(
-            "unsigned   {often} for a while: see ledger.lost"
-        ));
+        lines.push(format!("unsigned   {often} for a while: see ledger.lost"));
     }
     if summary.records_lost > 0 {
         let count = summary.records_lost;

@@ -98,7 +98,12 @@ impl Session {
         };
         if matches!(
             seen.event.as_str(),
-            "gate.lost" | "ledger.lost" | "policy.rejected" | "log.resumed" | "records.lost" | "dns.dropped"
+            "gate.lost"
+                | "ledger.lost"
+                | "policy.rejected"
+                | "log.resumed"
+                | "records.lost"
+                | "dns.dropped"
         ) {
             event.alarming();
         }
