@@ -1,5 +1,5 @@
-//! What is linked into the program of root, as its symbols say: no HTTP, no TLS, no DNS, no asynchronous
-//! runtime, no SQLite, and nothing that asks the network for names.
+//! What is linked into the programs of root, as their symbols say: no HTTP, no TLS, no DNS, no asynchronous
+//! runtime, no SQLite, and nothing that asks the network for names. And into the one that every session is.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -78,15 +78,47 @@ fn root_links_nothing_that_speaks_with_the_network() {
     ] {
         assert!(gate.contains(word), "{word}");
     }
-    let portcullis = symbols(env!("CARGO_BIN_EXE_portcullis"));
-    assert!(portcullis.contains("sqlite3") && portcullis.contains("rusqlite::"));
+    let auditor = symbols(env!("CARGO_BIN_EXE_portcullis-auditor"));
+    assert!(auditor.contains("sqlite3") && auditor.contains("rusqlite::"));
     assert!(daemon.contains("portcullis::daemon::"));
     for word in FOREIGN.iter().chain(&OURS).chain(&LOOKUPS) {
-        let found: Vec<&str> = daemon
-            .lines()
-            .filter(|line| line.contains(word))
-            .take(5)
-            .collect();
-        assert_eq!(found, Vec::<&str>::new(), "{word}");
+        assert_eq!(found(&daemon, word), Vec::<&str>::new(), "{word}");
     }
+    // It signs, and speaks no protocol.
+    let prune = symbols(env!("CARGO_BIN_EXE_portcullis-prune"));
+    assert!(prune.contains("portcullis::audit::retention::"));
+    let signs = ["aws_lc_rs::", "EVP_", "X509_"];
+    for word in FOREIGN.iter().filter(|word| !signs.contains(word)) {
+        assert_eq!(found(&prune, word), Vec::<&str>::new(), "{word}");
+    }
+}
+
+#[test]
+fn what_reads_logs_is_in_no_sessions_process() {
+    let session = symbols(env!("CARGO_BIN_EXE_portcullis"));
+    assert!(session.contains("portcullis::session::"));
+    for word in [
+        "sqlite3",
+        "rusqlite::",
+        "parquet::",
+        "ZSTD_",
+        "regex_automata::",
+        "aws_lc_rs::",
+        "hyper::",
+        "tokio::",
+        "portcullis::audit::forward::",
+        "portcullis::audit::retention::",
+    ] {
+        assert_eq!(found(&session, word), Vec::<&str>::new(), "{word}");
+    }
+}
+
+fn found<'s>(symbols: &'s str, word: &str) -> Vec<&'s str> {
+    // `audit::http` is a module of ours: what is told of a request.
+    let ours = |line: &&str| !line.contains("portcullis::audit::http::");
+    let lines = symbols
+        .lines()
+        .filter(|line| line.contains(word))
+        .filter(ours);
+    lines.take(5).collect()
 }

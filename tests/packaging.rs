@@ -26,12 +26,14 @@ const EXPOSURE: &str = "64";
 /// The same of the notary.
 const NOTARY_EXPOSURE: &str = "10";
 
-const PROGRAMS: [&str; 6] = [
+const PROGRAMS: [&str; 8] = [
     "portcullis",
     "portcullis-audit",
+    "portcullis-auditor",
     "portcullis-gate",
     "portcullis-init",
     "portcullis-notary",
+    "portcullis-prune",
     "portcullisd",
 ];
 

@@ -31,6 +31,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::exit::Exit;
+use crate::sys::beside;
+
+use failure::{Failure, Outcome};
 
 /// Runs commands in jails whose only way out is an audited gate.
 #[derive(Debug, Parser)]
@@ -90,11 +93,7 @@ enum Verb {
 
 /// Entry of `portcullis`.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => return usage(&error).into(),
-    };
-    let outcome = match arguments.verb {
+    start(|verb| match verb {
         Verb::Run(arguments) => run::run(arguments),
         Verb::Ps(arguments) => ps::run(&arguments),
         Verb::Show(arguments) => show::run(&arguments),
@@ -108,10 +107,59 @@ pub fn main() -> ExitCode {
         Verb::Policy(command) => policy::run(command),
         Verb::Approvals(arguments) => approvals::run(arguments),
         Verb::Counters(arguments) => counters::run(&arguments),
-        Verb::Audit(command) => audit::run(command),
+        Verb::Audit(_) => auditor(),
         Verb::Completions(arguments) => Ok(completions::run(&arguments)),
         Verb::Man(arguments) => man::run(&arguments),
+    })
+}
+
+/// Entry of `portcullis-auditor`, which is `portcullis audit`: a program of its own, so that what it takes to read
+/// logs (SQLite, Parquet, TLS) is in no session's process.
+pub fn auditor_main() -> ExitCode {
+    start(|verb| match verb {
+        Verb::Audit(command) => audit::run(command),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            "this is `portcullis audit` alone; for everything else there is portcullis",
+        )),
+    })
+}
+
+/// Entry of `portcullis-prune`.
+pub fn prune_main() -> ExitCode {
+    let outcome = if std::env::args_os().len() > 1 {
+        Err(Failure::new(
+            Exit::Usage,
+            "portcullis-prune takes no arguments: it is what the service's timer runs, by [retention] in \
+             /etc/portcullis/audit.toml; for other logs there is `portcullis audit prune`",
+        ))
+    } else {
+        audit::prune_of_the_host()
     };
+    end(outcome)
+}
+
+/// Has `portcullis-auditor` take the place of this process, with its arguments.
+fn auditor() -> Outcome {
+    let failed = |error: std::io::Error| {
+        let name = "portcullis-auditor";
+        Failure::new(
+            Exit::Unavailable,
+            format!("{name}: {error}; it belongs beside portcullis: install it there"),
+        )
+    };
+    let program = beside::installed("portcullis-auditor").map_err(failed)?;
+    Err(failed(beside::become_it(&program, std::env::args_os())))
+}
+
+fn start(run: impl FnOnce(Verb) -> Outcome) -> ExitCode {
+    match Arguments::try_parse() {
+        Ok(arguments) => end(run(arguments.verb)),
+        Err(error) => usage(&error).into(),
+    }
+}
+
+fn end(outcome: Outcome) -> ExitCode {
     outcome
         .unwrap_or_else(|failure| {
             print::error(&failure.message);

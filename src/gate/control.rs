@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
+use crate::sys::memory;
 use crate::wire::gate::{GateCommand, GateReply};
 use crate::wire::{Channel, WireError, frame};
 
@@ -90,6 +91,9 @@ pub(super) async fn serve(
     let (from, to) = asynchronous(channel)?.into_split();
     let commands = async {
         gate.control.answer(GateReply::Serving).await;
+        gate.control.flushed().await;
+        // What compiling the policy took.
+        memory::give_back();
         until_drain(gate, from).await?;
         gate.control.answer(wind_up.await).await;
         gate.control.flushed().await;

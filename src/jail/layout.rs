@@ -104,9 +104,13 @@ impl Layout {
         reason: &'static str,
     ) {
         let dest = dest.into();
-        self.mounts.retain(|mount| mount.dest != dest);
+        // They stand in this order, so only the one at this place can be the same.
         let place = self.mounts.partition_point(|mount| mount.dest < dest);
-        self.mounts.insert(place, Mount { dest, kind, reason });
+        let mount = Mount { dest, kind, reason };
+        match self.mounts.get_mut(place) {
+            Some(there) if there.dest == mount.dest => *there = mount,
+            _ => self.mounts.insert(place, mount),
+        }
     }
 
     /// Shows a host path at its own place.

@@ -23,19 +23,11 @@ use super::placeholder::{AHEAD, Place, Sweeper, is_placeholder};
 use super::source::{is_dir, is_plain_relative, open_beneath};
 use super::spec::{Access, Mount, MountKind, SourceId, covering};
 use super::start::JailRequest;
-use crate::policy::FilesystemMode;
 
 /// A bind that can be written, at its own place.
 struct Root {
     path: PathBuf,
     source: SourceId,
-}
-
-/// Whether a sweeper will most likely be needed: something protected is missing in the workspace. A
-/// glance, not a promise; [`apply`] starts one itself where this was wrong.
-pub(crate) fn needs_placeholder(request: &JailRequest<'_>) -> bool {
-    let missing = |path: &PathBuf| request.workspace.join(path).symlink_metadata().is_err();
-    request.policy.mode != FilesystemMode::ReadOnly && request.policy.protected.iter().any(missing)
 }
 
 /// Protects every writable root. Starts the sweeper when there are placeholders and none runs.

@@ -94,24 +94,22 @@ pub type GivenGroups = (Option<Groups>, Vec<Missing>);
 
 /// Opens everything, makes the placeholders and control groups and lists the mounts.
 pub fn prepare(request: &JailRequest<'_>) -> Result<Prepared, JailError> {
-    prepare_in(request, None)
+    prepare_in(request, None, None)
 }
 
-/// The same in control groups that somebody else has made, where that is so.
-pub fn prepare_in(
+/// The same with a sweeper that runs already, and in control groups that somebody else has made, where that is so.
+pub(crate) fn prepare_in(
     request: &JailRequest<'_>,
+    mut sweeper: Option<Sweeper>,
     given: Option<GivenGroups>,
 ) -> Result<Prepared, JailError> {
-    // Before the layout, because the sweeper takes as long to be there as the layout takes.
     let places = match given {
         Some(_) => Places::default(),
         None => Places::find(request.limits),
     };
-    let mut sweeper = if protect::needs_placeholder(request) || places.folders().count() > 0 {
-        Some(Sweeper::start(request.init)?)
-    } else {
-        None
-    };
+    if sweeper.is_none() && places.folders().count() > 0 {
+        sweeper = Some(Sweeper::start(request.init)?);
+    }
     let mut layout = lay_out(request)?;
     let sockets = unix_socket::show(&mut layout, request)?;
     protect::apply(&mut layout, request, &mut sweeper)?;

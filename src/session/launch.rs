@@ -14,8 +14,8 @@ use crate::audit::event::ShownSocket;
 use crate::audit::{AuditEvent, Isolation, Shortfall, Status};
 use crate::exit::Exit;
 use crate::ids::SessionId;
-use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Witness};
-use crate::sys::harden;
+use crate::jail::{self, Footing, GivenGroups, Interceptor, Running, Sweeper, Witness};
+use crate::sys::{harden, memory};
 use crate::wire::gate::{GateSummary, LimitNotice};
 use crate::wire::init::{Go, InitReport};
 use crate::wire::transparent::Intercepted;
@@ -77,10 +77,11 @@ pub fn run(
     if plan.service.is_none() {
         jail::cgroup::make_room(&plan.profile.limits);
     }
+    let helpers = Helpers::start()?;
     let mut desk = Desk::open(request, &plan, backing.requester, &mut |note| {
         tell(Progress::Note(note));
     })?;
-    let (mut companions, jail) = start(&plan, &desk, &mut signals, tell)?;
+    let (mut companions, jail) = start(&plan, helpers, &desk, &mut signals, tell)?;
     let live = jail.and_then(|jail| jail.start(&plan, &mut companions, &mut desk, &mut signals));
     let live = live.and_then(|live| {
         let system = |source| LaunchError::System {
@@ -119,12 +120,13 @@ fn step_aside() -> Result<(Signals, Footing), LaunchError> {
 /// Steps 3 and 4, in the order that the policy asks for.
 fn start(
     plan: &Plan,
+    helpers: Helpers,
     desk: &Desk,
     signals: &mut Signals,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(Companions, Result<Jail, LaunchError>), LaunchError> {
     if plan.trust.is_none() {
-        let jail = build(plan, None, tell)?;
+        let jail = build(plan, helpers, None, tell)?;
         let mut companions = Companions::start(plan, desk)?;
         let ready = companions.ready(signals);
         return Ok((companions, ready.map(|_| jail)));
@@ -132,7 +134,7 @@ fn start(
     let mut companions = Companions::start(plan, desk)?;
     let jail = companions.ready(signals).and_then(|authority| {
         let trust = plan.jail_trust(authority.as_deref())?;
-        build(plan, trust.as_ref(), tell)
+        build(plan, helpers, trust.as_ref(), tell)
     });
     Ok((companions, jail))
 }
@@ -215,8 +217,8 @@ impl Companions {
         if self.recording && self.record_end(plan, &outcome, summary.is_some()).is_err() {
             tell(Progress::Notice(Notice::AuditLost));
         }
-        // The ends of their channels end both.
-        drop((self.gate, self.audit));
+        // The ends of their channels end both; first the writer's, which has the ledger to sign.
+        drop((self.audit, self.gate));
         let system = |source| LaunchError::System {
             what: "wait for the end",
             source,
@@ -272,15 +274,38 @@ struct Jail {
     interceptor: Option<Interceptor>,
     /// portcullis-init, for helpers that are started later.
     program: File,
+    /// Waits to be told of the jail; the gate's from then on.
+    witness: Option<Witness>,
     /// The host's sockets that show, for the record.
     sockets: Vec<ShownSocket>,
     /// Limits that are not in force, for the record.
     shortfalls: Vec<Shortfall>,
 }
 
+/// What step 3 starts before it knows what it will be for, because its start takes as long as all that is
+/// settled meanwhile.
+struct Helpers {
+    /// portcullis-init.
+    program: File,
+    sweeper: Sweeper,
+}
+
+impl Helpers {
+    fn start() -> Result<Self, LaunchError> {
+        let program = companions::installed("portcullis-init")?;
+        let program = File::open(&program).map_err(|source| CompanionError::Start {
+            path: program,
+            source,
+        })?;
+        let sweeper = Sweeper::start(&program)?;
+        Ok(Self { program, sweeper })
+    }
+}
+
 /// Step 3, our side.
 fn build(
     plan: &Plan,
+    Helpers { program, sweeper }: Helpers,
     trust: Option<&JailTrust>,
     tell: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Jail, LaunchError> {
@@ -291,15 +316,10 @@ fn build(
     let bundled = &plan.command.bundled_bwrap;
     let bwrap = plan.footing.find_bwrap(path, trusted, bundled)?;
     let bwrap = known_bwrap::version(bwrap, &plan.caller.state_folder(), &plan.writable)?;
-    let program = companions::installed("portcullis-init")?;
-    let program = File::open(&program).map_err(|source| CompanionError::Start {
-        path: program,
-        source,
-    })?;
     let transparent = plan.profile.network.transparent;
     let interceptor = transparent.then(|| Interceptor::start(&program, plan.footing));
     let given = given_groups(plan)?;
-    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), given)?;
+    let prepared = jail::prepare_in(&plan.jail_request(&program, trust), Some(sweeper), given)?;
     let bwrap = bwrap.answer()?;
     let settled = resources::settle(&plan.profile, prepared.missing(), plan.footing)?;
     if let Some(note) = &settled.note {
@@ -326,11 +346,14 @@ fn build(
     let (init, theirs) = Channel::pair().map_err(system)?;
     init.learn_sender().map_err(system)?;
     let running = prepared.start(&bwrap, &init_plan, theirs.into())?;
+    // While bubblewrap mounts.
+    let witness = Witness::start(&program, plan.footing)?;
     Ok(Jail {
         running,
         init,
         interceptor: interceptor.transpose()?,
         program,
+        witness: Some(witness),
         sockets,
         shortfalls: settled.shortfalls,
     })
@@ -388,8 +411,9 @@ impl Jail {
         let (diagnostics, missing) = jail::witness::take_diagnostics(&mut confined.listeners);
         confined.isolation.shortfalls.extend(missing);
         // Init waits for our word, so its number is its own.
-        let asks = diagnostics.as_ref();
-        let witness = Witness::start(&self.program, confined.pid, asks, plan.footing)?;
+        let witness = self.witness.take();
+        let witness = witness.ok_or(CompanionError::Unexpected("witness"))?;
+        witness.watch(confined.pid, diagnostics.as_ref())?;
         let network = confined.listeners.pop();
         let network = network.ok_or(CompanionError::Unexpected("init"))?;
         if let Some(interceptor) = self.interceptor.take() {
@@ -517,6 +541,8 @@ impl Live {
         signals: &mut Signals,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Ended, LaunchError> {
+        // What reading profiles and the command line took.
+        memory::give_back();
         let mut limits = Limits::new(&plan.profile.network.budgets, companions.since);
         let system = |source| LaunchError::System {
             what: "watch the jail",

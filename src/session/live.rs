@@ -57,6 +57,8 @@ pub struct Launched<'a> {
     pub workspace: &'a Path,
     /// The file of the project.
     pub project: Option<&'a LayerText>,
+    /// The files that the profile was read from, or would be.
+    pub files: &'a [PathBuf],
     /// What it can write.
     pub writable: &'a [PathBuf],
     /// Its credentials, those that have a value.
@@ -92,7 +94,7 @@ impl Live {
             folders: Folders::new(),
             due: None,
         };
-        live.watch();
+        live.watch(launched.files.to_vec());
         live
     }
 
@@ -134,7 +136,7 @@ impl Live {
             registries::resolve_known(profile, environment, &self.workspace, &mut self.found);
         let rules = &mut profile.network.credentials;
         rules.retain(|rule| !self.left_out.contains(rule));
-        self.watch();
+        self.watch(files);
         Ok(profile)
     }
 
@@ -237,9 +239,7 @@ impl Live {
     }
 
     /// Watches the folders in which the profile's files stand, or would.
-    fn watch(&mut self) {
-        let profiles = Shelf::new(&self.caller.environment, self.project.as_ref());
-        let (_, mut files) = profiles.read_with_files(&self.profile, &self.overrides);
+    fn watch(&mut self, mut files: Vec<PathBuf>) {
         files.extend(remember::file_of(&self.profile, &self.caller.environment));
         let linked: Vec<_> = files
             .iter()

@@ -74,6 +74,8 @@ pub(super) struct Plan {
     pub(super) profile: Profile,
     /// The profile as it was read, with flags and registries, before the command had a say.
     pub(super) read: Profile,
+    /// The files that it was read from, or would be.
+    pub(super) read_from: Vec<PathBuf>,
     /// The file of the project, as it was when the session started.
     pub(super) project: Option<LayerText>,
     /// What registries' clients said.
@@ -111,13 +113,14 @@ impl Plan {
         let workspace = workspace(request.folder.as_deref())?;
         let project = project_file::find(&workspace, caller.uid)?;
         let shelf = Shelf::new(&caller.environment, project.as_ref());
+        let (loaded, read_from) = shelf.read_with_files(&request.profile, &request.overrides);
         let Reading {
             profile,
             cuts,
             authorities,
             upstream_proxies,
             ..
-        } = shelf.read(&request.profile, &request.overrides)?;
+        } = loaded?;
         for cut in cuts {
             tell(Progress::Note(&format!(
                 "by the requirements of this host, {cut}"
@@ -188,6 +191,7 @@ impl Plan {
             caller,
             profile,
             read,
+            read_from,
             project,
             found,
             rules,

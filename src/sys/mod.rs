@@ -2,7 +2,7 @@
 //!
 //! Owns: inherited descriptors ([`fd`]), children ([`process`], our own programs [`beside`]) and who they are
 //! ([`identity`], in a namespace that root made: [`userns`], on a [`stage`]), what a process takes from itself
-//! ([`harden`], [`capability`], [`seccomp`]), signals ([`signal`]), the way into another network namespace
+//! ([`harden`], [`capability`], [`seccomp`]) and gives back ([`memory`]), signals ([`signal`]), the way into another network namespace
 //! ([`namespace`]), who is at the other end of a socket ([`peer`]), files of the host's admin ([`admin_file`]). Trusts: the kernel. Never: knows what a session, a profile or a rule is.
 
 pub mod admin_file;
@@ -13,6 +13,7 @@ pub mod fd;
 pub mod folder_signal;
 pub mod harden;
 pub mod identity;
+pub mod memory;
 pub mod namespace;
 pub mod peer;
 pub mod process;

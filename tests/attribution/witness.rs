@@ -67,7 +67,8 @@ fn without_socket_diagnostics_the_tables_tell_and_nobody_outside_is_ever_named()
     let init = children(first)[0];
     let program_file = File::open(env!("CARGO_BIN_EXE_portcullis-init")).unwrap();
     let pid = rustix::process::Pid::from_raw(init.try_into().unwrap()).unwrap();
-    let witness = Witness::start(&program_file, pid, None, Footing::Own).unwrap();
+    let witness = Witness::start(&program_file, Footing::Own).unwrap();
+    witness.watch(pid, None).unwrap();
     let channel = Channel::from(witness.channel().unwrap());
     let ask = |id, protocol, client, server| {
         let asked = Asked {

@@ -194,6 +194,8 @@ fn a_folder_that_is_a_link_is_named_and_one_that_is_not_ours_to_read_too() {
     fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let program = elsewhere.path().join("portcullis");
     fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).unwrap();
+    let auditor = elsewhere.path().join("portcullis-auditor");
+    fs::copy(env!("CARGO_BIN_EXE_portcullis-auditor"), &auditor).unwrap();
     let mut command = Command::new("setpriv");
     command
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])

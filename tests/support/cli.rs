@@ -44,6 +44,7 @@ impl Install {
             env!("CARGO_BIN_EXE_portcullis-gate"),
             env!("CARGO_BIN_EXE_portcullis-init"),
             env!("CARGO_BIN_EXE_portcullis-audit"),
+            env!("CARGO_BIN_EXE_portcullis-auditor"),
         ] {
             let name = Path::new(program).file_name().unwrap();
             // A hard link would keep the build folder's permissions out of reach of an ordinary user.

@@ -110,6 +110,7 @@ impl Service {
             env!("CARGO_BIN_EXE_portcullis-gate"),
             env!("CARGO_BIN_EXE_portcullis-init"),
             env!("CARGO_BIN_EXE_portcullis-audit"),
+            env!("CARGO_BIN_EXE_portcullis-auditor"),
         ] {
             let name = Path::new(program).file_name().unwrap();
             fs::copy(program, path("bin").join(name)).unwrap();

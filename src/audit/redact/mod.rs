@@ -17,9 +17,10 @@ mod tests;
 use std::borrow::Cow;
 use std::sync::{LazyLock, OnceLock};
 
-use regex::bytes::{Captures, Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use regex::bytes::{Captures, Regex, RegexBuilder};
 
-use formats::{Check, FORMATS, Format};
+use formats::{Check, FORMATS, Format, Trigger};
 
 /// What a replaced secret begins with.
 const MARK: &str = "[redacted:";
@@ -32,26 +33,44 @@ const UNREADABLE: &[u8] = b"[redacted:all]";
 
 /// What compiled formats are found with.
 struct Redactor {
-    /// One short expression a format: where it is not, the format is not.
-    triggers: RegexSet,
+    /// The words of all triggers: where none of a format's is, the format is not.
+    triggers: AhoCorasick,
+    /// Of each word: its format, and whether it must be as it is written.
+    words: Vec<(usize, Option<&'static [u8]>)>,
     /// Compiled when its trigger is first found. `None` in it: it does not compile (a bug).
     patterns: Vec<OnceLock<Option<Regex>>>,
 }
 
 /// `None`: the triggers do not compile (a bug).
 static REDACTOR: LazyLock<Option<Redactor>> = LazyLock::new(|| {
-    let triggers = FORMATS.iter().map(|format| format.trigger);
-    let triggers = RegexSetBuilder::new(triggers).unicode(false).build().ok()?;
+    let mut texts = Vec::new();
+    let mut words = Vec::new();
+    for (at, format) in FORMATS.iter().enumerate() {
+        let (list, exact) = match format.trigger {
+            Trigger::Exact(list) => (list, true),
+            Trigger::AnyCase(list) => (list, false),
+        };
+        for word in list {
+            texts.push(*word);
+            words.push((at, exact.then_some(word.as_bytes())));
+        }
+    }
+    let triggers = AhoCorasick::builder()
+        .ascii_case_insensitive(true)
+        .kind(Some(AhoCorasickKind::ContiguousNFA))
+        .prefilter(false)
+        .build(texts)
+        .ok()?;
     Some(Redactor {
         triggers,
+        words,
         patterns: FORMATS.iter().map(|_| OnceLock::new()).collect(),
     })
 });
 
-/// Makes ready what costs time or system calls: for a process that is about to confine itself.
+/// Makes ready what every text is looked through with. Of the patterns each is compiled when it is needed first.
 pub fn prepare() {
-    let mut sample = "no secret=of anybody".to_owned();
-    text(&mut sample);
+    LazyLock::force(&REDACTOR);
 }
 
 /// The formats that are looked for: name and source.
@@ -156,17 +175,29 @@ impl Next {
 }
 
 impl Redactor {
-    /// Replaces what is found by one look at every format; `None`: nothing is.
-    fn round(&self, hay: &[u8]) -> Option<(Vec<u8>, u32)> {
-        if !self.triggers.is_match(hay) {
-            return None;
-        }
-        let mut text = Cow::Borrowed(hay);
-        let mut count: u32 = 0;
-        for at in &self.triggers.matches(hay) {
-            let (Some(format), Some(pattern)) = (FORMATS.get(at), self.patterns.get(at)) else {
+    fn triggered(&self, hay: &[u8]) -> Triggered {
+        let mut triggered = [false; FORMATS.len()];
+        for found in self.triggers.find_overlapping_iter(hay) {
+            let Some((format, exact)) = self.words.get(found.pattern().as_usize()) else {
                 continue;
             };
+            let here = hay.get(found.range());
+            if let Some(triggered) = triggered.get_mut(*format) {
+                *triggered |= exact.is_none_or(|word| here == Some(word));
+            }
+        }
+        triggered
+    }
+
+    /// Replaces what is found by one look at every format; `None`: nothing is.
+    fn round(&self, hay: &[u8]) -> Option<(Vec<u8>, u32)> {
+        let triggered = self.triggered(hay);
+        let mut text = Cow::Borrowed(hay);
+        let mut count: u32 = 0;
+        for ((format, pattern), triggered) in FORMATS.iter().zip(&self.patterns).zip(triggered) {
+            if !triggered {
+                continue;
+            }
             let pattern = pattern.get_or_init(|| compile(format.pattern));
             let Some(pattern) = pattern else {
                 return Some((UNREADABLE.to_vec(), 1)).filter(|_| hay != UNREADABLE);
@@ -182,6 +213,9 @@ impl Redactor {
         }
     }
 }
+
+/// Whether one of a format's triggers is there, of each format.
+type Triggered = [bool; FORMATS.len()];
 
 fn compile(pattern: &str) -> Option<Regex> {
     RegexBuilder::new(pattern).unicode(false).build().ok()

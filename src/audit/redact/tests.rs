@@ -110,11 +110,39 @@ fn every_format_compiles_and_has_a_source_and_a_name_of_its_own() {
     let mut names = std::collections::BTreeSet::new();
     for format in FORMATS {
         assert!(compile(format.pattern).is_some(), "{}", format.name);
-        assert!(compile(format.trigger).is_some(), "{}", format.name);
+        let (Trigger::Exact(words) | Trigger::AnyCase(words)) = format.trigger;
+        assert!(!words.is_empty() && !words.contains(&""), "{}", format.name);
         assert!(!format.source.is_empty());
         assert!(names.insert(format.name), "{}", format.name);
     }
     assert_eq!(formats().count(), FORMATS.len());
+}
+
+#[test]
+fn where_a_pattern_is_found_one_of_its_triggers_is() {
+    let redactor = REDACTOR.as_ref().unwrap();
+    let mut found: u32 = 0;
+    for (_, key) in samples() {
+        for hay in [
+            key.clone(),
+            key.to_ascii_uppercase(),
+            key.to_ascii_lowercase(),
+            format!("Authorization: Basic {key}; Set-Cookie: a={key}"),
+            format!("https://user:{key}@a.test/?sig={key}&x_goog_access_key={key};PWD={key}"),
+            format!("curl -u a:{key} --api-key {key} --bearer {key} AWS_SECRET='{key}'"),
+            format!(
+                "name=\\\"x[password]\\\"\r\n\r\n{key}\r\n MASTER-KEY => {key}, X-Amz-Signature={key}"
+            ),
+        ] {
+            let triggered = redactor.triggered(hay.as_bytes());
+            for (format, triggered) in FORMATS.iter().zip(triggered) {
+                let is_there = compile(format.pattern).unwrap().is_match(hay.as_bytes());
+                found += u32::from(is_there);
+                assert!(triggered || !is_there, "{}: {hay}", format.name);
+            }
+        }
+    }
+    assert!(found > 300, "{found}");
 }
 
 #[test]

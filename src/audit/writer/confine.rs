@@ -130,6 +130,7 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
         libc::SYS_pread64,
         // the memory allocator
         libc::SYS_brk,
+        libc::SYS_madvise, // give_back
         libc::SYS_munmap,
         libc::SYS_mremap,
         // time, where the vDSO has no clock it can read

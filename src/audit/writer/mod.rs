@@ -40,6 +40,7 @@ use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::policy::{Durability, OnFailure};
 use crate::sys::fd::inherit;
+use crate::sys::memory;
 use crate::wire::audit::{AuditBoot, AuditReply};
 use crate::wire::supply::{WriterSupply, only};
 use crate::wire::{Channel, WireError};
@@ -111,6 +112,7 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
     drop(session.send(&AuditReply::Ready));
+    memory::give_back();
     Ok(Opened {
         log,
         binder,

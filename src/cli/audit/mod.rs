@@ -174,6 +174,11 @@ pub fn run(command: AuditCommand) -> Outcome {
     }
 }
 
+/// What the service's timer runs: `portcullis audit prune --dir /var/log/portcullis`.
+pub(super) fn prune_of_the_host() -> Outcome {
+    prune::prune(&prune::PruneArgs::of_the_host())
+}
+
 impl FolderArg {
     fn path(&self) -> Result<PathBuf, Failure> {
         let given = self.path.clone().map(Ok);

@@ -45,6 +45,22 @@ pub struct PruneArgs {
     folder: FolderArg,
 }
 
+impl PruneArgs {
+    /// What the service keeps, by the rules of the host.
+    pub(super) fn of_the_host() -> Self {
+        Self {
+            dry_run: false,
+            older_than: None,
+            max_size: None,
+            pack_after: None,
+            json: false,
+            folder: FolderArg {
+                path: Some(notary::LOGS.into()),
+            },
+        }
+    }
+}
+
 /// A step, for programs.
 #[derive(Debug, Serialize)]
 #[serde(tag = "step", rename_all = "snake_case")]

@@ -37,6 +37,7 @@ use super::footing::Footing;
 use crate::audit::Shortfall;
 use crate::audit::process::ProcessUnknown;
 use crate::exit::Exit;
+use crate::sys::beside::{self, Errors};
 use crate::sys::capability::{self, Capability};
 use crate::sys::fd::{self, proc_path};
 use crate::sys::process::Spawn;
@@ -62,25 +63,45 @@ const UNREAD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Witness {
     channel: Channel,
-    process: Child,
+    process: Helper,
+}
+
+/// Its process, by the way it was started.
+#[derive(Debug)]
+enum Helper {
+    /// Without a copy of the session in between.
+    Beside(beside::Process),
+    /// With rights that the caller does not have.
+    Raised(Child),
 }
 
 impl Witness {
-    /// Starts the process, the program of init with one argument, for the jail of this process, which must not end
-    /// meanwhile. `diagnostics` as init made it, if it could.
-    pub fn start(
-        program: &File,
-        init: Pid,
-        diagnostics: Option<&OwnedFd>,
-        footing: Footing,
-    ) -> Result<Self, JailError> {
-        let failed = |source| JailError::Start {
-            what: "portcullis-init witness",
-            source,
-        };
+    /// Starts the process, the program of init with one argument. It confines itself at once, while the jail is
+    /// still being made, and waits for it.
+    pub fn start(program: &File, footing: Footing) -> Result<Self, JailError> {
         let (channel, theirs) = Channel::pair().map_err(failed)?;
         set_socket_timeout(&channel, Timeout::Send, Some(UNREAD))
             .map_err(|errno| failed(errno.into()))?;
+        let path = proc_path(program);
+        let path = Path::new(&path);
+        let process = match footing {
+            Footing::Own => {
+                let fds = [(theirs.into(), 3)];
+                beside::start(path, Some("witness"), Errors::Dropped, &fds).map(Helper::Beside)
+            }
+            Footing::Given => {
+                let spawn = Spawn::new(path).arg("witness").fd(theirs, 3);
+                let spawn = footing.raise(spawn.own_process_group());
+                spawn.start().map(Helper::Raised)
+            }
+        };
+        let process = process.map_err(failed)?;
+        Ok(Self { channel, process })
+    }
+
+    /// Tells it its jail: the one of this process, which must not end meanwhile. `diagnostics` as init made it, if
+    /// it could.
+    pub fn watch(&self, init: Pid, diagnostics: Option<&OwnedFd>) -> Result<(), JailError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = format!("/proc/{}", init.as_raw_nonzero());
         let folder =
@@ -88,15 +109,12 @@ impl Witness {
         let fds: Vec<_> = std::iter::once(folder.as_fd())
             .chain(diagnostics.map(AsFd::as_fd))
             .collect();
-        // It fits the socket, so nobody waits.
-        let sent = channel.send_with(&Order::Jail, &fds);
-        sent.map_err(|error| failed(std::io::Error::other(error)))?;
-        let spawn = Spawn::new(Path::new(&proc_path(program)))
-            .arg("witness")
-            .fd(theirs, 3)
-            .own_process_group();
-        let process = footing.raise(spawn).start().map_err(failed)?;
-        Ok(Self { channel, process })
+        match self.channel.send_with(&Order::Jail, &fds) {
+            // One that has ended does not keep a session from starting: the records say so.
+            Ok(()) | Err(WireError::Closed) => Ok(()),
+            // It fits the socket, so nobody waits.
+            Err(error) => Err(failed(std::io::Error::other(error))),
+        }
     }
 
     /// An end of a new channel, for a gate; the one before is not listened to any more.
@@ -112,8 +130,23 @@ impl Witness {
 impl Drop for Witness {
     fn drop(&mut self) {
         // It holds nothing that needs an end of its own. An error means that it is gone.
-        self.process.kill().ok();
-        self.process.wait().ok();
+        match &mut self.process {
+            Helper::Beside(process) => {
+                process.kill().ok();
+                process.wait().ok();
+            }
+            Helper::Raised(process) => {
+                process.kill().ok();
+                process.wait().ok();
+            }
+        }
+    }
+}
+
+fn failed(source: std::io::Error) -> JailError {
+    JailError::Start {
+        what: "portcullis-init witness",
+        source,
     }
 }
 
@@ -150,15 +183,15 @@ pub(super) fn main() -> ExitCode {
 fn serve() -> Result<(), WireError> {
     let channel = Channel::from(fd::inherit(3)?);
     signal::ignore_all()?;
+    // Before nobody may look at us any more, ourselves included.
+    let mount = folder::mount_of_sockets(channel.as_fd());
+    confine().map_err(std::io::Error::other)?;
     let first = channel.recv_with::<Order>()?;
     let mut fds = first.fds.into_iter();
     let (Order::Jail, Some(init)) = (first.message, fds.next()) else {
         return Err(std::io::Error::from(std::io::ErrorKind::InvalidData).into());
     };
     let diagnostics = fds.next();
-    // Before nobody may look at us any more, ourselves included.
-    let mount = folder::mount_of_sockets(channel.as_fd());
-    confine().map_err(std::io::Error::other)?;
     let jail = Jail::of(&Folder::with(init, 0), mount)?;
     let desk = Desk {
         jail,

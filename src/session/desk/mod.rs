@@ -126,6 +126,7 @@ impl Desk {
             caller: &plan.caller,
             workspace: &plan.workspace,
             project: plan.project.as_ref(),
+            files: &plan.read_from,
             writable: &plan.writable,
             mode: plan.profile.filesystem.mode,
             credentials: &plan.profile.network.credentials,
