@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde::Serialize;
@@ -184,9 +184,9 @@ impl Companion {
     fn supply<T: Serialize>(
         &self,
         what: &T,
-        with: Option<&impl AsFd>,
+        with: Option<BorrowedFd<'_>>,
     ) -> Result<(), CompanionError> {
-        let fds: Vec<_> = with.map(AsFd::as_fd).into_iter().collect();
+        let fds: Vec<_> = with.into_iter().collect();
         let sent = self.supply.send_with(what, &fds);
         sent.map_err(|source| CompanionError::Wire {
             who: self.who,
@@ -228,13 +228,13 @@ fn start_writer(
 ) -> Result<(Companion, Channel), CompanionError> {
     let folder = folder.try_clone().map_err(|error| wire(WRITER, error))?;
     let (writer, channel) = Companion::start(WRITER, "portcullis-audit", Some(folder))?;
-    writer.supply(first, settings)?;
+    writer.supply(first, settings.map(AsFd::as_fd))?;
     Ok((writer, channel))
 }
 
 fn start_gate(memory: &OwnedFd) -> Result<(Companion, Channel), CompanionError> {
     let (gate, control) = Companion::start(GATE, "portcullis-gate", None)?;
-    gate.supply(&GateSupply::Memory, Some(memory))?;
+    gate.supply(&GateSupply::Memory, Some(memory.as_fd()))?;
     Ok((gate, control))
 }
 
@@ -242,8 +242,8 @@ fn start_gate(memory: &OwnedFd) -> Result<(Companion, Channel), CompanionError> 
 fn connect(writer: &Companion, gate: &Companion) -> Result<(), CompanionError> {
     let (ours, theirs) = Channel::pair().map_err(|error| wire(GATE, error))?;
     let supplied = [
-        writer.supply(&WriterSupply::Gate, Some(&ours.into())),
-        gate.supply(&GateSupply::Lane, Some(&theirs.into())),
+        writer.supply(&WriterSupply::Gate, Some(ours.as_fd())),
+        gate.supply(&GateSupply::Lane, Some(theirs.as_fd())),
     ];
     for outcome in supplied {
         match outcome {
