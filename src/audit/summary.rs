@@ -282,9 +282,7 @@ impl SessionSummary {
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
             AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
             AuditEvent::LogResumed { .. } => self.log_resumed += 1,
-            AuditEvent::RecordsLost { count, .. } => {
-                self.records_lost = self.records_lost.saturating_add(count);
-            }
+            AuditEvent::RecordsLost { count, .. } => self.lost(count),
             AuditEvent::LedgerLost { .. } => self.ledger_lost += 1,
             AuditEvent::GateLost { .. } => self.gate_lost = true,
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
@@ -294,6 +292,10 @@ impl SessionSummary {
                 self.files = files;
             }
         }
+    }
+
+    fn lost(&mut self, count: u64) {
+        self.records_lost = self.records_lost.saturating_add(count);
     }
 
     fn decided(

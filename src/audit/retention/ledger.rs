@@ -46,14 +46,13 @@ pub fn pack_closed(
 ) -> Result<(), PackError> {
     let failed = |error| PackError::Io(folder.display().to_string(), error);
     let opened = File::open(folder).map_err(failed)?;
-    let closed = match ledger {
-        Some(ledger) => ledger.closed(PATIENCE)?,
-        None => {
-            let mut all = list(&opened).map_err(failed)?;
-            all.pop();
-            all.retain(|segment| !segment.packed);
-            all
-        }
+    let closed = if let Some(ledger) = ledger {
+        ledger.closed(PATIENCE)?
+    } else {
+        let mut all = list(&opened).map_err(failed)?;
+        all.pop();
+        all.retain(|segment| !segment.packed);
+        all
     };
     for segment in closed {
         let metadata = segment.open(&opened).and_then(|file| file.metadata());

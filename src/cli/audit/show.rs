@@ -149,6 +149,16 @@ fn show_session(folder: &Logs, session: SessionId, report: &Report, json: bool) 
     }
 }
 
+/// How often nothing of the log could be signed for a while.
+fn unsigned(count: u64) -> Option<String> {
+    let often = match count {
+        0 => return None,
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    };
+    Some(format!("unsigned   {often} for a while: see ledger.lost"))
+}
+
 fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<String> {
     let mut lines = vec![format!("session    {session}")];
     if let Some(start) = &summary.start {
@@ -194,10 +204,7 @@ fn tell(session: SessionId, summary: &SessionSummary, report: &Report) -> Vec<St
             "log        resumed {often} by another writer: a record may stand there twice"
         ));
     }
-    if summary.ledger_lost > 0 {
-        let often = times(summary.ledger_lost);
-        lines.push(format!("unsigned   {often} for a while: see ledger.lost"));
-    }
+    lines.extend(unsigned(summary.ledger_lost));
     if summary.records_lost > 0 {
         let count = summary.records_lost;
         lines.push(format!(
