@@ -285,7 +285,7 @@ fn another_day_begins_another_segment() {
 /// Has a ledger of one segment be of another day, signed as it has to be.
 pub(super) fn be_of_another_day(base: &Path, key: &SigningKey) {
     let earlier = |mut entry: Entry| {
-        entry.ts = "2026-01-31T08:00:00.000000Z".to_owned();
+        "2026-01-31T08:00:00.000000Z".clone_into(&mut entry.ts);
         assert!(!matches!(entry.event, LedgerEvent::KeyRotated { .. }));
         entry
     };

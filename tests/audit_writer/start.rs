@@ -88,6 +88,7 @@ fn it_is_confined_before_it_says_ready() {
 }
 
 /// Has it boot by a file of settings, as the service does.
+#[expect(clippy::unwrap_in_result, reason = "tests may panic")]
 fn boot_by(writer: &Writer, text: &str, resumes: bool) -> Result<(), AppendError> {
     let mut boot = writer.boot_message(Durability::Batch);
     (boot.ledger, boot.segments) = (false, None);
