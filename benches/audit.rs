@@ -30,8 +30,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use portcullis::audit::AuditEvent;
 use portcullis::audit::folder::{LogFolder, file_name, open_or_create};
-use portcullis::audit::log::{Log, SEGMENT_BYTES};
+use portcullis::audit::log::Log;
 use portcullis::audit::redact;
+use portcullis::audit::roll::SEGMENT_BYTES;
 use portcullis::audit::verify::{verify, verify_file};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
 use portcullis::policy::{Durability, Host, Port, RuleId, Transport, Verdict};
@@ -152,7 +153,7 @@ fn append_through_process(folder: &Path) -> Duration {
         durability,
         ledger: true,
         on_failure: portcullis::policy::OnFailure::Block,
-        segment_bytes: None,
+        segments: None,
     };
     supply.send(&WriterSupply::Boot(boot)).unwrap();
     assert_eq!(session.recv::<AuditReply>().unwrap(), AuditReply::Ready);

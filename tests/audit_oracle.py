@@ -49,7 +49,11 @@ def entry(place, m, e):
         else: heads.update({e["records"]: e["head"], **({0: ""} if e["state"] == "ended" else {})})
 p = argparse.ArgumentParser(); p.add_argument("dir"); p.add_argument("--key"); p.add_argument("--anchor", action="append", default=[]); args = p.parse_args()
 host, keys, used, bound, read = {}, [], set(), {}, lambda path: open(path, "rb").readlines()
-ledger = [line for line in read(f"{args.dir}/ledger/ledger.jsonl") if line.endswith(b"\n")]  # a torn last line counts for nothing
+def plain(path): return subprocess.run(("zstd", "-dcq", path), capture_output=True).stdout.splitlines(True) if path.endswith(".zst") else read(path)
+def segments(stem):  # the files of a log or of the ledger by their numbers
+    return {int((re.search(r"\.(\d+)\.jsonl", path) or [0, 1])[1]): path for end in (".jsonl.zst", ".jsonl") for path in glob.glob(f"{stem}*{end}")}
+ledger = [line for _, path in sorted(segments(f"{args.dir}/ledger/ledger").items()) for line in plain(path)]
+ledger = ledger if ledger[-1:] and ledger[-1].endswith(b"\n") else ledger[:-1]  # a torn last line counts for nothing
 held, bad = walk(ledger, lambda m: b"portcullis ledger v1" + m[4], entry)  # the key that counts must have signed something
 found = {("ledger", bad)} if bad or (args.key or read(f"{args.dir}/ledger/key.pub")[0].decode().strip()) not in used else set()
 kept = [(int(m[2]), m[0]) for path in args.anchor for m in re.finditer(SEAL.pattern[:-2].replace(b"(.*)", rb'("event":"checkpoint"[^}]*)'), open(path, "rb").read().replace(b"\\", b""))]
@@ -57,12 +61,11 @@ found |= {("anchor", at) for at, text in kept if at > held or ledger[at - 1][:-1
 logs = {m[1] for path in glob.glob(f"{args.dir}/**/*.jsonl*", recursive=True) if (m := re.search(r"/((?:\d+/)?[0-9a-f]{32})(\.\d+)?\.jsonl(\.zst)?$", path[len(args.dir):]))}
 for log in sorted(logs | set(bound)):
     heads, over = bound.get(log, [{}, [], []]), []
-    files = {int((re.search(r"\.(\d+)\.jsonl", path) or [0, 1])[1]): path for end in (".jsonl.zst", ".jsonl") for path in glob.glob(f"{args.dir}/{log}*{end}")}
+    files = segments(f"{args.dir}/{log}")
     gone = [g for g in heads[2] if g[3] < host.get("signed", 0)]  # what is removed counts once it is signed
     begin = ([g for g in gone if g[0] < min(files, default=1 << 32)] or [(0, 0, None)])[-1]
     was = {**{g[1]: g[2] for g in gone}, **heads[0]}
     def record(place, m, e): over.append(e["event"] == "session.ended"); return e["session"] == log[-32:] and not any(over[:-1]) and was.get(place) in (None, e["hash"])
-    plain = lambda path: subprocess.run(("zstd", "-dcq", path), capture_output=True).stdout.splitlines(True) if path.endswith(".zst") else read(path)
     lines = [line for number in sorted(files) for line in plain(files[number])]
     held_here, wrong = walk(lines, lambda m: b"portcullis audit v1" + log[-32:].encode(), record, *begin[1:3])
     wrong = heads[1][0] if heads[1] else wrong or (held_here + 1 if held_here < max(heads[0], default=0) else 0)

@@ -286,6 +286,19 @@ pub enum AuditEvent {
         /// Who counted them.
         by: LostBy,
     },
+    /// The log's head cannot be bound into the ledger: what follows is in the log's own chain, and nothing of it is
+    /// signed until [`Self::LedgerResumed`] stands here.
+    #[serde(rename = "ledger.lost")]
+    LedgerLost {
+        /// Why, for a person.
+        why: String,
+    },
+    /// It is bound again: all up to here is signed.
+    #[serde(rename = "ledger.resumed")]
+    LedgerResumed {
+        /// Milliseconds for which it was not, from the first attempt that failed.
+        ms: u64,
+    },
     /// The gate ended by itself or does not answer, and no other could take its place: the jail had no
     /// network from then on, and connections that it held have no `egress.closed`. Written when the
     /// session ends.
@@ -379,6 +392,8 @@ impl AuditEvent {
             Self::LogResumed { .. } => "log.resumed",
             Self::LogSyncFailed { .. } => "log.sync_failed",
             Self::RecordsLost { .. } => "records.lost",
+            Self::LedgerLost { .. } => "ledger.lost",
+            Self::LedgerResumed { .. } => "ledger.resumed",
             Self::GateLost { .. } => "gate.lost",
             Self::WitnessRestarted { .. } => "witness.restarted",
             Self::WitnessLost { .. } => "witness.lost",
@@ -429,6 +444,8 @@ impl AuditEvent {
             | Self::SessionEnded { .. } => Source::Session,
             Self::LogResumed { .. }
             | Self::LogSyncFailed { .. }
+            | Self::LedgerLost { .. }
+            | Self::LedgerResumed { .. }
             | Self::RecordsLost {
                 by: LostBy::Writer, ..
             } => Source::Writer,
@@ -466,7 +483,7 @@ pub enum Source {
     /// The gate: `egress.*`, `http.*`, `body.*`, `dns.*`, `credential.used`, `approval.*`, `policy.applied`, and `limit.hit` of
     /// all else; `records.lost` of what it could not send.
     Gate,
-    /// The audit writer itself: `log.resumed`, `log.sync_failed`, `records.lost`. No channel is its own.
+    /// The audit writer itself: `log.resumed`, `log.sync_failed`, `records.lost`, `ledger.*`. No channel is its own.
     Writer,
 }
 

@@ -23,6 +23,7 @@ use super::chain::ChainHash;
 use super::event::AuditEvent;
 use super::folder::LogFolder;
 use super::record::{Form, SealError};
+use super::roll::Roll;
 use super::segment::SegmentName;
 use super::verify::{Chain, Flaw};
 use super::{cap, lock};
@@ -74,9 +75,6 @@ fn open_cure(error: &io::Error) -> &'static str {
 
 const FREE_SPACE: &str = "free space or raise the quota";
 
-/// How long a segment may become, in bytes, where nobody says otherwise: 64 MiB.
-pub const SEGMENT_BYTES: u64 = 64 << 20;
-
 /// How a segment is opened that is begun: it never was there, it is no link, it is only ever added to.
 pub const NEW_SEGMENT: OFlags = OFlags::WRONLY
     .union(OFlags::CREATE)
@@ -100,8 +98,8 @@ pub struct Log {
     /// The newest segment, which is written.
     segment: SegmentName,
     file: File,
-    /// How long a segment may become.
-    segment_bytes: u64,
+    /// When the next segment is begun.
+    roll: Roll,
     /// The day of the segment's last record, counted from 1970; `None`: it has none yet.
     day: Option<i64>,
     form: Form,
@@ -222,7 +220,7 @@ impl Log {
             shown: shown.to_owned(),
             segment,
             file,
-            segment_bytes: SEGMENT_BYTES,
+            roll: Roll::default(),
             day: None,
             form,
             durability,
@@ -312,7 +310,7 @@ impl Log {
             shown: shown.to_owned(),
             segment: newest,
             file,
-            segment_bytes: SEGMENT_BYTES,
+            roll: Roll::default(),
             day: (length > 0).then_some(found.day),
             form,
             durability,
@@ -342,10 +340,17 @@ impl Log {
         Ok((log, resumed))
     }
 
-    /// Lets segments become so long, in bytes, instead of [`SEGMENT_BYTES`].
+    /// Begins the next segment by this rule.
+    #[must_use]
+    pub fn rolling(mut self, roll: Roll) -> Self {
+        self.roll = roll;
+        self
+    }
+
+    /// Lets segments become so long, in bytes.
     #[must_use]
     pub fn with_segments_of(mut self, bytes: u64) -> Self {
-        self.segment_bytes = bytes;
+        self.roll.bytes = bytes;
         self
     }
 
@@ -454,8 +459,8 @@ impl Log {
 
     /// Begins the next segment if this one is full, or of another day.
     fn roll_if_due(&mut self) -> io::Result<()> {
-        let full = self.length + self.staged.len() as u64 > self.segment_bytes;
-        let of_another_day = self.day.is_some_and(|day| day != self.staged_day);
+        let full = self.length + self.staged.len() as u64 > self.roll.bytes;
+        let of_another_day = self.roll.daily && self.day.is_some_and(|day| day != self.staged_day);
         let doubted = self.doubted.as_ref();
         let doubted = doubted.is_some_and(|one| one.segment == self.segment.number);
         let due = self.length > 0 && (full || of_another_day || doubted);

@@ -2,7 +2,7 @@
 //!
 //! Owns: the events ([`event`], [`http`], [`limit`], [`changes`]), their caps ([`cap`]) and what is taken out of them ([`redact`]), kept
 //! bodies ([`bodies`]), the form of a record ([`record`]), the hash
-//! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]) and the open file ([`log`]) it is kept in, the process that
+//! chain ([`chain`]), the folder ([`folder`]), the segments ([`segment`]; when the next begins, [`roll`]) and the open file ([`log`]) it is kept in, the process that
 //! writes it ([`writer`]), reading ([`reader`]; leniently, [`facts`]), verification ([`verify`]) against a signed ledger
 //! ([`ledger`]; of a host, [`notary`]), the forms of other tools ([`export`], [`forward`]), finding records (what is looked for,
 //! [`filter`], and an [`index`]), a session's story ([`summary`]) and how long all is kept ([`retention`], [`settings`]);
@@ -37,6 +37,7 @@ pub mod reader;
 pub mod record;
 pub mod redact;
 pub mod retention;
+pub mod roll;
 pub mod segment;
 pub mod settings;
 pub mod summary;

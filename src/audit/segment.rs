@@ -5,6 +5,7 @@
 //! (zstd, RFC 8878), which its name shows: `<session>.0002.jsonl.zst`. The chain goes on over the border:
 //! the first record of a segment names the last one of the segment before.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 
@@ -57,44 +58,57 @@ impl SegmentName {
 
     /// The segment whose file has this name.
     pub fn parse(file_name: &str) -> Option<Self> {
-        let (stem, packed) = match file_name.strip_suffix(PACKED) {
-            Some(stem) => (stem, true),
-            None => (file_name.strip_suffix(PLAIN)?, false),
-        };
-        let (session, number) = match stem.split_once('.') {
-            Some((session, number)) => (session, number.parse().ok()?),
-            None => (stem, 1),
-        };
+        let (stem, number, packed) = parts(file_name)?;
         let name = Self {
-            session: session.parse().ok()?,
+            session: stem.parse().ok()?,
             number,
             packed,
         };
-        // One spelling only, or one segment could have two files.
-        (number > 0 && name.file_name() == file_name).then_some(name)
+        (name.file_name() == file_name).then_some(name)
     }
 
     /// The name of its file.
     pub fn file_name(self) -> String {
-        let Self {
-            session, number, ..
-        } = self;
-        let suffix = if self.packed { PACKED } else { PLAIN };
-        match number {
-            1 => format!("{session}{suffix}"),
-            _ => format!("{session}.{number:04}{suffix}"),
-        }
+        file_name(self.session, self.number, self.packed)
     }
 
     /// Its lines, from its open file. Offsets are those of the plain text.
     pub fn lines(self, file: File) -> io::Result<Lines<Box<dyn BufRead + Send>>> {
-        Ok(Lines::new(if self.packed {
-            let plain = zstd::Decoder::new(file)?;
-            Box::new(BufReader::with_capacity(BUFFER, plain))
-        } else {
-            Box::new(BufReader::with_capacity(BUFFER, file))
-        }))
+        lines(file, self.packed)
     }
+}
+
+/// The name of the file of a segment of what is called `stem`.
+pub(super) fn file_name(stem: impl fmt::Display, number: u32, packed: bool) -> String {
+    let suffix = if packed { PACKED } else { PLAIN };
+    match number {
+        1 => format!("{stem}{suffix}"),
+        _ => format!("{stem}.{number:04}{suffix}"),
+    }
+}
+
+/// What a file's name says: the stem, the number, and whether it is packed. One spelling only counts, or one segment
+/// could have two files.
+pub(super) fn parts(name: &str) -> Option<(&str, u32, bool)> {
+    let (rest, packed) = match name.strip_suffix(PACKED) {
+        Some(rest) => (rest, true),
+        None => (name.strip_suffix(PLAIN)?, false),
+    };
+    let (stem, number) = match rest.split_once('.') {
+        Some((stem, number)) => (stem, number.parse().ok()?),
+        None => (rest, 1),
+    };
+    (number > 0 && file_name(stem, number, packed) == name).then_some((stem, number, packed))
+}
+
+/// The lines of a segment's open file.
+pub(super) fn lines(file: File, packed: bool) -> io::Result<Lines<Box<dyn BufRead + Send>>> {
+    Ok(Lines::new(if packed {
+        let plain = zstd::Decoder::new(file)?;
+        Box::new(BufReader::with_capacity(BUFFER, plain))
+    } else {
+        Box::new(BufReader::with_capacity(BUFFER, file))
+    }))
 }
 
 #[cfg(test)]

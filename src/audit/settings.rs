@@ -1,6 +1,8 @@
 //! `audit.toml`: what the host, or a user for logs of their own, wants done with logs besides writing them.
 //!
-//! Read by the verbs and processes that do it, never by portcullisd, and never by what handles traffic.
+//! The one reader of the file: whoever needs a table of it reads all of it, and a key that is not known is an error for all.
+//! Read by the verbs and processes that act on it: prune, forward, the notary, and the audit writer, which gets it open.
+//! Never by portcullisd, a session or a gate.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,20 +11,27 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::forward::config::{Anchor, Forward, Metrics};
+use super::forward::config::{Anchor, Forward, Forwarding, Metrics};
 use super::retention::Retention;
 use super::retention::rules::RetentionFile;
+use super::roll::{Segments, SegmentsFile};
 use crate::sys::admin_file;
 
 /// The host's.
 pub const HOSTS: &str = "/etc/portcullis/audit.toml";
 
+/// A user's own, as it is called in messages where the path is not known.
+pub const OWN: &str = "$XDG_CONFIG_HOME/portcullis/audit.toml";
+
 /// The tables that stand once.
-const TABLES: [&str; 5] = [
+const TABLES: [&str; 8] = [
     "retention",
     "retention.logs",
     "retention.bodies",
     "retention.output",
+    "segments",
+    "segments.logs",
+    "segments.ledger",
     "metrics",
 ];
 
@@ -31,20 +40,21 @@ const TABLES: [&str; 5] = [
 pub struct Settings {
     /// How long and how much is kept.
     pub retention: Retention,
+    /// When logs and the ledger go on in another segment.
+    pub segments: Segments,
+    /// What goes where.
+    pub forwarding: Forwarding,
 }
 
-/// The file form.
+/// The file form: every table there is. Whoever needs one reads all.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 struct SettingsFile {
     retention: RetentionFile,
-    /// What is forwarded, which [`super::forward::config`] reads. Here so that a wrong key is one for all.
-    #[serde(rename = "forward")]
-    _forward: Vec<Forward>,
-    #[serde(rename = "anchor")]
-    _anchor: Vec<Anchor>,
-    #[serde(rename = "metrics")]
-    _metrics: Option<Metrics>,
+    segments: SegmentsFile,
+    forward: Vec<Forward>,
+    anchor: Vec<Anchor>,
+    metrics: Option<Metrics>,
 }
 
 /// The file cannot be used; one line with place and cause.
@@ -65,11 +75,24 @@ impl Settings {
         let Some(path) = own_path(variable) else {
             return Ok(Self::default());
         };
-        match File::open(&path).and_then(admin_file::text) {
-            Ok(text) => Self::parse(&path.to_string_lossy(), &text),
+        match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(SettingsError(format!("read {}: {error}", path.display()))),
+            Err(error) => Err(unreadable(&path.to_string_lossy(), &error)),
+            Ok(file) => Self::read_open(&path.to_string_lossy(), file),
         }
+    }
+
+    /// A file that somebody names, which is there.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        let place = path.to_string_lossy();
+        let file = File::open(path).map_err(|error| unreadable(&place, &error))?;
+        Self::read_open(&place, file)
+    }
+
+    /// The same of an open file.
+    pub fn read_open(place: &str, file: File) -> Result<Self, SettingsError> {
+        let text = admin_file::text(file).map_err(|error| unreadable(place, &error))?;
+        Self::parse(place, &text)
     }
 
     /// What this text says; `place` names it in errors.
@@ -89,10 +112,23 @@ impl Settings {
             }
         }
         let file: SettingsFile = toml::from_str(text).map_err(told)?;
+        let forwarding = Forwarding {
+            forward: file.forward,
+            anchor: file.anchor,
+            metrics: file.metrics,
+        };
+        forwarding.check().map_err(wrong)?;
         Ok(Self {
             retention: file.retention.read().map_err(wrong)?,
+            segments: file.segments.read().map_err(wrong)?,
+            forwarding,
         })
     }
+}
+
+/// The file cannot be read.
+pub(super) fn unreadable(place: &str, error: &io::Error) -> SettingsError {
+    SettingsError(format!("read {place}: {error}"))
 }
 
 /// Where a user's file is. A relative variable counts as unset (XDG Base Directory Specification 0.8).
@@ -121,15 +157,19 @@ mod tests {
                 .starts_with("audit.toml: retention.logs.age"),
             "{error}"
         );
-        let shared = "[[forward]]\nname = 'j'\nkind = 'journald'\n[[anchor]]\nkind = 'file'\npath = '/a'\n[metrics]\n";
-        assert_eq!(
-            Settings::parse("audit.toml", shared),
-            Ok(Settings::default())
-        );
+        let all = "[[forward]]\nname = 'j'\nkind = 'journald'\n[[anchor]]\nkind = 'file'\npath = '/a'\n[metrics]\n\
+                   [segments.logs]\nsize = '2M'\n[retention]\npack_after = 'never'\n";
+        let read = Settings::parse("audit.toml", all).unwrap();
+        assert_eq!(read.segments.logs.bytes, 2 << 20);
+        assert_eq!(read.retention.pack_after, None);
+        assert_eq!(read.forwarding.targets().unwrap().len(), 2);
         assert!(Settings::parse("audit.toml", "[retain]\n").is_err());
         for list in [
             "[[retention]]",
             "[[retention.logs]]",
+            "[[segments]]",
+            "[[segments.ledger]]",
+            "[[metrics]]",
             "metrics = [\"/run/m\"]",
         ] {
             let error = Settings::parse("audit.toml", list).unwrap_err();

@@ -69,6 +69,9 @@ pub struct SessionSummary {
     /// Whether the witness was lost for good: connections made since name no process.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub witness_lost: bool,
+    /// How often the log could not be bound into the ledger for a while.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub ledger_lost: u64,
     /// Whether the gate was lost for good: connections it held then have no end on record.
     pub gate_lost: bool,
     /// Where it wanted to go, in the order of first requests.
@@ -249,6 +252,7 @@ impl SessionSummary {
             | AuditEvent::ApprovalAnswered { .. }
             | AuditEvent::PolicyApplied { .. }
             | AuditEvent::PolicyRejected { .. }
+            | AuditEvent::LedgerResumed { .. }
             | AuditEvent::SessionAttached { .. }
             | AuditEvent::SessionDetached { .. }
             | AuditEvent::BodyKept(_)
@@ -291,7 +295,8 @@ impl SessionSummary {
             | AuditEvent::WitnessLost { .. }
             | AuditEvent::LogResumed { .. }
             | AuditEvent::LogSyncFailed { .. }
-            | AuditEvent::RecordsLost { .. }) => self.died(&died),
+            | AuditEvent::RecordsLost { .. }
+            | AuditEvent::LedgerLost { .. }) => self.died(&died),
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms, files } => {
@@ -313,6 +318,7 @@ impl SessionSummary {
             AuditEvent::RecordsLost { count, .. } => {
                 self.records_lost = self.records_lost.saturating_add(*count);
             }
+            AuditEvent::LedgerLost { .. } => self.ledger_lost += 1,
             _ => {}
         }
     }

@@ -15,6 +15,7 @@ use super::process::Process;
 use super::running::{Companion, Record, Running};
 use super::store::Slot;
 use super::{host_limit, rlimits};
+use crate::audit::settings;
 use crate::ids::SessionId;
 use crate::policy::requirements::REQUIREMENTS_FILE;
 use crate::policy::{Durability, OnFailure, Resource, ResourceLimits};
@@ -238,14 +239,21 @@ fn start_writer(
         durability,
         ledger: false,
         on_failure: running.record.on_failure,
-        segment_bytes: None,
+        segments: None,
     };
     let order = if resumes {
         WriterSupply::Resume(boot)
     } else {
         WriterSupply::Boot(boot)
     };
-    supply.send_now(&order, &[])?;
+    // Its form is the writer's to judge: nothing of it is read here.
+    let settings = match admin_file::open(Path::new(settings::HOSTS)) {
+        // Who goes on with a session does not end it over a file.
+        Err(_) if resumes => None,
+        opened => opened.map_err(SupplyError::Admin)?,
+    };
+    let fds: Vec<_> = settings.iter().map(AsFd::as_fd).collect();
+    supply.send_now(&order, &fds)?;
     let process = process(
         Operation::StartWriter {
             lane: theirs.into(),

@@ -231,7 +231,7 @@ impl Plan {
             durability: self.profile.audit.durability,
             ledger: true,
             on_failure: self.profile.audit.on_failure,
-            segment_bytes: None,
+            segments: None,
         }
     }
 

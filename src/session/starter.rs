@@ -6,14 +6,16 @@
 //! the session; the channels on which the session does are handed out. That a companion has to be
 //! replaced, and how often it is tried, is the session's to say.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use serde::Serialize;
 
 use super::companions::{ANSWER, CompanionError, installed, reap};
 use super::service::{ServiceError, Shared};
+use crate::audit::settings;
 use crate::policy::AuditPolicy;
 use crate::sys::beside::{self, Errors, Process};
 use crate::sys::fd::unnamed;
@@ -89,6 +91,8 @@ impl Starter {
 pub struct Children {
     boot: AuditBoot,
     folder: OwnedFd,
+    /// The user's `audit.toml`, for the audit writer to read.
+    settings: Option<File>,
     /// What a gate leaves to the next. Whoever has this descriptor can read keys and credentials: this
     /// process is unreadable where there are any.
     memory: OwnedFd,
@@ -108,7 +112,9 @@ impl Children {
     fn start(boot: AuditBoot, folder: OwnedFd) -> Result<(Self, Started), CompanionError> {
         let memory = unnamed("portcullis-gates").map_err(|error| wire(GATE, error))?;
         let memory = OwnedFd::from(memory);
-        let (writer, audit) = start_writer(&WriterSupply::Boot(boot.clone()), &folder)?;
+        let settings = own_settings().map_err(|error| wire(WRITER, error))?;
+        let first = WriterSupply::Boot(boot.clone());
+        let (writer, audit) = start_writer(&first, &folder, settings.as_ref())?;
         let (gate, control) = start_gate(&memory)?;
         connect(&writer, &gate)?;
         let started = Started {
@@ -118,6 +124,7 @@ impl Children {
         let children = Self {
             boot,
             folder,
+            settings,
             memory,
             writer,
             gate,
@@ -138,7 +145,7 @@ impl Children {
         // Before anything else: it holds the lock of the log.
         self.writer.bury()?;
         let resume = WriterSupply::Resume(self.boot.clone());
-        let (writer, audit) = start_writer(&resume, &self.folder)?;
+        let (writer, audit) = start_writer(&resume, &self.folder, self.settings.as_ref())?;
         self.writer = writer;
         connect(&self.writer, &self.gate)?;
         Ok(audit)
@@ -174,8 +181,12 @@ impl Companion {
         Ok((companion, channel))
     }
 
-    fn supply<T: Serialize>(&self, what: &T, with: Option<&OwnedFd>) -> Result<(), CompanionError> {
-        let fds: Vec<_> = with.map(AsFd::as_fd).into_iter().collect();
+    fn supply<T: Serialize>(
+        &self,
+        what: &T,
+        with: Option<BorrowedFd<'_>>,
+    ) -> Result<(), CompanionError> {
+        let fds: Vec<_> = with.into_iter().collect();
         let sent = self.supply.send_with(what, &fds);
         sent.map_err(|source| CompanionError::Wire {
             who: self.who,
@@ -192,22 +203,38 @@ impl Companion {
     }
 }
 
+/// Opens the user's `audit.toml`, if there is one. Nothing of it is read here.
+fn own_settings() -> io::Result<Option<File>> {
+    let Some(path) = settings::own_path(std::env::var_os) else {
+        return Ok(None);
+    };
+    match File::open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let text = format!("{}: {error}", path.display());
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
+}
+
 const WRITER: &str = "audit writer";
 const GATE: &str = "gate";
 
 fn start_writer(
     first: &WriterSupply,
     folder: &OwnedFd,
+    settings: Option<&File>,
 ) -> Result<(Companion, Channel), CompanionError> {
     let folder = folder.try_clone().map_err(|error| wire(WRITER, error))?;
     let (writer, channel) = Companion::start(WRITER, "portcullis-audit", Some(folder))?;
-    writer.supply(first, None)?;
+    writer.supply(first, settings.map(AsFd::as_fd))?;
     Ok((writer, channel))
 }
 
 fn start_gate(memory: &OwnedFd) -> Result<(Companion, Channel), CompanionError> {
     let (gate, control) = Companion::start(GATE, "portcullis-gate", None)?;
-    gate.supply(&GateSupply::Memory, Some(memory))?;
+    gate.supply(&GateSupply::Memory, Some(memory.as_fd()))?;
     Ok((gate, control))
 }
 
@@ -215,8 +242,8 @@ fn start_gate(memory: &OwnedFd) -> Result<(Companion, Channel), CompanionError> 
 fn connect(writer: &Companion, gate: &Companion) -> Result<(), CompanionError> {
     let (ours, theirs) = Channel::pair().map_err(|error| wire(GATE, error))?;
     let supplied = [
-        writer.supply(&WriterSupply::Gate, Some(&ours.into())),
-        gate.supply(&GateSupply::Lane, Some(&theirs.into())),
+        writer.supply(&WriterSupply::Gate, Some(ours.as_fd())),
+        gate.supply(&GateSupply::Lane, Some(theirs.as_fd())),
     ];
     for outcome in supplied {
         match outcome {

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{Channel, WireError};
 use crate::audit::AuditEvent;
 use crate::audit::http::BodySide;
+use crate::audit::roll::Segments;
 use crate::ids::{ConnId, SessionId};
 use crate::policy::{Durability, OnFailure};
 
@@ -45,9 +46,10 @@ pub struct AuditBoot {
     /// What happens to records that cannot be kept.
     #[serde(default)]
     pub on_failure: OnFailure,
-    /// How long a segment may become, in bytes, where it is not [`SEGMENT_BYTES`](crate::audit::log::SEGMENT_BYTES).
+    /// When a log, and the ledger, go on in another segment. `None`: by `audit.toml`, which comes as a descriptor if there is
+    /// one: the user's own, or under the service the host's.
     #[serde(default)]
-    pub segment_bytes: Option<u64>,
+    pub segments: Option<Segments>,
 }
 
 /// "Write this down, then tell me."

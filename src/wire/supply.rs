@@ -39,9 +39,9 @@ pub enum GateSupply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WriterSupply {
-    /// First: the log that is to be begun.
+    /// First: the log that is to be begun. With one descriptor if there is an `audit.toml`: that.
     Boot(AuditBoot),
-    /// First, instead: the log that is to be continued, because its writer died.
+    /// First, instead: the log that is to be continued, because its writer died. With the same.
     Resume(AuditBoot),
     /// Then, with one descriptor: the channel of a gate. A later one replaces the one before, whose gate
     /// died.

@@ -1,12 +1,16 @@
 //! Power cuts and kills: what is left of a ledger verifies and is continued.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use portcullis::audit::ledger::segment::list;
+
 use super::support::{
-    Flaws, Host, SECOND, Session, both, entries, flaws, ledger_path, lines, open_ledger, verify,
+    Flaws, Host, SECOND, Session, both, entries, flaws, ledger_path, lines, open_ledger, oracle,
+    rolling_ledger, verify,
 };
 
 #[test]
@@ -70,10 +74,12 @@ fn a_ledger_whose_end_was_changed_is_not_continued() {
 /// Appends until it is killed; this test starts itself as one of many.
 #[test]
 fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
-    const WHERE: &str = "PORTCULLIS_TEST_APPENDER";
     if let Some(base) = std::env::var_os(WHERE) {
-        let base = std::path::Path::new(&base);
-        let ledger = open_ledger(base);
+        let base = Path::new(&base);
+        let ledger = match std::env::var(SEGMENT) {
+            Ok(bytes) => rolling_ledger(base, bytes.parse().unwrap()),
+            Err(_) => open_ledger(base),
+        };
         loop {
             let mut session = Session::start(base);
             for records in [2, 5, 8] {
@@ -82,6 +88,29 @@ fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
         }
     }
     let base = tempfile::tempdir().unwrap();
+    killed(base.path(), None);
+    assert!(entries(base.path()).len() > 50);
+}
+
+#[test]
+fn appenders_that_are_killed_while_segments_begin_leave_a_ledger_that_verifies() {
+    let base = tempfile::tempdir().unwrap();
+    killed(base.path(), Some("1500"));
+    let segments = list(File::open(base.path().join("ledger")).unwrap()).unwrap();
+    assert!(segments.len() > 10, "{segments:?}");
+    let said = oracle(base.path(), &[]);
+    assert!(
+        !said.iter().any(|(subject, _)| subject == "ledger"),
+        "{said:?}"
+    );
+}
+
+/// Where the appender appends, and after how many bytes another segment begins.
+const WHERE: &str = "PORTCULLIS_TEST_APPENDER";
+const SEGMENT: &str = "PORTCULLIS_TEST_SEGMENT";
+
+/// Kills three appenders at once, again and again.
+fn killed(base: &Path, segment: Option<&str>) {
     let mut kills = 0;
     for round in 0..15_u64 {
         let start = || {
@@ -91,7 +120,8 @@ fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
                 "crashing::appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies",
             ]);
             command
-                .env(WHERE, base.path())
+                .env(WHERE, base)
+                .envs(segment.map(|segment| (SEGMENT, segment)))
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
             command.spawn().unwrap()
@@ -107,11 +137,10 @@ fn appenders_that_are_killed_at_any_moment_leave_a_ledger_that_verifies() {
     }
     assert_eq!(kills, 45);
     // Records of a session that was killed may be cut within a line: those are no business of the ledger.
-    open_ledger(base.path()).append(&[], SECOND).unwrap();
-    let said = verify(base.path(), &[]);
+    open_ledger(base).append(&[], SECOND).unwrap();
+    let said = verify(base, &[]);
     assert!(
         !said.iter().any(|(subject, _)| subject == "ledger"),
         "{said:?}"
     );
-    assert!(entries(base.path()).len() > 50);
 }

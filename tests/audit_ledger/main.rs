@@ -11,5 +11,6 @@
 mod commands;
 mod crashing;
 mod notary;
+mod rolling;
 mod support;
 mod tampering;

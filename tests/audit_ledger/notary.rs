@@ -1,7 +1,7 @@
 //! The real `portcullis-notary` over folders of logs: what it binds, when, and what it says of a log that changes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,16 +12,20 @@ use portcullis::audit::folder::{LogFolder, file_name};
 use portcullis::audit::ledger::anchor::Anchors;
 use portcullis::audit::ledger::append::KeyPlace;
 use portcullis::audit::ledger::entry::LogPruned;
+use portcullis::audit::ledger::key::KeyFile;
 use portcullis::audit::ledger::read::{Bound, Contents};
+use portcullis::audit::ledger::segment::list;
 use portcullis::audit::ledger::{FOLDER, Ledger, LedgerEvent};
 use portcullis::audit::log::Log;
 use portcullis::audit::retention::Why;
+use portcullis::audit::roll::Roll;
 use portcullis::audit::segment::SegmentName;
 use portcullis::audit::{AuditEvent, EndedBy, Status};
 use portcullis::ids::{ConnId, SessionId};
 use portcullis::policy::Durability;
 use tempfile::TempDir;
 
+use super::rolling::be_of_another_day;
 use super::support::{
     Flaws, HOST, SECOND, Session, both, hash_of, ledger_folder, ledger_path, lines,
 };
@@ -63,8 +67,8 @@ impl Host {
     }
 
     fn bound(&self, uid: u32, session: SessionId) -> Option<Bound> {
-        let file = File::open(ledger_path(&self.logs())).ok()?;
-        let contents = Contents::read(BufReader::new(file), &mut Anchors::default()).unwrap();
+        let folder = File::open(self.logs().join(FOLDER)).ok()?;
+        let contents = Contents::of(folder, &mut Anchors::default()).unwrap()?;
         assert_eq!(contents.broken, None);
         contents.sessions.get(&(Some(uid), session)).cloned()
     }
@@ -418,6 +422,52 @@ fn what_is_pruned_is_no_alarm_and_what_is_left_of_a_log_is_followed() {
     let notary = host.notary();
     two_more(&mut log, true);
     host.await_bound(1000, id, ended);
+    assert_eq!(notary.end(Signal::SIGTERM), "");
+    assert_eq!(both(&host.logs(), &[]), Flaws::new());
+}
+
+#[test]
+fn the_notary_begins_segments_and_follows_those_that_others_begin() {
+    let host = Host::new();
+    let state = || File::open(host.base.path().join("state")).unwrap();
+    let mut sessions = [0, 1, 2].map(|_| host.session(1000));
+    sessions[0].write(3);
+    assert_eq!(host.notary().end(Signal::SIGTERM), "");
+    let key = KeyFile::open(state(), "key").unwrap().unwrap();
+    be_of_another_day(&host.logs(), &key.keys().unwrap().remove(0));
+
+    let notary = host.notary();
+    let segments = || list(ledger_folder(&host.logs())).unwrap().len();
+    sessions[0].write(8);
+    host.await_bound(1000, sessions[0].id, ended);
+    assert_eq!(segments(), 2);
+    let other = Ledger::open(
+        ledger_folder(&host.logs()),
+        &host.logs().join(FOLDER),
+        KeyPlace::In(state().into()),
+        Durability::Each,
+        HOST.into(),
+    );
+    let roll = Roll {
+        bytes: 1,
+        daily: false,
+    };
+    let other = other.unwrap().rolling(roll);
+    for session in &mut sessions[1..] {
+        let held = LedgerEvent::HoldSet {
+            session: session.id,
+            uid: Some(1000),
+            by: "root".into(),
+            reason: "a case".into(),
+        };
+        other.append(&[held], 10 * SECOND).unwrap();
+        session.write(8);
+        host.await_bound(1000, session.id, ended);
+    }
+    assert_eq!(segments(), 4);
+    // Each of the last two has what the other appended and what the notary did.
+    let last = host.logs().join("ledger/ledger.0004.jsonl");
+    assert_eq!(lines(&last).len(), 4);
     assert_eq!(notary.end(Signal::SIGTERM), "");
     assert_eq!(both(&host.logs(), &[]), Flaws::new());
 }

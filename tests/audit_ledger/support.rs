@@ -13,6 +13,7 @@ use portcullis::audit::ledger::entry::{self, Entry, checkpoint_message};
 use portcullis::audit::ledger::key::SigningKey;
 use portcullis::audit::ledger::{FILE, FOLDER, Ledger, LedgerEvent, LogHead, LogState, PublicKey};
 use portcullis::audit::log::Log;
+use portcullis::audit::roll::Roll;
 use portcullis::audit::{AuditEvent, ChainHash, EndedBy, Status};
 use portcullis::ids::{ConnId, SessionId};
 use portcullis::policy::Durability;
@@ -91,6 +92,12 @@ pub(crate) fn open_ledger(base: &Path) -> Ledger {
         HOST.into(),
     )
     .unwrap()
+}
+
+/// The same, which begins another segment with every batch that finds so many bytes there.
+pub(crate) fn rolling_ledger(base: &Path, bytes: u64) -> Ledger {
+    let daily = false;
+    open_ledger(base).rolling(Roll { bytes, daily })
 }
 
 /// Two sessions that ended and one that did not, bound bit by bit, with a key that was replaced midway.

@@ -1,16 +1,17 @@
 //! The writer binds its log into the ledger: when, with which key, and what it does if it cannot.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use portcullis::audit::folder::file_name;
 use portcullis::audit::ledger::anchor::Anchors;
 use portcullis::audit::ledger::append::KeyPlace;
 use portcullis::audit::ledger::read::{Bound, Contents};
 use portcullis::audit::ledger::{self, Ledger};
 use portcullis::audit::lock;
+use portcullis::audit::roll::{Roll, Segments};
 use portcullis::audit::verify::State;
 use portcullis::ids::SessionId;
 use portcullis::policy::Durability;
@@ -21,8 +22,9 @@ use super::support::{Writer, decided, ended, report, started, whole};
 
 /// The ledger of a folder, which holds.
 fn contents(folder: &Path) -> Contents {
-    let file = File::open(folder.join("ledger/ledger.jsonl")).unwrap();
-    let contents = Contents::read(BufReader::new(file), &mut Anchors::default()).unwrap();
+    let ledger = File::open(folder.join("ledger")).unwrap();
+    let contents = Contents::of(ledger, &mut Anchors::default()).unwrap();
+    let contents = contents.unwrap();
     assert_eq!(contents.broken, None);
     contents
 }
@@ -122,6 +124,84 @@ fn whoever_holds_the_lock_of_the_ledger_holds_up_no_session_for_long() {
     whole(id, 1101, State::Complete, &report);
     append(&other.session, 2, ended()).unwrap();
     assert!(bound(folder.path(), other.id).unwrap().ended);
+}
+
+/// The events of a log whose names begin so.
+fn events(folder: &Path, id: SessionId, beginning: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(folder.join(file_name(id))).unwrap();
+    let records = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let is_one =
+        |record: &serde_json::Value| record["event"].as_str().unwrap().starts_with(beginning);
+    records.filter(is_one).collect()
+}
+
+#[test]
+fn confined_writers_begin_segments_of_the_ledger_and_follow_one_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut writer = Writer::unbooted(folder.path());
+        let mut boot = writer.boot_message(Durability::Each);
+        let ledger = Roll {
+            bytes: 1,
+            daily: true,
+        };
+        let logs = Roll::default();
+        boot.segments = Some(Segments { logs, ledger });
+        writer.supply.send(&WriterSupply::Boot(boot)).unwrap();
+        portcullis::wire::audit::ready(&writer.session).unwrap();
+        writer.new_gate();
+        append(&writer.session, 1, started(&["true"])).unwrap();
+        writer
+    };
+    let writers = [0, 1, 2, 3].map(|_| start());
+    for writer in &writers {
+        append(&writer.session, 2, ended()).unwrap();
+        assert!(bound(folder.path(), writer.id).unwrap().ended);
+    }
+    let segments = ledger::segment::list(File::open(folder.path().join("ledger")).unwrap());
+    assert_eq!(segments.unwrap().len(), 4);
+    for writer in writers {
+        assert_eq!(writer.finish().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn a_ledger_that_cannot_be_written_is_on_record_and_so_is_that_it_can_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = Writer::start(folder.path(), Durability::Batch);
+    append(&writer.session, 1, started(&["true"])).unwrap();
+    // Nobody's entry at its end: it is not continued.
+    let path = folder.path().join("ledger/ledger.jsonl");
+    fs::write(&path, "nobody's\n").unwrap();
+    for conn in 1..1005 {
+        append(&writer.gate, conn, decided(conn)).unwrap();
+    }
+    let told = |count: usize| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let told = events(folder.path(), writer.id, "ledger.");
+            if told.len() >= count {
+                return told;
+            }
+            assert!(Instant::now() < deadline, "{told:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let lost = &told(1)[0];
+    assert_eq!(lost["event"], "ledger.lost");
+    let why = lost["why"].as_str().unwrap();
+    assert!(why.contains("an entry at its end was changed"), "{why}");
+    fs::write(&path, "").unwrap();
+    let told = told(2);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[1]["event"], "ledger.resumed");
+    assert!(told[1]["ms"].as_u64().is_some());
+    append(&writer.session, 2, ended()).unwrap();
+    assert!(bound(folder.path(), writer.id).unwrap().ended);
+    let id = writer.id;
+    whole(id, 1008, State::Complete, &writer.finish().1);
 }
 
 #[test]

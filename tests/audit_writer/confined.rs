@@ -1,15 +1,17 @@
-//! What a writer that was taken over can open: files that are not there yet, in its folder, and nothing else. Each act
+//! What a writer that was taken over can open: files that are not there yet, in its folder, the ledger, and nothing else. Each act
 //! is done by a process of its own that is confined as the writer is.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
+use portcullis::audit::ledger::newest;
 use portcullis::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
-use portcullis::audit::writer::confine::{Folders, confine};
+use portcullis::audit::writer::confine::{BODY_MODE, Folders, confine};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 
 /// What the process is to do, in its environment; and where.
@@ -37,13 +39,16 @@ fn the_confined_process() {
     let outside = elsewhere.join("new");
     let (folder, other) = (File::open(&logs).unwrap(), File::open(&elsewhere).unwrap());
     let bodies = File::open(logs.join("bodies")).unwrap();
+    let ledger = File::open(logs.join("ledger")).unwrap();
     let folders = Folders {
-        new_files: vec![folder.as_fd(), bodies.as_fd()],
-        read: Some(bodies.as_fd()),
+        logs: Some(folder.as_fd()),
+        bodies: Some(bodies.as_fd()),
+        ledger: Some(ledger.as_fd()),
     };
     confine(&folders).unwrap();
     let body = |name: &str, flags| openat(&bodies, name, flags, Mode::empty()).map(drop);
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let by_ledger = |name: &str, flags| openat(&ledger, name, flags, newest::MODE).map(drop);
     let new = |name: &str| openat(&folder, name, NEW_SEGMENT, NEW_SEGMENT_MODE);
     let opened = |name: &str, flags| openat(&folder, name, flags, Mode::empty()).map(drop);
     let outcome = match act.as_str() {
@@ -66,7 +71,18 @@ fn the_confined_process() {
         "absolute" => new(outside.to_str().unwrap()).map(drop),
         "remove" => unlinkat(&folder, "there", rustix::fs::AtFlags::empty()),
         "rename" => renameat(&folder, "there", &folder, "gone"),
-        "body" => openat(&bodies, "new", NEW_SEGMENT, NEW_SEGMENT_MODE).map(drop),
+        "body" => openat(&bodies, "new", NEW_SEGMENT, BODY_MODE).map(drop),
+        "body that can be written" => {
+            openat(&bodies, "new", NEW_SEGMENT, NEW_SEGMENT_MODE).map(drop)
+        }
+        "ledger" => by_ledger("there", newest::THERE),
+        "new ledger" => by_ledger("new", newest::NEW),
+        "read ledger" => by_ledger("there", read),
+        "write ledger" => by_ledger("there", newest::THERE.difference(OFlags::APPEND)),
+        "truncate ledger" => by_ledger("there", newest::THERE | OFlags::TRUNC),
+        "log by ledger" => by_ledger("../there", newest::THERE),
+        "body by ledger" => by_ledger("../bodies/there", newest::THERE),
+        "other by ledger" => by_ledger("../../elsewhere/new", newest::NEW),
         "read body" => body("there", read),
         "append body" => body("there", OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC),
         "write body" => body("there", OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC),
@@ -106,9 +122,13 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
         std::fs::create_dir(base.join(folder)).unwrap();
     }
     std::fs::create_dir(base.join("logs/bodies")).unwrap();
-    for there in ["logs/there", "logs/bodies/there"] {
+    std::fs::create_dir(base.join("logs/ledger")).unwrap();
+    for there in ["logs/there", "logs/bodies/there", "logs/ledger/there"] {
         std::fs::write(base.join(there), "kept").unwrap();
     }
+    // As the writer makes them.
+    let body = Permissions::from_mode(BODY_MODE.bits());
+    std::fs::set_permissions(base.join("logs/bodies/there"), body).unwrap();
     std::os::unix::fs::symlink(base.join("elsewhere/new"), base.join("logs/link")).unwrap();
     for (act, expected) in [
         ("there", EEXIST),
@@ -131,6 +151,15 @@ fn a_writer_that_was_taken_over_makes_new_files_in_its_folder_and_opens_no_other
         ("write body", Outcome::Killed),
         ("read log by body", EACCES),
         ("write log by body", Outcome::Killed),
+        ("body that can be written", Outcome::Killed),
+        ("ledger", DONE),
+        ("new ledger", DONE),
+        ("read ledger", Outcome::Killed),
+        ("write ledger", Outcome::Killed),
+        ("truncate ledger", Outcome::Killed),
+        ("log by ledger", EACCES),
+        ("body by ledger", EACCES),
+        ("other by ledger", EACCES),
     ] {
         assert_eq!(does(base, act), expected, "{act}");
     }

@@ -1,13 +1,16 @@
 //! What the writer needs and takes from itself before it takes records.
 
 use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use portcullis::audit::folder::file_name;
 use portcullis::policy::Durability;
-use portcullis::wire::audit::{AppendError, AuditReply};
+use portcullis::wire::audit::{AppendError, AuditReply, append, ready};
+use portcullis::wire::supply::WriterSupply;
 
-use super::support::Writer;
+use super::support::{Writer, started};
 
 #[test]
 fn an_existing_log_is_never_continued() {
@@ -82,4 +85,41 @@ fn it_is_confined_before_it_says_ready() {
         open == before || open == with,
         "standard streams, two channels, the log, its folder, that of bodies, the ledger and its key, and the gate's channel once it has come: {open}"
     );
+}
+
+/// Has it boot by a file of settings, as the service does.
+#[expect(clippy::unwrap_in_result, reason = "tests may panic")]
+fn boot_by(writer: &Writer, text: &str, resumes: bool) -> Result<(), AppendError> {
+    let mut boot = writer.boot_message(Durability::Batch);
+    (boot.ledger, boot.segments) = (false, None);
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(text.as_bytes(), 0).unwrap();
+    let order = if resumes {
+        WriterSupply::Resume(boot)
+    } else {
+        WriterSupply::Boot(boot)
+    };
+    writer.supply.send_with(&order, &[file.as_fd()]).unwrap();
+    ready(&writer.session)
+}
+
+#[test]
+fn settings_of_the_host_that_cannot_be_used_begin_no_log_and_end_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let bad = "[segments.logs]\nsize = '1K'\n";
+    let mut refused = Writer::unbooted(folder.path());
+    let why = boot_by(&refused, bad, false).unwrap_err().to_string();
+    let said = "/etc/portcullis/audit.toml: segments.logs.size: \"1K\" is not a size from \"1M\" to \"4G\"";
+    assert_eq!(why, said);
+    assert_eq!(refused.child.wait().unwrap().code(), Some(78));
+    assert!(!folder.path().join(file_name(refused.id)).exists());
+    // The twin.
+    let mut writer = Writer::unbooted(folder.path());
+    boot_by(&writer, "[segments.logs]\nsize = '1M'\n", false).unwrap();
+    append(&writer.session, 1, started(&["true"])).unwrap();
+    writer.child.kill().unwrap();
+    writer.child.wait().unwrap();
+    let mut next = Writer::unbooted(folder.path());
+    next.id = writer.id;
+    boot_by(&next, bad, true).unwrap();
 }

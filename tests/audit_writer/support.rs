@@ -6,6 +6,7 @@ use std::process::{Child, ExitStatus};
 
 use nix::unistd::Pid;
 use portcullis::audit::folder::{LogFolder, open_or_create};
+use portcullis::audit::roll::{Roll, Segments};
 use portcullis::audit::verify::{Report, State, verify_log};
 use portcullis::audit::{AuditEvent, EndedBy, Isolation, Status};
 use portcullis::ids::{ConnId, PolicyGeneration, SessionId};
@@ -128,7 +129,13 @@ impl Writer {
             durability,
             ledger: true,
             on_failure: self.on_failure,
-            segment_bytes: self.segment_bytes,
+            segments: self.segment_bytes.map(|bytes| {
+                let roll = Roll { bytes, daily: true };
+                Segments {
+                    logs: roll,
+                    ledger: roll,
+                }
+            }),
         }
     }
 

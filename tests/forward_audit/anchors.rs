@@ -90,3 +90,31 @@ fn an_endpoint_gets_a_post_a_checkpoint_and_a_missing_one_is_told() {
         "{request}"
     );
 }
+
+#[test]
+fn checkpoints_are_sent_over_segments_packed_or_not_and_go_on_in_the_next() {
+    let scene = Scene::new("");
+    let anchor = scene.path("anchor");
+    scene.configure(&format!(
+        "[[anchor]]\nkind = \"file\"\npath = \"{}\"\n",
+        anchor.display()
+    ));
+    let ledger = scene.logs().join("ledger");
+    fs::create_dir(&ledger).unwrap();
+    let checkpoints: Vec<String> = (1..=4).map(|seq| entry(seq, "checkpoint") + "\n").collect();
+    let packed = zstd::encode_all(checkpoints[0].as_bytes(), 0).unwrap();
+    fs::write(ledger.join("ledger.jsonl.zst"), packed).unwrap();
+    fs::write(ledger.join("ledger.0002.jsonl"), &checkpoints[1]).unwrap();
+    let sent = || fs::read_to_string(&anchor).unwrap();
+    assert_eq!(scene.once(), (0, String::new()));
+    assert_eq!(sent(), checkpoints[..2].concat());
+    // The one that was read is closed and packed, and another goes on.
+    let closed = checkpoints[1..3].concat();
+    let packed = zstd::encode_all(closed.as_bytes(), 0).unwrap();
+    fs::write(ledger.join("ledger.0002.jsonl.zst"), packed).unwrap();
+    fs::remove_file(ledger.join("ledger.0002.jsonl")).unwrap();
+    fs::write(ledger.join("ledger.0003.jsonl"), &checkpoints[3]).unwrap();
+    assert_eq!(scene.once(), (0, String::new()));
+    assert_eq!(scene.once(), (0, String::new()));
+    assert_eq!(sent(), checkpoints.concat());
+}

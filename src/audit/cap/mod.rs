@@ -156,6 +156,7 @@ impl AuditEvent {
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
             Self::LogSyncFailed { why, .. } => cut(why, TEXT),
+            Self::LedgerLost { why } => cut(why, TEXT),
             Self::RecordsLost { kinds, why, .. } => {
                 let all = std::mem::take(kinds).into_iter().take(ITEMS);
                 *kinds = all
@@ -176,6 +177,7 @@ impl AuditEvent {
             Self::LimitHit { .. }
             | Self::GateRestarted { .. }
             | Self::LogResumed { .. }
+            | Self::LedgerResumed { .. }
             | Self::GateLost { .. }
             | Self::WitnessRestarted { .. }
             | Self::WitnessLost { .. }

@@ -1,34 +1,22 @@
-//! The file that says what is forwarded and anchored where: `audit.toml`.
+//! What is forwarded and anchored where: `[[forward]]`, `[[anchor]]` and `[metrics]` of `audit.toml`, which
+//! [`crate::audit::settings`] reads.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::address::Address;
 
-/// What the service reads.
-pub const SERVICE: &str = "/etc/portcullis/audit.toml";
-
-/// The whole file. A key that is not known is an error.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
+/// What goes where, as it was read; [`Self::targets`] is the valid form.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forwarding {
     /// Where records go.
-    #[serde(default)]
     pub forward: Vec<Forward>,
     /// Where checkpoints go.
-    #[serde(default)]
     pub anchor: Vec<Anchor>,
     /// Where numbers can be asked for.
     pub metrics: Option<Metrics>,
-    /// What is kept for how long: in the same file, read by others.
-    #[serde(default, rename = "retention")]
-    _retention: Ignored,
 }
-
-/// A table that is not ours.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-struct Ignored {}
 
 /// Records to one place.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -145,34 +133,19 @@ pub enum TargetPlace {
     Http(Address),
 }
 
-/// What is wrong with the file. One line.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: {why}", path.display())]
-pub struct ConfigError {
-    path: PathBuf,
-    why: String,
-}
-
 const JOURNALD: &str = "/run/systemd/journal/socket";
 
-impl Config {
-    /// Reads the file.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let failed = |why: String| ConfigError {
-            path: path.to_owned(),
-            why: why.trim_end().replace('\n', " "),
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-        let config: Self = toml::from_str(&text).map_err(|error| failed(error.to_string()))?;
-        config.targets().map_err(failed)?;
-        if let Some(listen) = config.metrics.as_ref().and_then(|metrics| metrics.listen)
-            && !listen.ip().is_loopback()
-        {
-            return Err(failed(format!(
+impl Forwarding {
+    /// Whether it can be used; the error is one line.
+    pub fn check(&self) -> Result<(), String> {
+        self.targets()?;
+        let listen = self.metrics.as_ref().and_then(|metrics| metrics.listen);
+        match listen.filter(|listen| !listen.ip().is_loopback()) {
+            None => Ok(()),
+            Some(listen) => Err(format!(
                 "metrics.listen = \"{listen}\": only addresses of the loopback are listened on"
-            )));
+            )),
         }
-        Ok(config)
     }
 
     /// Everything that something goes to.
@@ -274,12 +247,11 @@ fn wanted(name: &str, value: Option<&str>, key: &str) -> Result<String, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::settings::Settings;
 
     fn read(text: &str) -> Result<Vec<Target>, String> {
-        let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-        std::fs::write(file.path(), text).map_err(|error| error.to_string())?;
-        let config = Config::read(file.path()).map_err(|error| error.why)?;
-        config.targets()
+        let read = Settings::parse("audit.toml", text).map_err(|error| error.to_string())?;
+        read.forwarding.targets()
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::cursor::{Place, Places};
 use crate::audit::export::checked::Checked;
 use crate::audit::export::{Seen, ocsf};
 use crate::audit::folder::LogFolder;
+use crate::audit::ledger::{self, segment::LedgerSegment};
 use crate::audit::lock;
 use crate::audit::reader::{Ending, Lines};
 use crate::audit::segment::SegmentName;
@@ -72,8 +73,8 @@ struct Stream {
 #[derive(Debug)]
 enum Kind {
     Log(Vec<SegmentName>),
-    /// The chain of the host; only its checkpoints are sent.
-    Ledger,
+    /// The chain of the host, in this folder; only its checkpoints are sent.
+    Ledger(Vec<LedgerSegment>),
 }
 
 impl Source {
@@ -135,24 +136,27 @@ impl Source {
             if place.ended {
                 return 0;
             }
-            let size = |name: String| {
+            let behind = |number: u32, name: String| {
+                if number < place.segment {
+                    return 0;
+                }
                 let file = fs::symlink_metadata(stream.folder.join(name));
-                file.map_or(0, |file| file.len())
+                let sent = if number == place.segment {
+                    place.offset
+                } else {
+                    0
+                };
+                file.map_or(0, |file| file.len()).saturating_sub(sent)
             };
             match &stream.kind {
-                Kind::Ledger => size(LEDGER.into()).saturating_sub(place.offset),
+                Kind::Ledger(segments) => segments
+                    .iter()
+                    .map(|segment| behind(segment.number, segment.file_name()))
+                    .sum::<u64>(),
                 Kind::Log(segments) => segments
                     .iter()
-                    .filter(|segment| segment.number >= place.segment)
-                    .map(|segment| {
-                        let sent = if segment.number == place.segment {
-                            place.offset
-                        } else {
-                            0
-                        };
-                        size(segment.file_name()).saturating_sub(sent)
-                    })
-                    .sum(),
+                    .map(|segment| behind(segment.number, segment.file_name()))
+                    .sum::<u64>(),
             }
         };
         self.streams.iter().map(of).sum()
@@ -225,8 +229,13 @@ impl Source {
         }
         for (name, folder) in folders {
             if self.ledgers {
-                if fs::symlink_metadata(folder.join(LEDGER)).is_ok_and(|file| file.is_file()) {
-                    let kind = Kind::Ledger;
+                let folder = folder.join(ledger::FOLDER);
+                let is_folder = fs::symlink_metadata(&folder).is_ok_and(|found| found.is_dir());
+                let segments = fs::File::open(&folder).and_then(ledger::segment::list);
+                if let (true, Ok(segments)) = (is_folder, segments)
+                    && !segments.is_empty()
+                {
+                    let kind = Kind::Ledger(segments);
                     streams.insert(format!("{name}/ledger"), Stream { folder, kind });
                 }
                 continue;
@@ -268,8 +277,14 @@ impl Source {
             return Ok(());
         };
         let segments = match &stream.kind {
-            Kind::Ledger => {
-                return read_ledger(&stream.folder, place, room, items);
+            Kind::Ledger(segments) => {
+                let read = read_ledger(&stream.folder, segments, place, room, items);
+                if read.as_ref().is_err_and(is_missing) {
+                    // Packed a moment ago, or removed: the next scan tells.
+                    self.scanned = None;
+                    return Ok(());
+                }
+                return read;
             }
             Kind::Log(segments) => segments,
         };
@@ -315,7 +330,7 @@ impl Source {
             match read_segment(&folder, segment, place, &mut left, &mut take) {
                 Ok(()) => {}
                 // Pruned, or packed a moment ago: the next scan tells.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(error) if is_missing(&error) => {
                     self.scanned = None;
                     return Ok(());
                 }
@@ -343,16 +358,7 @@ fn read_segment(
     take: &mut impl FnMut(Seen, &[u8]),
 ) -> io::Result<()> {
     let file = folder.open_segment(segment)?;
-    let mut plain: Box<dyn BufRead> = if segment.packed {
-        let mut plain = BufReader::new(zstd::Decoder::new(file)?);
-        io::copy(&mut (&mut plain).take(place.offset), &mut io::sink())?;
-        Box::new(plain)
-    } else {
-        let mut plain = BufReader::with_capacity(64 << 10, file);
-        plain.seek(SeekFrom::Start(place.offset))?;
-        Box::new(plain)
-    };
-    let mut lines = Lines::new(&mut plain);
+    let mut lines = Lines::new(plain_from(file, segment.packed, place.offset)?);
     let session = segment.session;
     let mut chain = match place.head {
         None if segment.number > 1 => Checked::from_within(session),
@@ -380,50 +386,73 @@ fn read_segment(
     Ok(())
 }
 
-/// The chain of the host, beside logs.
-const LEDGER: &str = "ledger/ledger.jsonl";
+/// The plain text of a segment, from this offset on.
+fn plain_from(file: fs::File, packed: bool, offset: u64) -> io::Result<Box<dyn BufRead>> {
+    if packed {
+        let mut plain = BufReader::new(zstd::Decoder::new(file)?);
+        io::copy(&mut (&mut plain).take(offset), &mut io::sink())?;
+        return Ok(Box::new(plain));
+    }
+    let mut plain = BufReader::with_capacity(64 << 10, file);
+    plain.seek(SeekFrom::Start(offset))?;
+    Ok(Box::new(plain))
+}
 
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Gives out the checkpoints behind a place, at most so many.
 fn read_ledger(
     folder: &Path,
+    segments: &[LedgerSegment],
     place: &mut Place,
-    room: usize,
+    mut left: usize,
     items: &mut Vec<Item>,
 ) -> io::Result<()> {
-    let mut file = match fs::File::open(folder.join(LEDGER)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    if length < place.offset {
-        // It was cut off: what is there now is sent again, and whoever keeps the old ones sees it.
-        *place = Place {
-            broken: true,
-            ..Place::default()
+    let opened = fs::File::open(folder)?;
+    loop {
+        let next = segments
+            .iter()
+            .find(|segment| segment.number >= place.segment);
+        let Some(segment) = next.copied() else {
+            // What was sent is not there any more.
+            place.broken |= !segments.is_empty();
+            return Ok(());
         };
-    }
-    file.seek(SeekFrom::Start(place.offset))?;
-    let mut lines = Lines::new(BufReader::with_capacity(64 << 10, file));
-    let mut left = room;
-    while left > 0
-        && let Some(line) = lines.next_line()?
-        && line.ending == Ending::Newline
-    {
-        place.offset += line.bytes.len() as u64 + 1;
-        let Ok(value) = serde_json::from_slice::<serde_json::Value>(line.bytes) else {
-            place.broken = true;
-            continue;
-        };
-        if value.get("event").and_then(serde_json::Value::as_str) != Some("checkpoint") {
-            continue;
+        if segment.number > place.segment {
+            // Nobody of us removes any.
+            (place.segment, place.offset, place.broken) = (segment.number, 0, true);
         }
-        left -= 1;
-        let seen = Seen::of_ledger(&value);
-        place.seq = seen.seq;
-        let text = String::from_utf8_lossy(line.bytes).into_owned();
-        items.push(Item { seen, text });
+        let file = segment.open(&opened)?;
+        if !segment.packed && file.metadata()?.len() < place.offset {
+            // It was cut off: what is there now is sent again, and whoever keeps the old ones sees it.
+            (place.offset, place.broken) = (0, true);
+        }
+        let mut lines = Lines::new(plain_from(file, segment.packed, place.offset)?);
+        while left > 0
+            && let Some(line) = lines.next_line()?
+            && line.ending == Ending::Newline
+        {
+            place.offset += line.bytes.len() as u64 + 1;
+            let Ok(value) = serde_json::from_slice::<serde_json::Value>(line.bytes) else {
+                place.broken = true;
+                continue;
+            };
+            if value.get("event").and_then(serde_json::Value::as_str) != Some("checkpoint") {
+                continue;
+            }
+            left -= 1;
+            let seen = Seen::of_ledger(&value);
+            place.seq = seen.seq;
+            let text = String::from_utf8_lossy(line.bytes).into_owned();
+            items.push(Item { seen, text });
+        }
+        if left == 0 || segments.last() == Some(&segment) {
+            return Ok(());
+        }
+        (place.segment, place.offset) = (segment.number.saturating_add(1), 0);
     }
-    Ok(())
 }
 
 /// Whether an event's name is meant by a name, or by a beginning and `*`.

@@ -4,21 +4,18 @@
 //! checkpoint is in the chain and not signed yet. A last line that is not whole is what an appender was
 //! writing, or was when it was killed: the next one cuts it off.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, BufRead};
-
-use serde::Serialize;
+use std::os::fd::AsFd;
 
 use super::anchor::Anchors;
-use super::entry::{
-    self, Entry, LedgerEvent, LogHead, LogPruned, LogState, Unsealed, checkpoint_message,
-    rotation_message,
-};
+pub use super::bound::{Bound, LogName};
+use super::entry::{self, Entry, LedgerEvent, Unsealed, checkpoint_message, rotation_message};
+pub use super::flaw::{BrokenEntry, EntryFlaw};
 use super::key::PublicKey;
+use super::segment::{self, LedgerSegment};
 use crate::audit::chain::ChainHash;
 use crate::audit::reader::{Ending, Lines};
-use crate::audit::verify::SegmentEnd;
-use crate::ids::SessionId;
 
 /// What the ledger says, as far as it holds.
 #[derive(Debug, Default)]
@@ -47,127 +44,6 @@ pub struct Contents {
     released: Vec<LogName>,
 }
 
-/// In whose folder a log is (`None`: in the ledger's own), and whose it is.
-pub type LogName = (Option<u32>, SessionId);
-
-/// What it says of one session.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Bound {
-    /// Heads by the number of records.
-    pub heads: BTreeMap<u64, ChainHash>,
-    /// Whether the last of them is the end.
-    pub ended: bool,
-    /// The log was found to be broken: first record and flaw.
-    pub broken: Option<(u64, String)>,
-    /// The segments that were removed, from the first on: the log begins behind the last of them. Signed, all of them.
-    pub pruned: Vec<SegmentEnd>,
-}
-
-impl Bound {
-    /// The hash that a record must have.
-    pub fn head(&self, record: u64) -> Option<ChainHash> {
-        let pruned = || self.pruned.iter().find(|end| end.records == record);
-        let head = self.heads.get(&record).copied();
-        head.or_else(|| pruned().map(|end| end.head))
-    }
-
-    /// A head that was bound; answers whether it can be.
-    fn bind(&mut self, head: &LogHead) -> bool {
-        let last = self.heads.last_key_value();
-        let repeats = last == Some((&head.records, &head.head));
-        let backwards = last.is_some_and(|(records, _)| *records >= head.records);
-        let contradicts = self
-            .head(head.records)
-            .is_some_and(|known| known != head.head);
-        if contradicts || (backwards || self.ended) && !repeats {
-            return false;
-        }
-        self.heads.insert(head.records, head.head);
-        self.ended |= head.state == LogState::Ended;
-        true
-    }
-
-    /// A segment that was removed: it follows the one before it, or says the same again. `None`: it contradicts what
-    /// was said before; otherwise, whether it is new.
-    fn prune(&mut self, pruned: &LogPruned) -> Option<bool> {
-        let end = SegmentEnd {
-            segment: pruned.segment,
-            records: pruned.last,
-            head: pruned.head,
-        };
-        let before = self.pruned.last();
-        if before == Some(&end) {
-            // Whoever was to remove it was killed.
-            return Some(false);
-        }
-        let (segment, records) = before.map_or((0, 0), |end| (end.segment, end.records));
-        let follows = segment.checked_add(1) == Some(pruned.segment)
-            && records.checked_add(1) == Some(pruned.first)
-            && pruned.first <= pruned.last;
-        let agrees = |head: &ChainHash| *head == pruned.head;
-        let holds = follows && self.heads.get(&pruned.last).is_none_or(agrees);
-        holds.then(|| {
-            self.pruned.push(end);
-            true
-        })
-    }
-}
-
-/// An entry that does not hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
-#[error("entry {entry}: {flaw}")]
-pub struct BrokenEntry {
-    /// Which, counted from 1 in the file.
-    pub entry: u64,
-    /// What is wrong with it.
-    pub flaw: EntryFlaw,
-}
-
-/// What is wrong with an entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(rename_all = "snake_case")]
-pub enum EntryFlaw {
-    /// It is no entry.
-    #[error("not an entry of this form")]
-    NotAnEntry,
-    /// Its bytes are not those that were sealed.
-    #[error("hash does not match its content: it was changed")]
-    Hash,
-    /// Entries before it are missing, moved or doubled.
-    #[error(
-        "sequence is {found} where {expected} must stand: entries were removed, moved or added"
-    )]
-    Sequence {
-        /// The number that must stand there.
-        expected: u64,
-        /// The number that stands there.
-        found: u64,
-    },
-    /// It does not follow the entry before.
-    #[error("does not follow the entry before it: one of the two was changed")]
-    Prev,
-    /// It names another host than the first entry.
-    #[error("names another host")]
-    OtherHost,
-    /// The first entry makes no key, or a later one makes another.
-    #[error("a ledger begins with its first key, and has no other beginning")]
-    Beginning,
-    /// It is signed with a key that is not the ledger's.
-    #[error("signed with another key than the one that was in use")]
-    OtherKey,
-    /// The signature does not hold.
-    #[error("its signature does not hold: it was forged or changed")]
-    Signature,
-    /// The sessions' heads contradict one another.
-    #[error("a log that had more records by then, or had ended")]
-    Backwards,
-    /// A segment that was removed contradicts what was said before.
-    #[error(
-        "removes a segment that does not follow the one removed before it, or is not as it was bound"
-    )]
-    Pruned,
-}
-
 /// What a key that somebody noted says of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {
@@ -180,24 +56,76 @@ pub enum Pinned {
 }
 
 impl Contents {
-    /// Reads a ledger and holds it to these anchors.
-    pub fn read(source: impl BufRead, anchors: &mut Anchors) -> io::Result<Self> {
-        let mut lines = Lines::new(source);
+    /// Reads the ledger in this folder, all of its segments, and holds it to these anchors. `None`: there is none.
+    pub fn of(folder: impl AsFd, anchors: &mut Anchors) -> io::Result<Option<Self>> {
+        let segments = segment::list(&folder)?;
+        let several = segments.len() > 1;
         let mut contents = Self::default();
-        while let Some(line) = lines.next_line()? {
-            if line.ending == Ending::Cut {
-                contents.torn = line.bytes.len();
+        for (segment, number) in segments.iter().zip(1..) {
+            if segment.number != number {
+                let missing = LedgerSegment::plain(number).file_name();
+                contents.break_at(Some(missing), EntryFlaw::SegmentMissing);
                 break;
             }
-            if let Err(flaw) = contents.extend(line.bytes) {
-                let entry = line.number;
-                contents.broken = Some(BrokenEntry { entry, flaw });
+            let (opened, file) = segment.open_either(&folder)?;
+            let name = (several || opened.packed).then(|| opened.file_name());
+            let taken = opened.lines(file).and_then(|mut lines| {
+                contents.take_lines(&mut lines, segments.last() == Some(segment), anchors)
+            });
+            match taken {
+                Ok(Ok(())) => {}
+                Ok(Err(flaw)) => contents.break_at(name, flaw),
+                // The disk's own errors look the same; either way it cannot be read as it should.
+                Err(error) if opened.packed => {
+                    contents.break_at(name, EntryFlaw::Packing(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+            if contents.broken.is_some() {
                 break;
             }
-            anchors.meet(contents.entries, line.bytes);
+        }
+        contents.drop_unsigned();
+        Ok((!segments.is_empty()).then_some(contents))
+    }
+
+    /// Reads a ledger of one segment and holds it to these anchors.
+    pub fn read(source: impl BufRead, anchors: &mut Anchors) -> io::Result<Self> {
+        let mut contents = Self::default();
+        if let Err(flaw) = contents.take_lines(&mut Lines::new(source), true, anchors)? {
+            contents.break_at(None, flaw);
         }
         contents.drop_unsigned();
         Ok(contents)
+    }
+
+    /// Goes on with a segment.
+    fn take_lines(
+        &mut self,
+        lines: &mut Lines<impl BufRead>,
+        is_last: bool,
+        anchors: &mut Anchors,
+    ) -> io::Result<Result<(), EntryFlaw>> {
+        while let Some(line) = lines.next_line()? {
+            if line.ending == Ending::Cut {
+                if !is_last {
+                    return Ok(Err(EntryFlaw::Truncated));
+                }
+                self.torn = line.bytes.len();
+                break;
+            }
+            if let Err(flaw) = self.extend(line.bytes) {
+                return Ok(Err(flaw));
+            }
+            anchors.meet(self.entries, line.bytes);
+        }
+        Ok(Ok(()))
+    }
+
+    /// The entry that must stand next does not hold.
+    fn break_at(&mut self, file: Option<String>, flaw: EntryFlaw) {
+        let entry = self.entries + 1;
+        self.broken = Some(BrokenEntry { entry, file, flaw });
     }
 
     /// That something was removed counts only where it is signed: who can write the file alone could say so.

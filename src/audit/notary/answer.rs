@@ -10,7 +10,7 @@
 //! not its key. It takes no request: who asks the kernel says. It is confined before it reads a byte.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 use super::confine;
 use super::{StartError, folder};
 use crate::audit::chain::ChainHash;
+use crate::audit::ledger::FOLDER;
 use crate::audit::ledger::anchor::Anchors;
 use crate::audit::ledger::key::{PUBLIC_FILE, PublicKey};
 use crate::audit::ledger::read::{Bound, Contents, Pinned};
-use crate::audit::ledger::{FILE, FOLDER};
 use crate::audit::verify::SegmentEnd;
 use crate::ids::SessionId;
 
@@ -88,14 +88,10 @@ pub(super) fn answer(logs: &Path) -> Result<(), StartError> {
     let folder = folder(&path)?;
 
     // 2. Nothing but reading below the folder of the ledger, and writing the answer.
-    confine::confine(&folder)?;
+    confine::confine(&folder, None)?;
 
     // 3. Read, verify, tell.
-    let contents = match File::open(path.join(FILE)) {
-        Ok(file) => Contents::read(BufReader::new(file), &mut Anchors::default())?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::default(),
-        Err(error) => return Err(error.into()),
-    };
+    let contents = Contents::of(&folder, &mut Anchors::default())?.unwrap_or_default();
     let mut answer = BufWriter::new(asking);
     tell(
         &mut answer,

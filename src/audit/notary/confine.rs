@@ -1,36 +1,39 @@
 //! What the notary takes from itself.
 //!
-//! Afterwards it can read below the folder of logs, and write the ledger, which is open. It cannot open
-//! anything to write, connect, execute, signal or trace; a system call beyond the table ends it at once.
+//! Afterwards it can read below the folder of logs, and open and make segments of the ledger. It cannot open
+//! anything else to write, connect, execute, signal or trace; a system call beyond the table ends it at once.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::libc;
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
+use crate::audit::ledger::newest;
 pub use crate::audit::writer::confine::ConfineError;
-use crate::audit::writer::confine::{exactly, without};
+use crate::audit::writer::confine::{exactly, opening, without};
 use crate::sys::seccomp::{self, Table};
 use crate::sys::{capability, harden};
 
-/// Puts every layer on. Seccomp last, because it forbids what the others are made with.
-pub fn confine(logs: impl AsFd) -> Result<(), ConfineError> {
+/// Puts every layer on. Seccomp last, because it forbids what the others are made with. `ledger` is the folder in which
+/// segments may be opened to write, and made; whoever only reads below `logs` has none.
+pub fn confine(logs: impl AsFd, ledger: Option<BorrowedFd<'_>>) -> Result<(), ConfineError> {
     harden::harden()?;
     capability::drop_all()?;
-    landlock(logs)?;
-    seccomp::install(&seccomp::allow_only(table()?, SeccompAction::KillProcess)?)?;
+    landlock(logs, ledger)?;
+    let table = table(ledger)?;
+    seccomp::install(&seccomp::allow_only(table, SeccompAction::KillProcess)?)?;
     Ok(())
 }
 
-/// Handles everything Landlock knows, and allows reading below the folder of logs.
-fn landlock(logs: impl AsFd) -> Result<(), ConfineError> {
+/// Handles everything Landlock knows, and allows reading below the folder of logs, and writing in that of the ledger.
+fn landlock(logs: impl AsFd, ledger: Option<BorrowedFd<'_>>) -> Result<(), ConfineError> {
     let abi = ABI::V10;
-    let status = Ruleset::default()
+    let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
@@ -38,8 +41,14 @@ fn landlock(logs: impl AsFd) -> Result<(), ConfineError> {
         .add_rule(PathBeneath::new(
             logs,
             AccessFs::ReadFile | AccessFs::ReadDir,
-        ))?
-        .restrict_self()?;
+        ))?;
+    if let Some(ledger) = ledger {
+        let appends =
+            AccessFs::MakeReg | AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate;
+        let appends = PathBeneath::new(ledger, appends);
+        rules = rules.add_rule(appends.set_compatibility(CompatLevel::BestEffort))?;
+    }
+    let status = rules.restrict_self()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
         RulesetStatus::NotEnforced => Err(ConfineError::NoLandlock),
@@ -47,7 +56,7 @@ fn landlock(logs: impl AsFd) -> Result<(), ConfineError> {
 }
 
 /// Every system call that the notary makes from here on, and why.
-fn table() -> Result<Table, ConfineError> {
+fn table(ledger: Option<BorrowedFd<'_>>) -> Result<Table, ConfineError> {
     let mut table: Table = [
         // the loop
         libc::SYS_ppoll,
@@ -64,6 +73,7 @@ fn table() -> Result<Table, ConfineError> {
         libc::SYS_pread64,
         libc::SYS_write,
         libc::SYS_fdatasync, // a log before its head is bound, and the ledger
+        libc::SYS_fsync,     // the name of a new segment
         libc::SYS_ftruncate, // cut a partial line off
         // the memory allocator, and the seeds of tables
         libc::SYS_brk,
@@ -81,14 +91,19 @@ fn table() -> Result<Table, ConfineError> {
     .into_iter()
     .map(|call| (call, Vec::new()))
     .collect::<BTreeMap<_, _>>();
-    // Only to read (open(2): O_WRONLY and O_RDWR are the two lowest bits of the flags).
+    // Only to read, but in the folder of the ledger (open(2): O_WRONLY and O_RDWR are the two lowest bits of the flags).
     let (access, length) = (
         u64::from(libc::O_ACCMODE.unsigned_abs()),
         SeccompCmpArgLen::Dword,
     );
     let reads =
         |flags| SeccompCondition::new(flags, length.clone(), SeccompCmpOp::MaskedEq(access), 0);
-    table.insert(libc::SYS_openat, vec![SeccompRule::new(vec![reads(2)?])?]);
+    let mut opens = vec![SeccompRule::new(vec![reads(2)?])?];
+    if let Some(ledger) = ledger {
+        opens.push(opening(ledger, newest::THERE, None)?);
+        opens.push(opening(ledger, newest::NEW, Some(newest::MODE))?);
+    }
+    table.insert(libc::SYS_openat, opens);
     #[cfg(target_arch = "x86_64")]
     table.insert(libc::SYS_open, vec![SeccompRule::new(vec![reads(1)?])?]);
     // Libraries make sure what a descriptor is before they close it or list a folder; the lock of the ledger.

@@ -13,8 +13,7 @@ pub mod confine;
 pub mod follow;
 mod serve;
 
-use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,6 +29,8 @@ use super::ledger::append::{self, KeyPlace};
 use super::ledger::key::{KeyError, KeyFile};
 use super::ledger::read::{BrokenEntry, Contents};
 use super::ledger::{FILE, FOLDER, Ledger, LedgerError};
+use super::roll::Roll;
+use super::settings::Settings;
 use crate::exit::Exit;
 use crate::policy::Durability;
 
@@ -40,7 +41,8 @@ pub const STATE: &str = "/var/lib/portcullis-notary";
 /// Name of the key, where the service manager gives it (systemd.exec(5), `LoadCredential=`).
 pub const CREDENTIAL: &str = "audit-key";
 
-/// Entry of `portcullis-notary [LOGS STATE]` and `portcullis-notary --answer [LOGS]`; the folders are for tests.
+/// Entry of `portcullis-notary [LOGS STATE [FILE]]` and `portcullis-notary --answer [LOGS]`; folders and the file of
+/// settings are for tests.
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from).peekable();
     if arguments.next_if(|first| first == "--answer").is_some() {
@@ -52,7 +54,8 @@ pub fn main() -> ExitCode {
     }
     let logs = arguments.next().unwrap_or_else(|| LOGS.into());
     let state = arguments.next().unwrap_or_else(|| STATE.into());
-    let exit = match start(&logs, &state) {
+    let file = arguments.next();
+    let exit = match start(&logs, &state, roll(file.as_deref())) {
         Ok(opened) => serve::serve(opened),
         Err(error) => {
             tell(format_args!("{error}"));
@@ -63,7 +66,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Steps 1 to 5, in an order that matters; step 6 is [`serve`].
-fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
+fn start(logs: &Path, state: &Path, roll: Roll) -> Result<serve::Opened, StartError> {
     // 1. A signal that asks to end is data: what is due is bound first.
     let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
     let mut ending = SigSet::empty();
@@ -77,7 +80,7 @@ fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
     // 2. Look at what there is from now on, so that nothing is missed between reading and watching.
     let watch = serve::Watch::new(logs)?;
 
-    // 3. Open the ledger and the key: the last files that are opened to be written.
+    // 3. Open the ledger and the key: what is opened to be written from here on is the ledger's next segment.
     let folder = append::folder(folder(logs)?)?;
     let shown = logs.join(FOLDER);
     let place = key_place(state)?;
@@ -86,17 +89,17 @@ fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
     if is_given {
         ledger.publish(&folder)?;
     }
+    let ledger = ledger.rolling(roll);
 
     // 4. Learn from it what was bound. One that does not hold is not gone on with.
-    let file = File::open(shown.join(FILE))?;
-    let contents = Contents::read(BufReader::new(file), &mut Anchors::default())?;
+    let contents = Contents::of(&folder, &mut Anchors::default())?.unwrap_or_default();
     if let Some(broken) = contents.broken {
         let path = shown.join(FILE);
         return Err(StartError::Broken { path, broken });
     }
 
     // 5. Give up everything else, before a byte of a log is read.
-    confine::confine(&self::folder(logs)?)?;
+    confine::confine(&self::folder(logs)?, Some(ledger.folder()))?;
     Ok(serve::Opened {
         logs: logs.to_owned(),
         signals,
@@ -104,6 +107,20 @@ fn start(logs: &Path, state: &Path) -> Result<serve::Opened, StartError> {
         ledger,
         bound: contents.sessions,
     })
+}
+
+/// When the ledger goes on in another segment. Where the settings cannot be read it is signed all the same.
+fn roll(file: Option<&Path>) -> Roll {
+    let settings = file.map_or_else(Settings::of_the_host, Settings::read);
+    settings.map_or_else(
+        |error| {
+            tell(format_args!(
+                "{error}; segments of the ledger are as by default"
+            ));
+            Roll::default()
+        },
+        |settings| settings.segments.ledger,
+    )
 }
 
 fn folder(path: &Path) -> io::Result<OwnedFd> {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use crate::audit::folder::LogFolder;
+use crate::audit::ledger::segment::LedgerSegment;
 use crate::audit::segment::SegmentName;
 
 /// How hard it is packed: logs of ours shrink to about a tenth, and 6 costs a fraction of what 19 does.
@@ -28,28 +29,41 @@ pub struct Packed {
     pub after: u64,
 }
 
-/// Packs a segment that nobody writes any more. Whatever fails, the plain file stays.
+/// Packs a segment of a log that nobody writes any more. Whatever fails, the plain file stays.
 pub fn pack(folder: &LogFolder, plain: SegmentName) -> io::Result<Packed> {
     let packed = SegmentName {
         packed: true,
         ..plain
     };
     let source = folder.open_segment(plain)?;
+    replace(folder, (&source, &plain.file_name()), &packed.file_name())
+}
+
+/// The same of a segment of the ledger, in the ledger's folder.
+pub fn pack_ledger(folder: impl AsFd, plain: LedgerSegment) -> io::Result<Packed> {
+    let source = plain.open(&folder)?;
+    let packed = plain.twin().file_name();
+    replace(&folder, (&source, &plain.file_name()), &packed)
+}
+
+/// Puts the packed file in the place of the plain one.
+fn replace(folder: impl AsFd, (source, plain): (&File, &str), packed: &str) -> io::Result<Packed> {
     let metadata = source.metadata()?;
-    let unfinished = packed.file_name() + UNFINISHED;
+    let folder = &folder;
+    let unfinished = format!("{packed}{UNFINISHED}");
     // What a packer left that was killed.
     remove(folder, &unfinished)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let target = File::from(rustix::fs::openat(folder, &unfinished, flags, mode)?);
-    let written = write(&source, &target, &metadata);
+    let written = write(source, &target, &metadata);
     let after = written.inspect_err(|_| {
         // The error that counts is the first.
         drop(remove(folder, &unfinished));
     })?;
-    rustix::fs::renameat(folder, &unfinished, folder, packed.file_name())?;
+    rustix::fs::renameat(folder, &unfinished, folder, packed)?;
     rustix::fs::fsync(folder)?;
-    remove(folder, &plain.file_name())?;
+    remove(folder, plain)?;
     rustix::fs::fsync(folder)?;
     Ok(Packed {
         before: metadata.size(),

@@ -2,12 +2,17 @@
 //!
 //! Owns: how far the log is bound. A ledger that cannot be written now (somebody holds its lock, the disk is
 //! full) holds nobody up: it is tried again, and what is not bound yet shows in `audit verify`. Only the end
-//! waits, for a moment: whoever is told that the session has ended can rely on its signature.
+//! waits, for a moment: whoever is told that the session has ended can rely on its signature. While it cannot be written
+//! the log says so (`ledger.lost`, `ledger.resumed`).
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use crate::audit::AuditEvent;
 use crate::audit::chain::ChainHash;
-use crate::audit::ledger::{INTERVAL, Ledger, LedgerEvent, LogHead, LogState, RECORDS};
+use crate::audit::ledger::{
+    INTERVAL, Ledger, LedgerError, LedgerEvent, LogHead, LogState, RECORDS,
+};
 use crate::ids::SessionId;
 
 /// How long the end waits for the ledger.
@@ -33,6 +38,18 @@ pub(super) struct Binder {
     retry: Duration,
     /// The end was waited for, once.
     waited: bool,
+    /// Since when nothing could be bound.
+    trouble: Option<Trouble>,
+    /// What the log is to say of that.
+    news: Option<AuditEvent>,
+}
+
+/// A while in which nothing could be bound.
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    /// It is on record.
+    told: bool,
 }
 
 impl Binder {
@@ -53,9 +70,16 @@ impl Binder {
             due: None,
             retry: RETRY,
             waited: false,
+            trouble: None,
+            news: None,
         };
         binder.committed((records, head), ended);
         binder
+    }
+
+    /// Where the ledger's further segments are.
+    pub(super) fn folder(&self) -> Option<BorrowedFd<'_>> {
+        self.ledger.as_ref().map(Ledger::folder)
     }
 
     /// The log was committed up to here.
@@ -104,13 +128,55 @@ impl Binder {
                 LogState::Open
             },
         });
-        if ledger.append(&[head], patience).is_ok() {
-            self.bound = self.records;
-            self.due = None;
-            self.retry = RETRY;
-        } else {
-            self.due = Some(Instant::now() + self.retry);
-            self.retry = (self.retry * 2).min(INTERVAL);
+        match ledger.append(&[head], patience) {
+            Ok(()) => {
+                self.bound = self.records;
+                self.due = None;
+                self.retry = RETRY;
+                self.is_back();
+            }
+            Err(error) => {
+                self.due = Some(Instant::now() + self.retry);
+                self.retry = (self.retry * 2).min(INTERVAL);
+                self.is_away(&error);
+            }
         }
+    }
+
+    /// Whoever has the lock for a moment is no trouble; who keeps it is.
+    fn is_away(&mut self, error: &LedgerError) {
+        let trouble = self.trouble.get_or_insert_with(|| Trouble {
+            since: Instant::now(),
+            told: false,
+        });
+        let is_passing = matches!(error, LedgerError::Busy { .. });
+        if trouble.told || is_passing && trouble.since.elapsed() < INTERVAL {
+            return;
+        }
+        trouble.told = true;
+        let why = error.to_string();
+        self.news = Some(AuditEvent::LedgerLost { why });
+    }
+
+    fn is_back(&mut self) {
+        let Some(trouble) = self.trouble.take().filter(|trouble| trouble.told) else {
+            return;
+        };
+        let lost = self.news.take();
+        if lost.is_none() {
+            let ms = trouble.since.elapsed().as_millis();
+            let ms = u64::try_from(ms).unwrap_or(u64::MAX);
+            self.news = Some(AuditEvent::LedgerResumed { ms });
+        }
+    }
+
+    /// What the log is to say of the ledger, until [`Self::is_told`].
+    pub(super) fn news(&self) -> Option<&AuditEvent> {
+        self.news.as_ref()
+    }
+
+    /// It says so.
+    pub(super) fn is_told(&mut self) {
+        self.news = None;
     }
 }

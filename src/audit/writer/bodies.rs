@@ -10,9 +10,9 @@ use data_encoding::BASE64;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use super::confine::READ;
+use super::confine::{BODY_MODE, READ};
 use crate::audit::http::{BodyKept, BodySkipped, SkipReason};
-use crate::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
+use crate::audit::log::NEW_SEGMENT;
 use crate::audit::{AuditEvent, bodies, redact};
 use crate::policy::Durability;
 use crate::wire::audit::BodyOffer;
@@ -91,7 +91,7 @@ impl Bodies {
     fn write(&self, sha256: &str, content: &[u8]) -> io::Result<()> {
         let folder = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         for name in bodies::places(sha256) {
-            match rustix::fs::openat(folder, &name, NEW_SEGMENT, NEW_SEGMENT_MODE) {
+            match rustix::fs::openat(folder, &name, NEW_SEGMENT, BODY_MODE) {
                 Err(Errno::EXIST) if self.has(folder, &name, content) => return Ok(()),
                 Err(Errno::EXIST) => {}
                 made => {

@@ -1,8 +1,13 @@
 //! What the writer takes from itself. Four layers, each enough to keep it from the rest of the host.
 //!
 //! Afterwards it can read and write what is open, make new files in the folders that are named to [`confine`], read those in
-//! the folder of bodies, and end. It cannot open another file that is there, connect, execute, signal or trace; a system
-//! call beyond the table ends it at once, and with it the session's traffic.
+//! the folder of bodies, append in that of the ledger, whose key it has open, and end. It cannot open another file that is
+//! there, connect, execute, signal or trace; a system call beyond the table ends it at once, and with it the session's
+//! traffic.
+//!
+//! What keeps logs from being opened through the folder of the ledger: there files are opened to be read and written at
+//! once (seccomp knows flags, not names), and Landlock lets none of the logs be read. Bodies can be read, and so nobody may
+//! write them, their owner included ([`BODY_MODE`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +21,7 @@ use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule};
 
+use crate::audit::ledger::newest;
 use crate::audit::log::{NEW_SEGMENT, NEW_SEGMENT_MODE};
 use crate::sys::seccomp::{self, SeccompError, Table};
 use crate::sys::{capability, harden};
@@ -46,13 +52,18 @@ pub enum ConfineError {
 /// The folders that stay open, and what may be done in them.
 #[derive(Debug)]
 pub struct Folders<'a> {
-    /// New files may be made in these.
-    pub new_files: Vec<BorrowedFd<'a>>,
-    /// Files of this one may be read.
-    pub read: Option<BorrowedFd<'a>>,
+    /// Segments of the log may be made in it.
+    pub logs: Option<BorrowedFd<'a>>,
+    /// Bodies may be made in it, and read.
+    pub bodies: Option<BorrowedFd<'a>>,
+    /// Segments of the ledger may be made in it, and opened. `None`: somebody else has the ledger.
+    pub ledger: Option<BorrowedFd<'a>>,
 }
 
-/// How a file of [`Folders::read`] is opened.
+/// Who may do what with a body: nobody writes it once it is made.
+pub const BODY_MODE: Mode = Mode::RUSR.union(Mode::RGRP);
+
+/// How a body is opened that is there.
 pub(super) const READ: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -69,16 +80,20 @@ pub fn confine(folders: &Folders<'_>) -> Result<(), ConfineError> {
 }
 
 /// Handles everything Landlock knows and allows none of it, but new regular files beneath the folders: to make them, to
-/// write them and to cut off what was written in part; and to read beneath one. An older kernel enforces the part that it
+/// write them and to cut off what was written in part; and to read beneath those of bodies and of the ledger. An older kernel enforces the part that it
 /// knows; that it enforces anything is checked, because the library says nothing when it does not.
 fn landlock(folders: &Folders<'_>) -> Result<(), ConfineError> {
     let abi = ABI::V10;
     let make = AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::Truncate;
-    let makes = folders.new_files.iter().map(|folder| (*folder, make));
-    let reads = folders
-        .read
-        .map(|folder| (folder, AccessFs::ReadFile.into()));
-    let rules = makes.chain(reads).map(|(folder, access)| {
+    let named = [
+        (folders.logs, make),
+        (folders.bodies, make | AccessFs::ReadFile),
+        (folders.ledger, make | AccessFs::ReadFile),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(folder, access)| Some((folder?, access)));
+    let rules = named.map(|(folder, access)| {
         let rule = PathBeneath::new(folder, access).set_compatibility(CompatLevel::BestEffort);
         Ok::<_, RulesetError>(rule)
     });
@@ -110,7 +125,7 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
         libc::SYS_fdatasync, // durability
         libc::SYS_fsync,     // durability of a new segment's name
         libc::SYS_ftruncate, // cut a partial line off
-        // the ledger: its end, and its key
+        // the ledger: its end, and its key; whether a segment is a file
         libc::SYS_fstat,
         libc::SYS_pread64,
         // the memory allocator
@@ -132,13 +147,17 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
     // segment and of the ledger.
     let lock = exactly(1, libc::F_OFD_SETLK)?;
     table.insert(libc::SYS_fcntl, vec![exactly(1, libc::F_GETFD)?, lock]);
-    let made = folders.new_files.iter();
-    let mut opens = made
-        .map(|folder| opening(*folder, NEW_SEGMENT, Some(NEW_SEGMENT_MODE)))
+    let ways = [
+        (folders.logs, NEW_SEGMENT, Some(NEW_SEGMENT_MODE)),
+        (folders.bodies, NEW_SEGMENT, Some(BODY_MODE)),
+        (folders.bodies, READ, None),
+        (folders.ledger, newest::THERE, None),
+        (folders.ledger, newest::NEW, Some(newest::MODE)),
+    ];
+    let opens = ways
+        .into_iter()
+        .filter_map(|(folder, flags, mode)| Some(opening(folder?, flags, mode)))
         .collect::<Result<Vec<_>, _>>()?;
-    if let Some(folder) = folders.read {
-        opens.push(opening(folder, READ, None)?);
-    }
     // No rule would be no condition.
     if !opens.is_empty() {
         table.insert(libc::SYS_openat, opens);
@@ -153,7 +172,7 @@ fn table(folders: &Folders<'_>) -> Result<Table, ConfineError> {
 
 /// A rule for openat(2) by a name in this folder, in one way alone. Where the name leads nobody checks here: that it stays
 /// beneath the folder is Landlock's.
-fn opening(
+pub(in crate::audit) fn opening(
     folder: BorrowedFd<'_>,
     flags: OFlags,
     mode: Option<Mode>,

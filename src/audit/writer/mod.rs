@@ -18,7 +18,8 @@ mod lane;
 mod outage;
 mod serve;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Seek};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -32,15 +33,17 @@ use super::AuditEvent;
 use super::host;
 use super::ledger::append::KeyPlace;
 use super::ledger::{self, Ledger, LedgerError};
-use super::log::{Log, LogError, SEGMENT_BYTES};
+use super::log::{Log, LogError};
 use super::redact;
+use super::roll::Segments;
+use super::settings::{self, Settings, SettingsError};
 use crate::exit::Exit;
 use crate::ids::SessionId;
 use crate::policy::{Durability, OnFailure};
 use crate::sys::fd::inherit;
 use crate::sys::memory;
 use crate::wire::audit::{AuditBoot, AuditReply};
-use crate::wire::supply::WriterSupply;
+use crate::wire::supply::{WriterSupply, only};
 use crate::wire::{Channel, WireError};
 
 /// The session's channel.
@@ -87,22 +90,25 @@ fn start(session: &Channel) -> Result<Opened, StartError> {
 
     // 3. Learn whose log it is, and whether another writer began it: from the starter alone, before the
     //    gate is listened to.
-    let boot: WriterSupply = supply.recv()?;
+    let booted = supply.recv_with::<WriterSupply>()?;
+    let (boot, segments) = (booted.message, only(booted.fds));
+    let segments = self::segments(&boot, segments)?;
 
     // 4. Open the log, the folder of bodies and the ledger: all that is opened from here on are new files beside them, and
     //    bodies that are there already.
-    let (log, ended, outage) = open(&folder, &boot)?;
+    let (log, ended, outage) = open(&folder, &boot, segments)?;
     let bodies = Bodies::open(&folder, durability(&boot));
-    let binder = binder(&folder, &boot, &log, ended.is_some())?;
+    let binder = binder(&folder, &boot, (&log, ended.is_some()), segments)?;
     drop(folder);
     redact::prepare();
 
     // 5. Give up everything that writing to open descriptors does not need, before a byte of the gate
     //    is read.
-    let mut new_files = vec![log.folder()];
-    new_files.extend(bodies.folder());
-    let read = bodies.folder();
-    confine::confine(&Folders { new_files, read })?;
+    confine::confine(&Folders {
+        logs: Some(log.folder()),
+        bodies: bodies.folder(),
+        ledger: binder.folder(),
+    })?;
 
     // 6. Say that records are taken. A session that died meanwhile is found out next: the log is open, so
     //    that its end belongs into it.
@@ -136,17 +142,18 @@ struct Opened {
 fn open(
     folder: &OwnedFd,
     boot: &WriterSupply,
+    segments: Segments,
 ) -> Result<(Log, Option<u64>, Option<Outage>), StartError> {
     let host = host::id();
     match boot {
         WriterSupply::Boot(boot) => {
             let log = Log::create(folder, &boot.folder, whose(boot), boot.durability, &host)?;
-            Ok((as_long_as(log, boot), None, None))
+            Ok((log.rolling(segments.logs), None, None))
         }
         WriterSupply::Resume(boot) => {
             let (shown, durability) = (&boot.folder, boot.durability);
             let (log, found) = Log::resume(folder, shown, whose(boot), durability, &host)?;
-            let mut log = as_long_as(log, boot);
+            let mut log = log.rolling(segments.logs);
             let mut outage = None;
             if found.ended.is_none() {
                 // On record before anything that follows is kept.
@@ -174,8 +181,8 @@ fn open(
 fn binder(
     folder: &OwnedFd,
     boot: &WriterSupply,
-    log: &Log,
-    ended: bool,
+    (log, ended): (&Log, bool),
+    segments: Segments,
 ) -> Result<Binder, StartError> {
     let (WriterSupply::Boot(boot) | WriterSupply::Resume(boot)) = boot else {
         let early = io::Error::other("a gate's channel came before it");
@@ -188,15 +195,38 @@ fn binder(
             error,
         })?;
         let (place, durability) = (KeyPlace::Beside, boot.durability);
-        Some(Ledger::open(folder, &shown, place, durability, host::id())?)
+        let ledger = Ledger::open(folder, &shown, place, durability, host::id())?;
+        Some(ledger.rolling(segments.ledger))
     } else {
         None
     };
     Ok(Binder::new(ledger, boot.session, log.place(), ended))
 }
 
-fn as_long_as(log: Log, boot: &AuditBoot) -> Log {
-    log.with_segments_of(boot.segment_bytes.unwrap_or(SEGMENT_BYTES))
+/// When the log and the ledger go on in another segment.
+fn segments(boot: &WriterSupply, file: Option<OwnedFd>) -> Result<Segments, StartError> {
+    let place = match boot {
+        WriterSupply::Boot(boot) | WriterSupply::Resume(boot) if boot.ledger => settings::OWN,
+        _ => settings::HOSTS,
+    };
+    let read = |file: OwnedFd| {
+        let mut file = File::from(file);
+        // The writer before has read it as well.
+        let rewound = file.rewind();
+        rewound.map_err(|error| settings::unreadable(place, &error))?;
+        Settings::read_open(place, file)
+    };
+    match (boot, file) {
+        (WriterSupply::Boot(boot) | WriterSupply::Resume(boot), _) if boot.segments.is_some() => {
+            Ok(boot.segments.unwrap_or_default())
+        }
+        (_, None) => Ok(Segments::default()),
+        // A session that goes on does not end over a file that was changed meanwhile.
+        (WriterSupply::Resume(_), Some(file)) => {
+            Ok(read(file).map_or_else(|_| Segments::default(), |read| read.segments))
+        }
+        (_, Some(file)) => Ok(read(file)?.segments),
+    }
 }
 
 fn durability(boot: &WriterSupply) -> Durability {
@@ -232,6 +262,8 @@ enum StartError {
     Log(#[from] LogError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     #[error("audit writer: {0}")]
     Confine(#[from] ConfineError),
 }
@@ -241,6 +273,7 @@ impl StartError {
         match self {
             Self::Signals(_) => Exit::Internal,
             Self::Descriptor { .. } | Self::Boot(_) => Exit::Usage,
+            Self::Settings(_) => Exit::Config,
             Self::Log(_) | Self::Ledger(_) | Self::Confine(_) => Exit::Unavailable,
         }
     }

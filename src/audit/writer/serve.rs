@@ -73,6 +73,7 @@ pub(super) fn serve(opened: Opened, session: Channel) -> Exit {
         service.read();
         service.commit();
         service.binder.bind_if_due();
+        service.tell_of_ledger();
         if let Some(exit) = service.turn() {
             return exit;
         }
@@ -357,6 +358,25 @@ impl Service {
             self.outage = None;
             self.binder.committed(self.log.place(), false);
             self.answer(Source::Gate, &AuditReply::Writing);
+        }
+    }
+
+    /// Puts on record that the log cannot be bound, or can again. After the end nothing follows.
+    fn tell_of_ledger(&mut self) {
+        if self.phase == Phase::Ended || self.outage.is_some() || self.log.kept() == 0 {
+            return;
+        }
+        let Some(event) = self.binder.news() else {
+            return;
+        };
+        let event = event.clone().capped();
+        let told = self.log.stage_capped(&event, Timestamp::now());
+        match told.and_then(|_| self.log.commit()) {
+            Ok(()) => {
+                self.binder.is_told();
+                self.binder.committed(self.log.place(), false);
+            }
+            Err(error) => self.begin_outage(&error),
         }
     }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::FolderArg;
-use crate::audit::forward::config::{self, Config, Target};
+use crate::audit::forward::config::Target;
 use crate::audit::forward::metrics::Numbers;
 use crate::audit::forward::serve::serve;
 use crate::audit::forward::worker::{self, Shared, Status, Surroundings};
+use crate::audit::settings::{self, Settings};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print;
 use crate::exit::Exit;
@@ -37,7 +38,8 @@ pub struct ForwardArgs {
 /// Forwards.
 pub(super) fn forward(arguments: &ForwardArgs) -> Outcome {
     let path = arguments.config.clone().map_or_else(own_config, Ok)?;
-    let config = Config::read(&path).map_err(|error| Failure::new(Exit::Config, error))?;
+    let read = Settings::read(&path).map_err(|error| Failure::new(Exit::Config, error));
+    let config = read?.forwarding;
     let targets = config.targets();
     let targets = targets.map_err(|why| Failure::new(Exit::Config, why))?;
     if targets.is_empty() && config.metrics.is_none() {
@@ -45,7 +47,7 @@ pub(super) fn forward(arguments: &ForwardArgs) -> Outcome {
         let why = format!("{path}: nothing to do: give [[forward]], [[anchor]] or [metrics]");
         return Err(Failure::new(Exit::Config, why));
     }
-    let logs = match (&arguments.folder.path, path == Path::new(config::SERVICE)) {
+    let logs = match (&arguments.folder.path, path == Path::new(settings::HOSTS)) {
         (None, true) => PathBuf::from("/var/log/portcullis"),
         _ => arguments.folder.path()?,
     };
@@ -146,18 +148,10 @@ fn signaled(signals: &SigSet) -> bool {
 }
 
 fn own_config() -> Result<PathBuf, Failure> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    absolute("XDG_CONFIG_HOME")
-        .or_else(|| Some(absolute("HOME")?.join(".config")))
-        .map(|folder| folder.join("portcullis/audit.toml"))
-        .ok_or_else(|| {
-            let why = "neither XDG_CONFIG_HOME nor HOME is an absolute path; give --config";
-            Failure::new(Exit::Config, why)
-        })
+    settings::own_path(std::env::var_os).ok_or_else(|| {
+        let why = "neither XDG_CONFIG_HOME nor HOME is an absolute path; give --config";
+        Failure::new(Exit::Config, why)
+    })
 }
 
 fn state(given: Option<&Path>) -> Result<PathBuf, Failure> {

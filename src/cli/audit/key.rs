@@ -11,7 +11,7 @@ use super::{FolderArg, finish};
 use crate::audit::host;
 use crate::audit::ledger::append::KeyPlace;
 use crate::audit::ledger::key::{FILE as FILE_OF_KEY, KeyFile, PUBLIC_FILE};
-use crate::audit::ledger::{FILE, FOLDER, Ledger, LedgerError, PublicKey};
+use crate::audit::ledger::{FILE, FOLDER, Ledger, LedgerError, PublicKey, segment};
 use crate::audit::notary;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::print::{escape, line};
@@ -55,7 +55,8 @@ pub(super) fn run(command: KeyCommand) -> Outcome {
     };
     let folder = arguments.folder.path()?.join(FOLDER);
     let path = folder.join(FILE);
-    if !path.exists() {
+    let segments = std::fs::File::open(&folder).and_then(segment::list);
+    if segments.is_ok_and(|segments| segments.is_empty()) || !folder.exists() {
         let why = "there is no ledger; the first session that is run makes one";
         let shown = escape(&path.to_string_lossy());
         return Err(Failure::new(Exit::Unavailable, format!("{shown}: {why}")));

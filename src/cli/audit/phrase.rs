@@ -135,6 +135,8 @@ pub(super) fn event(event: &AuditEvent, known: &mut Destinations) -> String {
             )
         }
         AuditEvent::WitnessLost { .. } => "no process is named from here on".to_owned(),
+        AuditEvent::LedgerLost { why } => format!("not signed: {}", escape(why)),
+        AuditEvent::LedgerResumed { ms } => format!("signed again, after {}", duration(*ms)),
         AuditEvent::GateLost { ms } => format!("found out after {}", duration(*ms)),
         AuditEvent::SessionStopping { by, kill } => {
             let how = if *kill { "killed" } else { "stopped" };

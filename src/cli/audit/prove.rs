@@ -25,7 +25,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// The ledger, verified.
 #[derive(Debug, Serialize)]
 pub(super) struct Proof {
-    /// Its file.
+    /// The file that it begins in.
     ledger: PathBuf,
     entries: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,20 +115,15 @@ pub(super) fn ledger(
 ) -> Result<(Contents, Option<Proof>), Failure> {
     let folder = logs.join(FOLDER);
     let path = folder.join(FILE);
-    let contents = match File::open(&path) {
-        Ok(file) => {
-            let source = BufReader::with_capacity(256 << 10, file);
-            Contents::read(source, &mut anchors)
-                .map_err(|error| super::log_failure(&path, &error))?
-        }
+    let read = match File::open(&folder) {
+        Ok(opened) => Contents::of(opened, &mut anchors),
+        Err(error) => Err(error),
+    };
+    let contents = match read {
+        Ok(Some(contents)) => contents,
+        Ok(None) => return Ok(none(path, noted, &anchors)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let asked = noted.is_some() || anchors.count > 0;
-            let contents = Contents::default();
-            let proof = asked.then(|| Proof {
-                key_flaw: Some(KeyFlaw::NoLedger),
-                ..Proof::new(path, &contents, &anchors, true)
-            });
-            return Ok((contents, proof));
+            return Ok(none(path, noted, &anchors));
         }
         Err(error) => return Err(super::log_failure(&path, &error)),
     };
@@ -150,6 +145,17 @@ pub(super) fn ledger(
         },
     };
     Ok((contents, Some(proof)))
+}
+
+/// There is no ledger, which is all right unless one was asked for.
+fn none(path: PathBuf, noted: Option<PublicKey>, anchors: &Anchors) -> (Contents, Option<Proof>) {
+    let asked = noted.is_some() || anchors.count > 0;
+    let contents = Contents::default();
+    let proof = asked.then(|| Proof {
+        key_flaw: Some(KeyFlaw::NoLedger),
+        ..Proof::new(path, &contents, anchors, true)
+    });
+    (contents, proof)
 }
 
 impl Proof {

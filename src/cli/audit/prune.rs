@@ -7,8 +7,11 @@ use serde::Serialize;
 use super::places::{Places, prune_failure};
 use super::{FolderArg, finish, no_sessions, phrase};
 use crate::audit::bodies;
+use crate::audit::ledger::FOLDER;
 use crate::audit::notary;
 use crate::audit::retention::files::{Gone, prune_output};
+use crate::audit::retention::ledger::pack_closed;
+use crate::audit::retention::pack::Packed;
 use crate::audit::retention::rules::{Keep, amount, time};
 use crate::audit::retention::{Prune, Retention, Step, Why};
 use crate::audit::segment::SegmentName;
@@ -158,6 +161,23 @@ pub(super) fn prune(arguments: &PruneArgs) -> Outcome {
             print::error(before.message);
         }
     }
+    if let (Some(_), Some(after)) = (&contents, retention.pack_after) {
+        let folder = path.join(FOLDER);
+        let packed = pack_closed(&folder, ledger.as_ref(), after, &mut |closed| {
+            let file = folder.join(closed.segment.file_name());
+            match closed.packed {
+                None => told.packed(file, closed.bytes, None),
+                Some(Ok(packed)) => told.packed(file, closed.bytes, Some(packed)),
+                Some(Err(error)) => told.not_packed(file, &error),
+            }
+        });
+        if let Err(error) = packed {
+            let error = Failure::new(Exit::Unavailable, escape(&error.to_string()));
+            if let Some(before) = failure.replace(error) {
+                print::error(before.message);
+            }
+        }
+    }
     // What the service's sessions print is kept by their users.
     if path != Path::new(notary::LOGS) && arguments.folder.path.is_none() {
         told.output(retention.output, held, arguments.dry_run)?;
@@ -241,35 +261,33 @@ impl Told {
                     format!("{done}   {text}")
                 });
             }
-            Step::Packed(stored, packed) => {
-                self.sum.packed += 1;
-                let file = file(stored.name);
-                let to = packed.map(|packed| packed.after);
-                let saved = to.map_or(0, |after| stored.bytes.saturating_sub(after));
-                self.sum.saved_bytes += saved;
-                let text = format!("{}, {}", shown(&file), phrase::bytes(stored.bytes));
-                let to_text =
-                    to.map_or_else(String::new, |to| format!(" to {}", phrase::bytes(to)));
-                let done = self.sum.word("packed ", "pack   ");
-                let said = Said::Packed {
-                    file,
-                    bytes: stored.bytes,
-                    packed: to,
-                };
-                self.say(&said, || format!("{done}   {text}{to_text}"));
-            }
-            Step::NotPacked(stored, error) => {
-                self.sum.failed += 1;
-                let file = file(stored.name);
-                let error = error.to_string();
-                let text = format!(
-                    "FAILED    {}: {}; it stays as it is",
-                    shown(&file),
-                    escape(&error)
-                );
-                self.say(&Said::NotPacked { file, error }, || text);
-            }
+            Step::Packed(stored, packed) => self.packed(file(stored.name), stored.bytes, packed),
+            Step::NotPacked(stored, error) => self.not_packed(file(stored.name), &error),
         }
+    }
+
+    fn packed(&mut self, file: PathBuf, bytes: u64, packed: Option<Packed>) {
+        self.sum.packed += 1;
+        let to = packed.map(|packed| packed.after);
+        let saved = to.map_or(0, |after| bytes.saturating_sub(after));
+        self.sum.saved_bytes += saved;
+        let shown = escape(&file.to_string_lossy());
+        let text = format!("{shown}, {}", phrase::bytes(bytes));
+        let to_text = to.map_or_else(String::new, |to| format!(" to {}", phrase::bytes(to)));
+        let done = self.sum.word("packed ", "pack   ");
+        let said = Said::Packed {
+            file,
+            bytes,
+            packed: to,
+        };
+        self.say(&said, || format!("{done}   {text}{to_text}"));
+    }
+
+    fn not_packed(&mut self, file: PathBuf, error: &std::io::Error) {
+        self.sum.failed += 1;
+        let (shown, error) = (escape(&file.to_string_lossy()), error.to_string());
+        let text = format!("FAILED    {shown}: {}; it stays as it is", escape(&error));
+        self.say(&Said::NotPacked { file, error }, || text);
     }
 
     /// What detached sessions printed that are over.

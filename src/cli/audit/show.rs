@@ -179,6 +179,10 @@ fn failures(summary: &SessionSummary) -> Vec<String> {
             "lost       {count} records that could not be kept: see records.lost"
         ));
     }
+    if summary.ledger_lost > 0 {
+        let often = times(summary.ledger_lost);
+        lines.push(format!("unsigned   {often} for a while: see ledger.lost"));
+    }
     if summary.gate_lost {
         lines.push("gate       lost: connections that it held have no end on record".to_owned());
     }

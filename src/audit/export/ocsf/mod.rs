@@ -100,6 +100,7 @@ impl Session {
             seen.event.as_str(),
             "gate.lost"
                 | "witness.lost"
+                | "ledger.lost"
                 | "policy.rejected"
                 | "log.resumed"
                 | "log.sync_failed"

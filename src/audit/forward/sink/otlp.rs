@@ -75,8 +75,8 @@ fn request(items: &[Item]) -> Request {
 fn record(item: &Item) -> LogRecord {
     let seen = &item.seen;
     let (number, severity) = match seen.event.as_str() {
-        "gate.lost" | "witness.lost" | "log.resumed" | "log.sync_failed" | "records.lost"
-        | "policy.rejected" => (13, "WARN"),
+        "gate.lost" | "witness.lost" | "ledger.lost" | "log.resumed" | "log.sync_failed"
+        | "records.lost" | "policy.rejected" => (13, "WARN"),
         _ if seen.reason().is_some() => (10, "INFO2"),
         _ => (9, "INFO"),
     };

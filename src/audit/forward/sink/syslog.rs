@@ -107,8 +107,8 @@ fn message(item: &Item, hostname: &str) -> String {
     let seen = &item.seen;
     // Warning, notice, informational.
     let severity = match seen.event.as_str() {
-        "gate.lost" | "witness.lost" | "log.resumed" | "log.sync_failed" | "records.lost"
-        | "policy.rejected" => 4,
+        "gate.lost" | "witness.lost" | "ledger.lost" | "log.resumed" | "log.sync_failed"
+        | "records.lost" | "policy.rejected" => 4,
         _ if seen.reason().is_some() => 5,
         _ => 6,
     };
