@@ -80,10 +80,10 @@ fn it_is_confined_before_it_says_ready() {
     let open = fs::read_dir(format!("/proc/{}/fd", writer.pid()))
         .unwrap()
         .count();
-    let (before, with) = (10, 11);
+    let (before, with) = (11, 12);
     assert!(
         open == before || open == with,
-        "standard streams, two channels, the log, its folder, that of bodies, the ledger and its key, and the gate's channel once it has come: {open}"
+        "standard streams, two channels, the log, its folder, that of bodies, the ledger, its folder and its key, and the gate's channel once it has come: {open}"
     );
 }
 
