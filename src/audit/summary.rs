@@ -289,25 +289,18 @@ impl SessionSummary {
                 }
             }
             AuditEvent::LimitHit { what, host, .. } => self.limit(what, host),
-            died @ (AuditEvent::GateRestarted { .. }
-            | AuditEvent::GateLost { .. }
-            | AuditEvent::WitnessRestarted { .. }
-            | AuditEvent::WitnessLost { .. }
-            | AuditEvent::LogResumed { .. }
-            | AuditEvent::LogSyncFailed { .. }
-            | AuditEvent::RecordsLost { .. }
-            | AuditEvent::LedgerLost { .. }) => self.died(&died),
             AuditEvent::SessionStopping { by, .. } => self.stopped_by = Some(by),
             AuditEvent::SessionForwarded { .. } => self.forwarded += 1,
             AuditEvent::SessionEnded { status, ms, files } => {
                 self.end = Some(End { status, ms });
                 self.files = files;
             }
+            other => self.failed(&other),
         }
     }
 
-    /// Something of the session's own failed.
-    fn died(&mut self, event: &AuditEvent) {
+    /// Something of the session's own failed, if it is that.
+    fn failed(&mut self, event: &AuditEvent) {
         match event {
             AuditEvent::GateRestarted { .. } => self.gate_restarts += 1,
             AuditEvent::GateLost { .. } => self.gate_lost = true,

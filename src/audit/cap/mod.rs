@@ -155,8 +155,7 @@ impl AuditEvent {
                 *generation = PolicyGeneration::new(shortened(generation.as_str(), WORD));
             }
             Self::PolicyRejected { error } => cut(error, TEXT),
-            Self::LogSyncFailed { why, .. } => cut(why, TEXT),
-            Self::LedgerLost { why } => cut(why, TEXT),
+            Self::LogSyncFailed { why, .. } | Self::LedgerLost { why } => cut(why, TEXT),
             Self::RecordsLost { kinds, why, .. } => {
                 let all = std::mem::take(kinds).into_iter().take(ITEMS);
                 *kinds = all

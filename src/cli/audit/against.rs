@@ -1,6 +1,7 @@
 //! What `audit verify` holds logs to: the ledger beside them and, for those that the service keeps, the one of the host.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::FolderArg;
@@ -10,7 +11,7 @@ use super::prove::{self, Proof};
 use crate::audit::folder::file_name;
 use crate::audit::ledger::anchor::Anchors;
 use crate::audit::ledger::read::{Bound, Contents};
-use crate::audit::ledger::{FILE, FOLDER, PublicKey};
+use crate::audit::ledger::{FOLDER, PublicKey, segment};
 use crate::audit::notary::LOGS;
 use crate::cli::failure::Failure;
 use crate::cli::service;
@@ -24,6 +25,13 @@ pub(super) struct Ledgers {
     /// `None`: there is no ledger beside the logs.
     pub(super) proof: Option<Proof>,
     host: Option<Host>,
+}
+
+/// Whether there is a ledger beside these logs. Its first segment may be packed.
+fn has_ledger(logs: &Path) -> bool {
+    let folder = File::open(logs.join(FOLDER));
+    let segments = folder.and_then(segment::list);
+    segments.is_ok_and(|segments| !segments.is_empty())
 }
 
 /// A log as ledgers name it.
@@ -61,7 +69,7 @@ impl Ledgers {
         let path = folder.path()?;
         // Who names a folder means that one.
         let host_is_meant = folder.path.is_none() && service::is_there();
-        let own = !host_is_meant || path.join(FOLDER).join(FILE).exists();
+        let own = !host_is_meant || has_ledger(&path);
         let mut host = None;
         if host_is_meant {
             let anchors = if own { &[][..] } else { anchors };
