@@ -34,6 +34,7 @@ from guest import (
     mode,
     owner,
     process_of,
+    processes,
     records,
     root,
     same,
@@ -166,6 +167,29 @@ def verified():
     done = AUDE.portcullis("audit", "verify", "--dir", LOGS, "--key", "0" * 64)
     same(done.status, 1)
     contains(done.out, "BROKEN    ledger  is signed with other keys than this one")
+
+
+@check("a user who verifies is told what the ledger has of their own logs, by a process that can read no key")
+def asked():
+    hers, his = session(ALICE), session(BOB)
+    bound(hers, his)
+    same(shown("portcullis-ledger.socket", "ActiveState"), "active")
+    same(mode("/run/portcullis/ledger.sock"), "root:root 666")
+    done = ALICE.portcullis("audit", "verify", "--key", KEY)
+    same((done.status, done.err), (0, ""), done.out)
+    contains(done.out, f"ledger    the one of this host holds, signed with key {KEY}")
+    contains(line_of(hers, done), "complete")
+    holds(his not in done.out, done.out)
+    same(ALICE.portcullis("audit", "verify", "--key", "0" * 64).status, 1)
+    path = service_log(hers)
+    whole = text(path)
+    os.truncate(path, whole.rstrip("\n").rfind("\n") + 1)
+    done = ALICE.portcullis("audit", "verify")
+    same(done.status, 1)
+    contains(line_of(hers, done), "is missing: the log ends before it")
+    put_back(path, whole)
+    same(ALICE.portcullis("audit", "verify").status, 0)
+    eventually("nobody answers any more", lambda: not processes("--answer"))
 
 
 @check("records come to journal and syslog whole, in order and with their fields, more than a journal takes of others")
