@@ -209,11 +209,15 @@ fn the_session_of_one_who_goes_away_ends_and_a_detached_one_goes_on() {
             "--",
             "sh",
             "-c",
-            "trap 'exit 9' TERM; sleep 1000 & wait",
+            "trap 'exit 9' TERM; echo ready; sleep 1000 & wait",
         ],
     );
-    let mut child = command.spawn().unwrap();
-    host.until("it runs", || listed("asked"));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    // Not before it has said what it does about that.
+    let mut line = String::new();
+    let mut said = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
     let pid = rustix::process::Pid::from_child(&child);
     // nsenter and the others have become portcullis.
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();

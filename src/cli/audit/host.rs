@@ -185,11 +185,14 @@ impl Word {
         match self {
             Self::Read(proof) => proof.lines(),
             Self::Answered(answered) => answered.lines(),
-            Self::None(why) | Self::Failed(why) => vec![format!(
-                "ledger    {why}; logs that the service keeps were held to their own chains alone"
-            )],
+            Self::None(why) | Self::Failed(why) => vec![format!("ledger    {}", unheld(why))],
         }
     }
+}
+
+/// What it means that there is no word, and why there is none.
+pub(super) fn unheld(why: &str) -> String {
+    format!("{why}; logs that the service keeps were held to their own chains alone")
 }
 
 impl Answered {

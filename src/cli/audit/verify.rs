@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::against::{Ledgers, Name};
-use super::host::Word;
+use super::host::{self, Word};
 use super::logs::{Home, Logs};
 use super::{FolderArg, finish, log_failure, naming, no_sessions, prove};
 use crate::audit::ledger::compare::{Comparison, Standing, missing};
@@ -220,8 +220,8 @@ impl Told {
             Word::Read(proof) => vec![json(proof)?],
             Word::Answered(answered) => vec![json(answered)?],
             // For whoever reads the lines of logs: they are without a word on the ledger.
-            Word::None(_) | Word::Failed(_) => {
-                word.lines().iter().for_each(print::error);
+            Word::None(why) | Word::Failed(why) => {
+                print::error(format_args!("audit ledger: {}", host::unheld(why)));
                 return Ok(());
             }
         };

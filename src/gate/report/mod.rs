@@ -178,10 +178,18 @@ impl Reporter {
             self.enqueue(event, Some(sender))?;
             receiver.await.map_err(|_| AuditLost)
         };
-        match timeout(self.patience(), acknowledged).await {
-            Ok(outcome) => outcome,
-            Err(_) if goes_on => event.map_or(Ok(()), |event| self.leave(event)),
-            Err(_) => Err(AuditLost),
+        let outcome = timeout(self.patience(), acknowledged).await;
+        match (outcome, event) {
+            (Err(_), None) if goes_on => Ok(()),
+            (Err(_), Some(event)) if goes_on => self.leave(event),
+            (outcome, event) => {
+                if let Some(never_sent) = event {
+                    // Refused for want of a record: the first one afterwards says so.
+                    let mut losses = self.losses.borrow_mut();
+                    losses.add(never_sent.name(), Timestamp::now());
+                }
+                outcome.unwrap_or(Err(AuditLost))
+            }
         }
     }
 
