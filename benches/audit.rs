@@ -8,7 +8,8 @@
 //! - durable: a batch of 64 and an fdatasync(2) ÷ the same bytes appended raw, with as many of those.
 //! - process: records acknowledged by the real writer over its socket ÷ the same raw append.
 //! - verify ÷ sha256sum(1) of the same file. Wanted: at least 0.8. And ÷ the bare hash of the same
-//!   bytes in memory: a chain hashes many short messages, which costs more than one long one.
+//!   bytes in memory: a chain hashes many short messages, which costs more than one long one. And of eight logs by
+//!   `portcullis audit verify`, several at once, ÷ sha256sum(1) of all of them.
 //!
 //! - redact: nanoseconds for a path in which nothing is found, which is what every text of a record costs in `append`
 //!   above; and a body of 64 KiB ÷ the bare hash of it.
@@ -98,6 +99,61 @@ fn keep_log(
         fs::remove_file(path).unwrap();
     }
     (text, took)
+}
+
+/// `portcullis audit verify` of eight logs, several at once, ÷ sha256sum(1) of all of them.
+fn verify_many(folder: &Path) {
+    open_or_create(folder).unwrap();
+    let opened = LogFolder::open(folder).unwrap();
+    for _ in 0..8 {
+        let whose = (SessionId::generate(), "bench");
+        let log = Log::create(
+            &opened,
+            folder,
+            whose,
+            Durability::Batch,
+            "0123456789abcdef",
+        );
+        let mut log = log.unwrap();
+        for conn in 0..5 * RECORDS {
+            log.stage(decided(conn)).unwrap();
+            if conn % BATCH == 0 {
+                log.commit().unwrap();
+            }
+        }
+        log.commit().unwrap();
+    }
+    let logs = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let logs: Vec<_> = logs.filter(|path| path.is_file()).collect();
+    let bytes: u64 = logs
+        .iter()
+        .map(|log| fs::metadata(log).unwrap().len())
+        .sum();
+    let ours = || {
+        let program = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+        let verify = Spawn::new(program).arg("audit").arg("verify").arg("--dir");
+        time(|| {
+            let status = verify.arg(folder).start().unwrap().wait().unwrap();
+            assert!(status.success(), "{status}");
+        })
+    };
+    let rival = || {
+        let sums = Spawn::new(Path::new("/usr/bin/sha256sum"));
+        let sums = logs.iter().fold(sums, Spawn::arg);
+        time(|| sums.start().unwrap().wait())
+    };
+    let found = ratio(ours, rival);
+    let speed = |took: Duration| {
+        f64::from(u32::try_from(bytes >> 10).unwrap()) * 1024e-9 / took.as_secs_f64()
+    };
+    println!(
+        "audit verify of {} logs ÷ sha256sum(1) of them: {found:.2} ({:.2} GB/s, {:.2} GB/s)",
+        logs.len(),
+        speed(ours()),
+        speed(rival())
+    );
 }
 
 /// Appends the same bytes, a write(2) and an fdatasync(2) for each batch of records.
@@ -279,6 +335,7 @@ fn main() {
     };
     let verified = ratio(|| time(check_file), || time(rival));
     println!("verify ÷ sha256sum(1) of the same file: {verified:.2} (wanted >= 0.8)");
+    verify_many(&folder.join("many"));
 
     redaction();
     let mut criterion = Criterion::default().sample_size(10).configure_from_args();

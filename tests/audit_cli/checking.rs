@@ -219,3 +219,40 @@ fn every_verb_explains_itself_with_an_example() {
         );
     }
 }
+
+#[test]
+fn a_program_that_was_not_installed_whole_says_what_is_missing() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let program = elsewhere.path().join("portcullis");
+    fs::copy(env!("CARGO_BIN_EXE_portcullis"), &program).unwrap();
+    let mut command = Command::new(&program);
+    let output = command.args(["audit", "verify"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        "portcullis: portcullis-auditor: No such file or directory (os error 2); it belongs beside portcullis: \
+         install it there\n"
+    );
+}
+
+#[test]
+fn what_the_timer_runs_takes_no_arguments_and_the_auditor_nothing_but_audit() {
+    for (program, words, says) in [
+        (
+            env!("CARGO_BIN_EXE_portcullis-prune"),
+            ["--dir", "/"],
+            "portcullis-prune takes no arguments",
+        ),
+        (
+            env!("CARGO_BIN_EXE_portcullis-auditor"),
+            ["ps", "--all"],
+            "this is `portcullis audit` alone",
+        ),
+    ] {
+        let output = Command::new(program).args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(says), "{said}");
+    }
+}
