@@ -7,9 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FlockOperation, flock, fstat, statat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat};
 
-use super::placeholder::is_empty;
+use super::placeholder::{is_empty, is_placeholder};
 
 /// A placeholder that is held.
 #[derive(Debug)]
@@ -23,6 +23,19 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// What stands there, if it is a placeholder: one that was asked for, of whose making nobody has told.
+    pub(super) fn find(folder: Arc<OwnedFd>, name: Vec<u8>) -> Option<Self> {
+        let path = Path::new(OsStr::from_bytes(&name));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let placeholder = openat(&*folder, path, flags, Mode::empty()).ok()?;
+        let stat = fstat(&placeholder).ok()?;
+        is_placeholder(&placeholder, &stat).then_some(Self {
+            folder,
+            name,
+            placeholder,
+        })
+    }
+
     /// Removes the placeholder unless another session uses it, somebody put something into it, or
     /// something else has its name by now.
     pub(super) fn sweep(&self) {
@@ -37,5 +50,35 @@ impl Held {
             // A failure leaves an empty folder, which the next session adopts.
             unlinkat(&*self.folder, path, AtFlags::REMOVEDIR).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_there_is_swept_only_if_it_is_a_placeholder_that_nobody_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || Arc::new(OwnedFd::from(File::open(folder.path()).unwrap()));
+        for (name, mode, is_one) in [("empty", 0o555, true), ("a-persons", 0o755, false)] {
+            let path = folder.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let found = Held::find(open(), name.into());
+            assert_eq!(found.is_some(), is_one, "{name}");
+            // Somebody else's sweeper has it.
+            let other = File::open(&path).unwrap();
+            flock(&other, FlockOperation::LockShared).unwrap();
+            found.iter().for_each(Held::sweep);
+            assert!(path.exists());
+            drop(other);
+            found.iter().for_each(Held::sweep);
+            assert_eq!(path.exists(), !is_one, "{name}");
+        }
+        assert!(Held::find(open(), b"nothing".to_vec()).is_none());
     }
 }

@@ -213,6 +213,12 @@ impl Sweeper {
             for held in &self.held {
                 held.sweep();
             }
+            // It may have died between making one and telling so.
+            for (folder, name) in &self.due {
+                if let Some(held) = Held::find(Arc::clone(folder), name.clone()) {
+                    held.sweep();
+                }
+            }
         }
     }
 }

@@ -192,7 +192,7 @@ def trace():
         holds(done.status != 0, f"nsenter --target={pid} --user works")
 
 
-@check("of all sockets of Portcullis he reaches the control socket alone")
+@check("of all sockets of Portcullis he reaches the control socket and the ledger's alone, which tell by who he is")
 def sockets():
     def connect(path):
         with socket.socket(socket.AF_UNIX) as stream:
@@ -207,7 +207,7 @@ def sockets():
     ours = [path for path in found if "portcullis" in path]
     holds(CONTROL in ours, f"{ours}")
     for path in ours:
-        wanted = "connected" if path == CONTROL else "EACCES"
+        wanted = "connected" if path in (CONTROL, "/run/portcullis/ledger.sock") else "EACCES"
         same((path, as_user(BOB, lambda path=path: connect(path))), (path, wanted))
     with open("/proc/net/unix") as file:
         abstract = [line.split()[-1] for line in file if " @" in line]
