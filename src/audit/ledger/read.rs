@@ -216,9 +216,16 @@ impl Contents {
             }
             LedgerEvent::LogPruned(pruned) => {
                 let name = (pruned.uid, pruned.session);
-                let bound = self.sessions.entry(name).or_default();
-                if bound.prune(pruned).ok_or(EntryFlaw::Pruned)? {
+                let mut new = Bound::default();
+                let known = self.sessions.get_mut(&name);
+                let is_known = known.is_some();
+                let is_new = known.unwrap_or(&mut new).prune(pruned);
+                if is_new.ok_or(EntryFlaw::Pruned)? {
                     self.unsigned.push(name);
+                }
+                // Only what holds leaves a trace.
+                if !is_known {
+                    self.sessions.insert(name, new);
                 }
             }
             LedgerEvent::HoldSet { session, uid, .. } => {
